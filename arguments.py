@@ -1,0 +1,289 @@
+"""The command line: flags in groups, recipes, and every refusal that needs no data. Imports no torch, so it is instant."""
+
+import argparse
+import math
+import re
+import sys
+
+from registry import Registry, parse_call, suggest
+
+NETWORKS = Registry("network", "models/*.py", leave_out=("__init__.py", "layers.py"))
+CRITERIA = Registry("criterion", "pruning/criteria/*.py")
+SCOPES = Registry("scope", "pruning/scopes.py")
+SCHEDULES = Registry("pruning schedule", "pruning/schedules.py")
+PHASES = Registry("phase", "pruning/phases.py")
+REGULARIZERS = Registry("regulariser", "regularizers.py")
+LEARNING_RATES = Registry("learning-rate schedule", "learning_rate.py")
+
+RAW_SCOPE = "global(normalise='none', floor=0)"
+# A recipe replaces defaults; flags that are typed win. It sets the method, never the engine.
+RECIPES = {
+    # the description taken literally, with a regulariser that works
+    "paper": {
+        "prune_type": "structured",
+        "prune_rate": 0.6,
+        "prune_scope": RAW_SCOPE,
+        "prune_gate": "weight",
+        "prune_until": 1.0,
+        "lr_schedule": "constant",
+        "reg": "reg_cov",
+        "odecay": 0.7,
+    },
+    # what the published code did; its regulariser was the constant 0
+    "ksc2020": {
+        "layers": 56,
+        "batch_size": 256,
+        "augment": "crop",
+        "normalise": "half",
+        "val_size": 0.0,
+        "seed": 777,
+        "prune_type": "structured",
+        "prune_rate": 0.6,
+        "prune_imp": "L1(reduce='mean')",
+        "prune_scope": "global(normalise='none', floor=0, threshold='published')",
+        "prune_gate": "weight",
+        "prune_freq": "4it",
+        "prune_until": 226 / 300,
+        "lr_schedule": "constant",
+    },
+}
+# what the plain command does otherwise than the paper's description, and the flag that undoes it
+CURES = {
+    "reg": ("none", "the regulariser is live (the published one was the constant 0)"),
+    "prune_gate": ("weight", "the mask gates a unit's output, behind batch norm"),
+    "prune_scope": (RAW_SCOPE, "scores are comparable across layers, and every layer keeps a filter"),
+    "lr_schedule": ("constant", "the learning rate drops at 50 % and 75 % of the run"),
+    "prune_until": (1.0, "masks are fixed from this fraction of the run on"),
+}
+PRUNING_FLAGS = (
+    "prune_rate prune_imp prune_scope prune_phase prune_schedule prune_freq prune_until prune_gate score_batches".split()
+)
+
+
+class Refusal(Exception):
+    """A command that cannot be carried out; the message is one line for the user."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with one-line errors and the nearest flag for a misspelt one."""
+
+    def error(self, message: str):
+        raise Refusal(" ".join(message.split()))
+
+
+class _Unset:
+    """Stands for a flag that was not typed."""
+
+
+def _number(kind, low, high=math.inf, *, above: bool = False, below: bool = False):
+    """An argparse type: a finite number in a range, `above` / `below` leaving out the end itself."""
+    words = f"{'above' if above else 'at least'} {low:g}" + (
+        f" and {'below' if below else 'at most'} {high:g}" if high < math.inf else ""
+    )
+
+    def read(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        inside = (value > low if above else value >= low) and (value < high if below else value <= high)
+        if not (math.isfinite(value) and inside):
+            raise argparse.ArgumentTypeError(f"'{text}' is not {'a whole' if kind is int else 'a'} number {words}")
+        return value
+
+    return read
+
+
+def _frequency(text: str) -> str:
+    if not re.fullmatch(r"[1-9]\d*(ep|it)", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of epochs or iterations such as 1ep or 4it")
+    return text
+
+
+def _listing(registry: Registry) -> str:
+    return "; ".join(f"{name}: {entry.summary.rstrip('.')}" for name, entry in registry.entries.items()).replace("%", "%%")
+
+
+def _add_experiment(parser) -> None:
+    group = parser.add_argument_group("experiment")
+    group.add_argument("--recipe", choices=sorted(RECIPES), help="defaults of a published setting; typed flags win")
+    group.add_argument("--seed", type=_number(int, 0, 2**31), default=0, help="of weights, order and crops (default 0)")
+    group.add_argument("--out_dir", help="folder for config.json and metrics.jsonl (default: numbered, below result/)")
+    group.add_argument("--dry_run", action="store_true", help="two batches of everything, then stop; writes no file")
+
+
+def _add_model_and_data(parser) -> None:
+    group = parser.add_argument_group("network and data")
+    group.add_argument("--layers", type=int, default=50, help="ResNet depth: 20 32 44 56 110, 18 34 50 101 152 (default 50)")
+    group.add_argument("--arch", help=f"a network by name: {', '.join(NETWORKS.entries)}")
+    group.add_argument("--shortcut", choices=("projection", "pad"), help="of ResNet-20 to 110 (default projection)")
+    group.add_argument("--dataset", choices=("cifar10", "cifar100", "digits", "folder"), default="cifar10", help=(
+        "digits is inside scikit-learn and needs no download; folder reads DIR/train/CLASS/IMAGE and DIR/test "
+        "(default cifar10)"))  # fmt: skip
+    group.add_argument("--data_dir", default="data", help="where the data is, or is downloaded to (default data)")
+    group.add_argument("--image_size", type=_number(int, 8, 1024), default=32, help="pixels, for folder (default 32)")
+    group.add_argument("--val_size", type=_number(float, 0, 1, below=True), default=0.1, help=(
+        "fraction of the training set held out for every choice; 0 validates on the test set, as the authors did "
+        "(default 0.1)"))  # fmt: skip
+    group.add_argument("--augment", choices=("crop_flip", "crop", "none"), help="default crop_flip, for digits crop")
+    group.add_argument("--normalise", choices=("dataset", "half"), default="dataset", help=(
+        "by the training set's channel mean and deviation, or all by 0.5 (default dataset)"))  # fmt: skip
+
+
+def _add_pruning(parser) -> None:
+    group = parser.add_argument_group("pruning", "options go in the name: \"L1(reduce='mean')\"")
+    group.add_argument("--prune_type", choices=("none", "unstructured", "structured"), default="none", help=(
+        "what is cut: single weights, or whole filters (default none)"))  # fmt: skip
+    group.add_argument("--prune_rate", type=_number(float, 0, 1, below=True), default=0.6, help="fraction removed (default 0.6)")
+    group.add_argument("--prune_imp", default="L1", help=f"by what measure. {_listing(CRITERIA)} (default L1)")
+    group.add_argument("--prune_scope", default="global", help=f"compared with whom. {_listing(SCOPES)} (default global)")
+    group.add_argument("--prune_phase", default="dynamic", help=f"when. {_listing(PHASES)} (default dynamic)")
+    group.add_argument("--prune_schedule", default="constant", help=(
+        f"how the rate grows, phase dynamic. {_listing(SCHEDULES)} (default constant)"))  # fmt: skip
+    group.add_argument("--prune_freq", type=_frequency, default="1ep", help="epochs or iterations between masks (default 1ep)")
+    group.add_argument("--prune_until", type=_number(float, 0, 1, above=True), default=0.75, help=(
+        "fraction of the run after which masks are fixed; of phase after, when it cuts (default 0.75)"))  # fmt: skip
+    group.add_argument("--prune_gate", choices=("output", "weight"), default="output", help=(
+        "where a filter mask acts: on a unit's output, or on the weight before batch norm as published (default output)"))  # fmt: skip
+    group.add_argument("--score_batches", type=_number(int, 1), default=4, help=(
+        "training batches that grad and syn measure on (default 4)"))  # fmt: skip
+
+
+def _add_training(parser) -> None:
+    group = parser.add_argument_group("regulariser")
+    group.add_argument("--reg", default="none", help=f"none, or: {_listing(REGULARIZERS)} (default none)")
+    group.add_argument("--odecay", type=_number(float, 0), default=0.7, help="alpha, its weight in the loss (default 0.7)")
+    group = parser.add_argument_group("optimisation")
+    group.add_argument("--epochs", type=_number(int, 1), default=300, help="default 300")
+    group.add_argument("--batch_size", type=_number(int, 2), default=128, help="images a step (default 128)")
+    group.add_argument("--lr", type=_number(float, 0, above=True), default=0.2, help="learning rate (default 0.2)")
+    group.add_argument("--momentum", type=_number(float, 0, 1, below=True), default=0.9, help="default 0.9")
+    group.add_argument("--weight_decay", type=_number(float, 0), default=1e-4, help="default 1e-4")
+    group.add_argument("--lr_schedule", default="step", help=f"{_listing(LEARNING_RATES)} (default step)")
+    group.add_argument(
+        "--warmup_epochs", type=_number(float, 0), default=0.0, help="linear rise of the learning rate (default 0)"
+    )
+
+
+def _add_engine(parser) -> None:
+    group = parser.add_argument_group("engine")
+    group.add_argument("--device", choices=("cpu", "cuda", "mps"), help="default: the best there is")
+    group.add_argument("--amp", choices=("bfloat16", "off"), help="default: bfloat16 where the device is faster with it")
+    group.add_argument("--threads", type=_number(int, 1), help="CPU threads (default: torch's choice)")
+    group.add_argument("--deterministic", action="store_true", help="same command, same numbers; slower on CUDA")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser alone: its defaults are those of the plain command."""
+    parser = _Parser(
+        prog="modeling.py",
+        allow_abbrev=False,
+        description="Trains and prunes a convolutional network. Epoch lines and the summary go to stdout, the rest to stderr.",
+    )
+    for add in (_add_experiment, _add_model_and_data, _add_pruning, _add_training, _add_engine):
+        add(parser)
+    return parser
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Resolved settings: defaults, then the recipe's, then what was typed (`settings.typed`). Refusal if they make no sense."""
+    parser = build_parser()
+    flags = {action.dest: action for action in parser._actions if action.dest != "help"}
+    typed, unknown = parser.parse_known_args(argv, argparse.Namespace(**dict.fromkeys(flags, _Unset)))
+    if unknown:
+        known = [option for action in flags.values() for option in action.option_strings]
+        word = unknown[0].split("=")[0]
+        raise Refusal(f"unknown argument '{word}'" + (f": {suggest(word, known)}" if word.startswith("--") else ""))
+    typed = {name: value for name, value in vars(typed).items() if value is not _Unset}
+    defaults = {name: action.default for name, action in flags.items()}
+    settings = argparse.Namespace(**defaults | RECIPES.get(typed.get("recipe"), {}) | typed)
+    settings.typed = typed
+    try:
+        _check_names(settings)
+        _check_pairs(settings, typed)
+    except ValueError as error:
+        raise Refusal(str(error)) from None
+    _resolve(settings, typed)
+    return settings
+
+
+def _check_names(settings) -> None:
+    """Every name and option in a name is known. ValueError otherwise."""
+    CRITERIA.check(settings.prune_imp)
+    SCOPES.check(settings.prune_scope)
+    PHASES.check(settings.prune_phase)
+    SCHEDULES.check(settings.prune_schedule)
+    LEARNING_RATES.check(settings.lr_schedule)
+    if settings.reg != "none":
+        REGULARIZERS.check(settings.reg)
+    if settings.arch is not None:
+        NETWORKS.check(settings.arch)
+
+
+def _check_pairs(settings, typed: dict) -> None:
+    """Flags that contradict each other, or would have no effect. ValueError for the first."""
+    structured = settings.prune_type == "structured"
+    legal = CRITERIA.constants(settings.prune_imp).get("GRANULARITIES", ("structured", "unstructured"))
+    idle = [name for name in PRUNING_FLAGS if name in typed]
+    if settings.prune_type == "none" and idle:
+        raise ValueError(f"--{idle[0]} has no effect without --prune_type structured or unstructured")
+    if settings.prune_type not in (*legal, "none"):
+        raise ValueError(f"criterion '{settings.prune_imp}' scores {' or '.join(legal)} pruning only, not {settings.prune_type}")
+    if "odecay" in typed and settings.reg == "none":
+        raise ValueError(f"--odecay has no effect without --reg: choose from {', '.join(REGULARIZERS.entries)}")
+    if "prune_gate" in typed and not structured:
+        raise ValueError("--prune_gate has no effect without --prune_type structured: single weights have one place only")
+    if "score_batches" in typed and parse_call(settings.prune_imp)[0] not in ("grad", "syn"):
+        raise ValueError("--score_batches has no effect on a criterion that reads weights only")
+    if settings.prune_phase != "dynamic":
+        idle = [name for name in ("prune_schedule", "prune_freq") if name in typed]
+        idle += ["prune_until"] if settings.prune_phase == "init" and "prune_until" in typed else []
+        if idle:
+            raise ValueError(f"--{idle[0]} has no effect with --prune_phase {settings.prune_phase}, which cuts once")
+        if settings.prune_phase == "after" and settings.prune_until >= 1:
+            raise ValueError("--prune_phase after leaves no epoch to fine-tune with --prune_until 1: choose less than 1")
+    if "arch" in typed and "layers" in typed:
+        raise ValueError("--arch and --layers both name a network: choose one")
+    if "image_size" in typed and settings.dataset != "folder":
+        raise ValueError(f"--image_size is for --dataset folder; images of {settings.dataset} are 32x32")
+    if settings.warmup_epochs >= settings.epochs:
+        raise ValueError(f"--warmup_epochs {settings.warmup_epochs:g} leaves none of {settings.epochs} epochs")
+
+
+def _resolve(settings, typed: dict) -> None:
+    """Fill in what depends on other flags. Refusal for a depth or shortcut that does not exist."""
+    if settings.arch is None:
+        settings.arch = f"resnet{settings.layers}"
+        if settings.arch not in NETWORKS.entries:
+            depths = sorted(int(name[6:]) for name in NETWORKS.entries if re.fullmatch(r"resnet\d+", name))
+            raise Refusal(f"no ResNet has {settings.layers} layers here: choose from {', '.join(map(str, depths))}")
+    if settings.shortcut is not None:
+        name, options = parse_call(settings.arch)
+        if "shortcut" not in NETWORKS.entries[name].options or "shortcut" in options:
+            raise Refusal(f"--shortcut has no effect on {settings.arch}: it is for ResNet-20, 32, 44, 56 and 110")
+        settings.arch = f"{name}({', '.join(f'{k}={v!r}' for k, v in {**options, 'shortcut': settings.shortcut}.items())})"
+    if settings.augment is None:
+        settings.augment = "crop" if settings.dataset == "digits" else "crop_flip"
+
+
+def departures(settings) -> list[str]:
+    """Lines that say what is done otherwise than the paper describes, each with the flag that undoes it."""
+    lines = []
+    for name, (published, words) in CURES.items():
+        value = getattr(settings, name)
+        pruning_is_off = name.startswith("prune") and settings.prune_type != "structured"
+        moves = name != "prune_until" or settings.prune_phase == "dynamic"
+        if value != published and moves and not pruning_is_off:
+            lines.append(f"{words} ({name} {value}; undo: --{name} {quote(published)})")
+    return lines
+
+
+def quote(value) -> str:
+    """A value as it is typed in a shell."""
+    return f'"{value}"' if re.search(r"[^\w.]", str(value)) else str(value)
+
+
+def fail(message: str, status: int = 2):
+    """One line on stderr, then out."""
+    print(f"modeling.py: error: {message}", file=sys.stderr)
+    raise SystemExit(status)

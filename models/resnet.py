@@ -1,0 +1,107 @@
+"""The ImageNet ResNets (He et al., 2016, arXiv 1512.03385, table 1) with a stem for 32x32 images: 3x3, no max-pooling."""
+
+from torch import Tensor, nn
+
+from models.layers import Network, Unit, conv_unit, initialise, residual
+
+
+class _Basic(nn.Module):
+    """Two 3x3 convolutions."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, width: int, stride: int):
+        super().__init__()
+        self.conv1 = conv_unit(inputs, width, 3, stride)
+        self.conv2 = conv_unit(width, width, 3, activation=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv2(self.conv1(x))
+
+
+class _Bottleneck(nn.Module):
+    """1x1, 3x3 (which carries the stride), 1x1 to four times the width."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, width: int, stride: int):
+        super().__init__()
+        self.conv1 = conv_unit(inputs, width, 1)
+        self.conv2 = conv_unit(width, width, 3, stride)
+        self.conv3 = conv_unit(width, 4 * width, 1, activation=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv3(self.conv2(self.conv1(x)))
+
+
+class _Block(nn.Module):
+    """A branch beside the identity or, where the shape changes, a 1x1 projection."""
+
+    def __init__(self, branch: type, inputs: int, width: int, stride: int):
+        super().__init__()
+        filters = branch.expansion * width
+        self.branch = branch(inputs, width, stride)
+        changes = stride != 1 or inputs != filters
+        self.projection = conv_unit(inputs, filters, 1, stride, activation=False) if changes else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return residual(self.branch(x), x if self.projection is None else self.projection(x))
+
+    def declare(self, network: Network, path: str, source: str, target: str) -> None:
+        if self.projection is not None:
+            network.wire(f"{path}.projection", source, target)
+        convolutions = [f"{path}.branch.{name}" for name, _ in self.branch.named_children()]
+        reads = source
+        for convolution in convolutions:
+            writes = target if convolution == convolutions[-1] else convolution
+            network.wire(convolution, reads, writes)
+            reads = writes
+
+
+class _ResNet(Network):
+    def __init__(self, branch: type, blocks: tuple, classes: int):
+        super().__init__()
+        self.stem = conv_unit(3, 64, 3)
+        # the first stage of a bottleneck network widens the stem's stream, so the stem writes one of its own
+        self.wire("stem", "input", "stem" if branch.expansion > 1 else "stage1")
+        inputs, source = 64, self.links[-1].target
+        for number, (count, width) in enumerate(zip(blocks, (64, 128, 256, 512), strict=True), start=1):
+            stage, target = nn.Sequential(), f"stage{number}"
+            self.add_module(target, stage)
+            for block in range(count):
+                stride = 2 if number > 1 and block == 0 else 1
+                stage.append(_Block(branch, inputs, width, stride))
+                stage[-1].declare(self, f"{target}.{block}", source, target)
+                inputs, source = branch.expansion * width, target
+        self.classifier = Unit(nn.Linear(inputs, classes), norm=False, activation=False)
+        self.wire("classifier", source, "output")
+        initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stage4(self.stage3(self.stage2(self.stage1(self.stem(x)))))
+        return self.classifier(x.mean((2, 3)))
+
+
+def resnet18(*, classes: int = 10) -> Network:
+    """ResNet-18 with a stem for 32x32 images (He et al., 2016)"""
+    return _ResNet(_Basic, (2, 2, 2, 2), classes)
+
+
+def resnet34(*, classes: int = 10) -> Network:
+    """ResNet-34 with a stem for 32x32 images (He et al., 2016)"""
+    return _ResNet(_Basic, (3, 4, 6, 3), classes)
+
+
+def resnet50(*, classes: int = 10) -> Network:
+    """ResNet-50 with a stem for 32x32 images (He et al., 2016)"""
+    return _ResNet(_Bottleneck, (3, 4, 6, 3), classes)
+
+
+def resnet101(*, classes: int = 10) -> Network:
+    """ResNet-101 with a stem for 32x32 images (He et al., 2016)"""
+    return _ResNet(_Bottleneck, (3, 4, 23, 3), classes)
+
+
+def resnet152(*, classes: int = 10) -> Network:
+    """ResNet-152 with a stem for 32x32 images (He et al., 2016)"""
+    return _ResNet(_Bottleneck, (3, 8, 36, 3), classes)

@@ -1,0 +1,84 @@
+"""ResNets for 32x32 images: He et al., 2016 (arXiv 1512.03385), section 4.2. 6n + 2 layers, 16 / 32 / 64 filters."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from models.layers import Network, Unit, conv_unit, initialise, pad_shortcut, residual
+
+
+class _Block(nn.Module):
+    """Two 3x3 convolutions beside a shortcut: the identity, a 1x1 projection, or subsampling with zero channels."""
+
+    def __init__(self, inputs: int, filters: int, stride: int, shortcut: str):
+        super().__init__()
+        self.conv1 = conv_unit(inputs, filters, 3, stride)
+        self.conv2 = conv_unit(filters, filters, 3, activation=False)
+        self.filters, self.stride = filters, stride
+        changes = stride != 1 or inputs != filters
+        self.projection = (
+            conv_unit(inputs, filters, 1, stride, activation=False) if changes and shortcut == "projection" else None
+        )
+        self.pads = changes and shortcut == "pad"
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = self.conv2(self.conv1(x))
+        if self.projection is not None:
+            x = self.projection(x)
+        elif self.pads:
+            x = pad_shortcut(x, self.filters, self.stride)
+        return residual(branch, x)
+
+    def declare(self, network: Network, path: str, source: str, target: str) -> None:
+        network.wire(f"{path}.conv1", source, f"{path}.conv1")
+        if source != target:
+            network.wire(f"{path}.projection" if self.projection is not None else None, source, target)
+        network.wire(f"{path}.conv2", f"{path}.conv1", target)
+
+
+class _ResNetCifar(Network):
+    def __init__(self, blocks: int, classes: int, shortcut: str):
+        super().__init__()
+        self.stem = conv_unit(3, 16, 3)
+        self.wire("stem", "input", "stage1")
+        inputs, source = 16, "stage1"
+        for number, filters in enumerate((16, 32, 64), start=1):
+            stage, target = nn.Sequential(), f"stage{number}"
+            self.add_module(target, stage)
+            for block in range(blocks):
+                stride = 2 if number > 1 and block == 0 else 1
+                stage.append(_Block(inputs, filters, stride, shortcut))
+                stage[-1].declare(self, f"{target}.{block}", source, target)
+                inputs, source = filters, target
+        self.classifier = Unit(nn.Linear(64, classes), norm=False, activation=False)
+        self.wire("classifier", source, "output")
+        initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stage3(self.stage2(self.stage1(self.stem(x))))
+        return self.classifier(x.mean((2, 3)))
+
+
+def resnet20(*, classes: int = 10, shortcut: Literal["projection", "pad"] = "projection") -> Network:
+    """ResNet-20 for 32x32 images (He et al., 2016)"""
+    return _ResNetCifar(3, classes, shortcut)
+
+
+def resnet32(*, classes: int = 10, shortcut: Literal["projection", "pad"] = "projection") -> Network:
+    """ResNet-32 for 32x32 images (He et al., 2016)"""
+    return _ResNetCifar(5, classes, shortcut)
+
+
+def resnet44(*, classes: int = 10, shortcut: Literal["projection", "pad"] = "projection") -> Network:
+    """ResNet-44 for 32x32 images (He et al., 2016)"""
+    return _ResNetCifar(7, classes, shortcut)
+
+
+def resnet56(*, classes: int = 10, shortcut: Literal["projection", "pad"] = "projection") -> Network:
+    """ResNet-56 for 32x32 images (He et al., 2016)"""
+    return _ResNetCifar(9, classes, shortcut)
+
+
+def resnet110(*, classes: int = 10, shortcut: Literal["projection", "pad"] = "projection") -> Network:
+    """ResNet-110 for 32x32 images (He et al., 2016)"""
+    return _ResNetCifar(18, classes, shortcut)

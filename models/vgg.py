@@ -1,0 +1,40 @@
+"""VGG with batch norm for 32x32 images: Simonyan and Zisserman, 2015 (arXiv 1409.1556), with a 512-BN-classes head."""
+
+from torch import Tensor, nn
+
+from models.layers import Network, Unit, conv_unit, initialise
+
+_WIDTHS = (64, 128, 256, 512, 512)
+
+
+class _VGG(Network):
+    def __init__(self, repeats: tuple, classes: int):
+        super().__init__()
+        self.features = nn.Sequential()
+        inputs, source = 3, "input"
+        for width, count in zip(_WIDTHS, repeats, strict=True):
+            for _ in range(count):
+                path = f"features.{len(self.features)}"
+                self.features.append(conv_unit(inputs, width, 3))
+                self.wire(path, source, path)
+                inputs, source = width, path
+            self.features.append(nn.MaxPool2d(2))
+        self.hidden = Unit(nn.Linear(512, 512))
+        self.classifier = Unit(nn.Linear(512, classes), norm=False, activation=False)
+        self.wire("hidden", source, "hidden")
+        self.wire("classifier", "hidden", "output")
+        initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # 32x32 images arrive here as one pixel; larger ones are averaged
+        return self.classifier(self.hidden(self.features(x).mean((2, 3))))
+
+
+def vgg16(*, classes: int = 10) -> Network:
+    """VGG-16 with batch norm and a 512-BN head for 32x32 images (Simonyan and Zisserman, 2015)"""
+    return _VGG((2, 2, 3, 3, 3), classes)
+
+
+def vgg19(*, classes: int = 10) -> Network:
+    """VGG-19 with batch norm and a 512-BN head for 32x32 images (Simonyan and Zisserman, 2015)"""
+    return _VGG((2, 2, 4, 4, 4), classes)

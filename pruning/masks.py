@@ -1,0 +1,124 @@
+"""Masks: buffers of 0 and 1 in a unit's gate slot, on its output or on its weight, with the gradient of the method.
+
+While a mask moves, the gradient is straight-through (Lin et al., 2020, arXiv 2006.07253): it is taken at the masked
+network and applied to the dense weights, W <- W - lr * g(m * W), so that what is cut keeps learning and may return.
+Once a mask is fixed (`straight_through = False`) it is a plain product.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_backward = torch.ops.aten.convolution_backward
+
+
+class _StraightThrough(torch.autograd.Function):
+    """mask * value forward, the identity backward."""
+
+    @staticmethod
+    def forward(ctx, value: Tensor, mask: Tensor) -> Tensor:
+        return value * mask
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return gradient, None
+
+
+class _GatedConvolution(torch.autograd.Function):
+    """A convolution whose masked filters learn but send nothing upstream.
+
+    Behind a straight-through gate the masked filters' output has a gradient. It is for their own weights only: the
+    gradient to the input is that of the network without them. conv_input(m * g, W) = conv_input(g, m * W), so masking
+    the small weight does it, without another pass over the activations.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, mask: Tensor, stride, padding) -> Tensor:
+        ctx.save_for_backward(x, weight, mask)
+        ctx.geometry = (stride, padding, (1, 1), False, (0, 0), 1)
+        return F.conv2d(x, weight, None, stride, padding)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        x, weight, mask = ctx.saved_tensors
+        for_x = for_weight = None
+        if ctx.needs_input_grad[0]:
+            masked = weight * mask.to(weight.dtype).view(-1, 1, 1, 1)
+            for_x = _backward(gradient, x, masked, None, *ctx.geometry, (True, False, False))[0]
+        if ctx.needs_input_grad[1]:
+            for_weight = _backward(gradient, x, weight, None, *ctx.geometry, (False, True, False))[1]
+        return for_x, for_weight, None, None, None
+
+
+class Mask(nn.Module):
+    """What every mask is: the buffer `mask`, and whether it still moves (`straight_through`)."""
+
+    def __init__(self, shape, device=None):
+        super().__init__()
+        self.register_buffer("mask", torch.ones(shape, device=device))
+        self.straight_through = False
+
+    @torch.no_grad()
+    def set(self, mask: Tensor) -> None:
+        """Put a mask in force, in place. ValueError for another shape or a value other than 0 and 1."""
+        if mask.shape != self.mask.shape:
+            raise ValueError(f"a mask of shape {tuple(self.mask.shape)} is needed, not {tuple(mask.shape)}")
+        if mask.dtype != torch.bool and not ((mask == 0) | (mask == 1)).all():
+            raise ValueError("a mask holds 0 and 1 only")
+        self.mask.copy_(mask)
+
+    def _apply_to(self, value: Tensor, mask: Tensor) -> Tensor:
+        mask = mask.to(value.dtype)
+        return _StraightThrough.apply(value, mask) if self.straight_through else value * mask
+
+
+class OutputGate(Mask):
+    """A filter mask, (filters,), on the unit's output: behind batch norm, and behind the ReLU if the unit has one.
+
+    There, masked equals removed, in evaluation and in training, and batch norm's statistics stay those of the filter.
+    """
+
+    def __init__(self, filters: int, device=None):
+        super().__init__((filters,), device)
+
+    @property
+    def live(self) -> Tensor:
+        return self.mask
+
+    def weight(self, weight: Tensor) -> Tensor:
+        return weight
+
+    def product(self, unit, x: Tensor) -> Tensor:
+        weight, layer = unit.layer.weight, unit.layer
+        if not (self.straight_through and torch.is_grad_enabled()):
+            return unit.multiply(x, weight)
+        if torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
+            x, weight = x.to(dtype), weight.to(dtype)
+        y = _GatedConvolution.apply(x, weight, self.mask, layer.stride, layer.padding)
+        return y if layer.bias is None else y + layer.bias.view(-1, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._apply_to(x, self.mask.view(-1, *[1] * (x.dim() - 2)))
+
+
+class WeightMask(Mask):
+    """A mask on the layer's weight: one entry a filter, (filters,), or one a weight, of the weight's shape.
+
+    By filters this is the published placement, before batch norm: a masked filter has variance 0 there, so that its
+    straight-through gradient is multiplied by 1 / sqrt(eps) = 316, and batch norm's bias still passes.
+    """
+
+    @property
+    def live(self) -> Tensor:
+        return self.mask if self.mask.dim() == 1 else self.mask.flatten(1).amax(1)
+
+    def weight(self, weight: Tensor) -> Tensor:
+        mask = self.mask if self.mask.dim() > 1 else self.mask.view(-1, *[1] * (weight.dim() - 1))
+        return self._apply_to(weight, mask)
+
+    def product(self, unit, x: Tensor) -> Tensor:
+        return unit.multiply(x, self.weight(unit.layer.weight))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x

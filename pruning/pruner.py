@@ -1,0 +1,105 @@
+"""Where the four answers meet: granularity, criterion, scope and phase put masks on a network."""
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from models import Network, Unit
+from pruning.context import Context
+from pruning.granularity import GRANULARITIES
+from pruning.masks import Mask, OutputGate, WeightMask
+from registry import Registry
+
+CRITERIA = Registry("criterion", "pruning/criteria/*.py")
+SCOPES = Registry("scope", "pruning/scopes.py")
+SCHEDULES = Registry("pruning schedule", "pruning/schedules.py")
+PHASES = Registry("phase", "pruning/phases.py")
+GATES = ("output", "weight")
+
+
+class Pruner:
+    """Puts a mask on every unit of the granularity, and moves the masks as the phase says.
+
+    `rate` is the fraction removed, `gate` the place of a filter mask, `frequency` such as "1ep" or "4it", `until` a
+    fraction of the run. `begin` tells how long the run is. ValueError if the rate would cut into the scope's floor.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        prune_type: str = "structured",
+        criterion: str = "L1",
+        scope: str = "global",
+        phase: str = "dynamic",
+        schedule: str = "constant",
+        rate: float,
+        gate: str = "output",
+        frequency: str = "1ep",
+        until: float = 0.75,
+        seed: int = 0,
+    ):
+        self.network, self.rate, self.until, self.seed = network, rate, until, seed
+        self.granularity = GRANULARITIES[prune_type]
+        self.criterion, self.scope = _lift(CRITERIA.get(criterion)), SCOPES.get(scope)
+        self.phase, self.schedule = PHASES.get(phase), SCHEDULES.get(schedule)
+        count, word = re.fullmatch(r"(\d+)(ep|it)", frequency).groups()
+        self.every, self.by_epochs = int(count), word == "ep"
+        self.units = self.granularity.units(network)
+        by_filter = self.granularity.groups(next(iter(self.units.values())).weight).dim() == 2
+        self.gates = {name: _mask(unit, by_filter, gate) for name, unit in self.units.items()}
+        for name, mask in self.gates.items():
+            self.units[name].gate = mask
+        self.changes = torch.zeros((), dtype=torch.int64, device=next(network.parameters()).device)
+        self.scope({name: mask.mask for name, mask in self.gates.items()}, rate)
+
+    def begin(self, epochs: int, steps: int, sample: Callable[[], Iterable]) -> None:
+        """How long the run is, an epoch having `steps`; `sample` yields batches of images and labels to score with."""
+        self.steps, self.total, self.sample = steps, epochs * steps, sample
+        self.until_position = math.ceil(self.until * self.total - 1e-6)
+
+    def before_step(self, epoch: int, step: int) -> None:
+        """Called before every training step: masks change, become fixed, or stay."""
+        position = epoch * self.steps + step
+        due = step == 0 and epoch % self.every == 0 if self.by_epochs else (step + 1) % self.every == 0
+        update, moving = self.phase(position, self.until_position, due)
+        if update:
+            interval = self.every * (self.steps if self.by_epochs else 1) / self.total
+            self.update(self.rate * self.schedule(position / self.total, interval))
+        for mask in self.gates.values():
+            mask.straight_through = moving
+
+    def scores(self) -> dict[str, Tensor]:
+        """The criterion's scores, in the masks' shapes; the network is left as it was."""
+        context = Context(self.network, self.granularity.groups, self.sample, self.seed)
+        return self.criterion(self.units, context)
+
+    def update(self, rate: float) -> None:
+        """New masks that cut this fraction; `changes` grows by the number of entries that moved."""
+        for name, keep in self.scope(self.scores(), rate).items():
+            self.changes += (self.gates[name].mask != keep).sum()
+            self.gates[name].set(keep)
+
+    def take_changes(self) -> int:
+        """Mask entries that moved since this was last asked."""
+        changes = int(self.changes)
+        self.changes.zero_()
+        return changes
+
+
+def _mask(unit: Unit, by_filter: bool, gate: str) -> Mask:
+    device = unit.weight.device
+    if by_filter and gate == "output":
+        return OutputGate(unit.filters, device)
+    return WeightMask((unit.filters,) if by_filter else unit.weight.shape, device)
+
+
+def _lift(criterion):
+    """A criterion for all units from one for a single unit, told apart by the name of the first parameter."""
+    if next(iter(inspect.signature(criterion).parameters)) == "units":
+        return criterion
+    return lambda units, context: {name: criterion(unit, context) for name, unit in units.items()}

@@ -1,0 +1,75 @@
+"""Compared with whom: scores and a rate in, what to keep out. Exactly k = floor(rate * n + 1e-9) are cut, ties by index."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Scores = dict[str, Tensor]
+
+
+def _count(rate: float, n: int) -> int:
+    # floats fall short: 0.7 * 10 is 7.000000000000001 but 0.29 * 100 is 28.999999999999996
+    return int(rate * n + 1e-9)
+
+
+def _kth(scores: Tensor, k: int) -> Tensor:
+    """The k-th smallest value, k from 1. On CUDA by sorting, which --deterministic allows."""
+    return scores.sort().values[k - 1] if scores.is_cuda else scores.kthvalue(k).values
+
+
+def _smallest(scores: Tensor, k: int) -> Tensor:
+    """Marks exactly the k smallest of a flat tensor, those with the lower index among equals. No host copy."""
+    if k <= 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    threshold = _kth(scores, k)
+    below, ties = scores < threshold, scores == threshold
+    return below | (ties & (ties.cumsum(0) <= k - below.sum()))
+
+
+def _best(scores: Tensor, floor: int) -> Tensor:
+    """Marks the `floor` largest of a layer: what would be cut last."""
+    return ~_smallest(scores, max(scores.numel() - floor, 0))
+
+
+def global_(
+    scores: Scores,
+    rate: float,
+    *,
+    normalise: Literal["mean", "none"] = "mean",
+    floor: int = 1,
+    threshold: Literal["exact", "published"] = "exact",
+) -> Scores:
+    """One threshold for the whole network, the paper's eta, over comparable scores.
+
+    normalise='mean' divides each layer's scores by their mean, 'none' compares the raw ones; `floor` pieces of each
+    layer always stay. threshold='published' is the KSC 2020 code's: strictly above sorted[int(n * rate)], so that
+    int(n * rate) + 1 go, and ties with them. ValueError if the rate would cut into the floor.
+    """
+    flat = [score.flatten().float() for score in scores.values()]
+    if normalise == "mean":
+        flat = [score / score.mean().clamp_min(1e-30) for score in flat]
+    every = torch.cat(flat)
+    if threshold == "published":
+        cut = every <= _kth(every, int(every.numel() * rate) + 1)
+        cut &= ~torch.cat([_best(score, floor) for score in flat])
+    else:
+        safe = torch.cat([_best(score, floor) for score in flat])
+        k, room = _count(rate, every.numel()), sum(max(score.numel() - floor, 0) for score in flat)
+        if k > room:
+            raise ValueError(
+                f"rate {rate:g} cuts {k} of {every.numel()}, but with a floor of {floor} a layer only {room} may go: "
+                f"the largest rate is {room / every.numel():.4f}"
+            )
+        cut = _smallest(every.masked_fill(safe, float("inf")), k)
+    pieces = (~cut).split([score.numel() for score in flat])
+    return {name: piece.view_as(score) for (name, score), piece in zip(scores.items(), pieces, strict=True)}
+
+
+def local(scores: Scores, rate: float, *, floor: int = 1) -> Scores:
+    """One threshold a layer: each loses the same fraction, and keeps at least `floor`."""
+    keep = {}
+    for name, score in scores.items():
+        k = min(_count(rate, score.numel()), max(score.numel() - floor, 0))
+        keep[name] = ~_smallest(score.flatten().float(), k).view_as(score)
+    return keep

@@ -1,0 +1,164 @@
+"""Named functions: found by reading files, chosen on the command line as `name` or `name(option=value)`.
+
+A registry reads signatures from source, without importing the files, so that a wrong name or option is refused
+before torch is loaded. Every public top-level function of its files is an entry; a trailing underscore, which a
+Python keyword needs, is not part of the name (`global_` is chosen as `global`).
+"""
+
+import ast
+import difflib
+import importlib
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Option:
+    """One keyword-only option of an entry: its default (`required` if it has none) and the values it may take."""
+
+    default: object = None
+    required: bool = False
+    choices: tuple = ()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A function that can be named: where it is, the first line of its docstring, its options."""
+
+    name: str
+    module: str
+    function: str
+    summary: str
+    options: dict = field(default_factory=dict)
+    constants: dict = field(default_factory=dict)
+
+
+def suggest(word: str, known) -> str:
+    """The tail of an error message: the nearest known word, or all of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5) or [k for k in known if k.lower() == word.lower()]
+    return f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(known)}"
+
+
+def parse_call(text: str) -> tuple[str, dict]:
+    """Split `name` or `name(option=literal, ...)`; ValueError where it is neither."""
+    try:
+        node = ast.parse(text.strip(), mode="eval").body if "(" in text else ast.Name(text.strip())
+        name, keywords = (node.id, []) if isinstance(node, ast.Name) else (_called(node), node.keywords)
+        return name, {keyword.arg: ast.literal_eval(keyword.value) for keyword in keywords}
+    except (SyntaxError, ValueError, AttributeError, TypeError, RecursionError, MemoryError):
+        raise ValueError(f"cannot read '{text}': write name or name(option=value, ...) with plain values") from None
+
+
+def _called(node: ast.Call) -> str:
+    """The name in a call that has keyword arguments only."""
+    if node.args or any(keyword.arg is None for keyword in node.keywords):
+        raise ValueError
+    return node.func.id.removesuffix("_")
+
+
+def _literal(node: ast.expr):
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return None
+
+
+def _choices(annotation: ast.expr | None) -> tuple:
+    """The values of a `Literal[...]` annotation."""
+    if not (isinstance(annotation, ast.Subscript) and getattr(annotation.value, "id", "") == "Literal"):
+        return ()
+    values = ast.literal_eval(annotation.slice)
+    return values if isinstance(values, tuple) else (values,)
+
+
+def _entry(node: ast.FunctionDef, module: str, constants: dict) -> Entry:
+    pairs = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+    options = {
+        argument.arg: Option(None if default is None else _literal(default), default is None, _choices(argument.annotation))
+        for argument, default in pairs
+    }
+    summary = (ast.get_docstring(node) or "").split("\n")[0]
+    return Entry(node.name.removesuffix("_"), module, node.name, summary, options, constants)
+
+
+class Registry:
+    """The public functions of some files, by name.
+
+    `kind` is the word used in messages; `pattern` is a glob below the repository's root; files in `leave_out` hold
+    no entries. ValueError if two files define the same name.
+    """
+
+    def __init__(self, kind: str, pattern: str, leave_out: tuple = ("__init__.py",), root: Path = ROOT):
+        self.kind, self.pattern, self.leave_out, self.root = kind, pattern, leave_out, root
+
+    @cached_property
+    def entries(self) -> dict[str, Entry]:
+        """Name to entry, read from source once."""
+        found = {}
+        for path in sorted(self.root.glob(self.pattern)):
+            if path.name in self.leave_out:
+                continue
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            module = ".".join(path.relative_to(self.root).with_suffix("").parts)
+            constants = {
+                node.targets[0].id: _literal(node.value)
+                for node in tree.body
+                if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+            }
+            for node in tree.body:
+                if not isinstance(node, ast.FunctionDef) or node.name.startswith("_"):
+                    continue
+                entry = _entry(node, module, constants)
+                if entry.name in found:
+                    raise ValueError(f"two files define {self.kind} '{entry.name}': {found[entry.name].module}, {module}")
+                found[entry.name] = entry
+        return found
+
+    def check(self, text: str) -> tuple[str, dict]:
+        """Name and options of a choice; ValueError with the nearest legal word if there is no such thing."""
+        name, options = parse_call(text)
+        if name not in self.entries:
+            raise ValueError(f"unknown {self.kind} '{name}': {suggest(name, self.entries)}")
+        known = self.entries[name].options
+        for option, value in options.items():
+            if option not in known:
+                legal = suggest(option, known) if known else "it has none"
+                raise ValueError(f"{self.kind} '{name}' has no option '{option}': {legal}")
+            _check_value(f"option '{option}' of {self.kind} '{name}'", known[option], value)
+        missing = [option for option, declared in known.items() if declared.required and option not in options]
+        if missing:
+            raise ValueError(f"{self.kind} '{name}' needs a value for '{missing[0]}'")
+        return name, options
+
+    def constants(self, text: str) -> dict:
+        """The plain module-level constants beside the chosen function."""
+        return self.entries[self.check(text)[0]].constants
+
+    def get(self, text: str):
+        """The chosen function with its options bound; `__name__` is the name that was chosen."""
+        name, options = self.check(text)
+        entry = self.entries[name]
+        function = partial(getattr(importlib.import_module(entry.module), entry.function), **options)
+        function.__name__ = name
+        return function
+
+
+def _check_value(what: str, option: Option, value) -> None:
+    """ValueError unless the value is one of the option's choices, or of its default's type."""
+    if option.choices:
+        if value not in option.choices:
+            raise ValueError(f"{what} is one of {', '.join(map(repr, option.choices))}, not {value!r}")
+        return
+    if option.default is None:
+        return
+    expected = type(option.default)
+    if isinstance(value, int) and not isinstance(value, bool) and expected is float:
+        return
+    if type(value) is not expected:
+        raise ValueError(f"{what} is {expected.__name__} like {option.default!r}, not {value!r}")
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and not 0 <= value < float("inf"):
+        raise ValueError(f"{what} is a number of at least 0, not {value!r}")

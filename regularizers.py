@@ -1,0 +1,84 @@
+"""Penalties on the weights: functions of a network that give a scalar, computed in float32 and batched by shape.
+
+Filters that a mask has cut are left out, by multiplication, so that shapes and memory stay the same at every step.
+"""
+
+from collections import defaultdict
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from models import Network
+
+_Stack = tuple[Tensor, Tensor]
+
+
+def _stacks(network: Network) -> list[_Stack]:
+    """The convolutions' filters as rows, (layers, filters, weights), with 1 or 0 for each, (layers, filters)."""
+    by_shape = defaultdict(list)
+    for unit in network.units.values():
+        rows = unit.weight_in_force.flatten(1)
+        rows = rows if rows.dtype == torch.float64 else rows.float()
+        live = torch.ones_like(rows[:, 0]) if unit.live is None else unit.live.to(rows.dtype)
+        by_shape[rows.shape].append((rows, live.detach()))
+    return [tuple(torch.stack(part) for part in zip(*layers, strict=True)) for layers in by_shape.values()]
+
+
+def _correlations(rows: Tensor, live: Tensor) -> Tensor:
+    """Pearson correlation between the rows, diagonal 0: (layers, filters, filters). A constant row has 0 with all."""
+    centred = rows - rows.mean(-1, keepdim=True)
+    squares = centred.square().sum(-1, keepdim=True)
+    # what rounding leaves of a constant filter is no direction
+    varies = squares > 1e-12 * rows.detach().square().sum(-1, keepdim=True)
+    inverse = torch.where(varies, squares, 1.0).rsqrt() * varies * live.unsqueeze(-1)
+    unit_rows = centred * inverse
+    gram = unit_rows @ unit_rows.mT
+    return gram * (1 - torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device))
+
+
+def reg_cov(network: Network, *, form: Literal["mean", "ijcai2018"] = "mean", tau: float = 1e-4) -> Tensor:
+    """Decorrelation of a layer's filters: 0 where all are uncorrelated, 1 where all are copies of one.
+
+    Cho et al., KSC 2020, the correlation term; Pearson correlation C between the flattened filters of a layer.
+    form='mean': mean over layers of the mean |C_ij|, i != j, over live filters; a layer with one live filter gives 0.
+    form='ijcai2018': Zhu, Zhou and Li, IJCAI 2018, sum over layers of ||C_S - diag C_S||_F / |S|, S the live filters
+    with mean |w| > tau.
+    """
+    terms, layers = [], 0
+    for rows, live in _stacks(network):
+        if form == "ijcai2018":
+            live = live * (rows.detach().abs().mean(-1) > tau)
+        correlations, count = _correlations(rows, live), live.sum(-1)
+        if form == "ijcai2018":
+            squares = correlations.square().sum((-1, -2))
+            # the square root has no derivative at 0
+            norm = torch.where(squares > 0, squares, 1.0).sqrt() * (squares > 0)
+            terms.append((norm / count.clamp_min(1)).sum())
+        else:
+            terms.append((correlations.abs().sum((-1, -2)) / (count * (count - 1)).clamp_min(1)).sum())
+        layers += len(rows)
+    total = torch.stack(terms).sum()
+    return total if form == "ijcai2018" else total / layers
+
+
+def reg_ortho(network: Network, *, iterations: int = 2) -> Tensor:
+    """Spectral restricted isometry (SRIP): Bansal, Chen and Wang, 2018 (arXiv 1810.09102).
+
+    Sum over layers of sigma(W W^T - I)^2, sigma the spectral norm, W the live filters as rows; W^T W where that is the
+    smaller. Power iteration from a fixed start, so that no random state is touched.
+    """
+    terms = []
+    for rows, live in _stacks(network):
+        rows = rows * live.unsqueeze(-1)
+        wide = rows.shape[1] <= rows.shape[2]
+        gram = rows @ rows.mT if wide else rows.mT @ rows
+        identity = live if wide else torch.ones_like(rows[:, 0])
+        difference = gram - torch.diag_embed(identity)
+        vector = torch.arange(1, gram.shape[-1] + 1, dtype=gram.dtype, device=gram.device).cos()
+        vector = vector.expand(len(gram), -1).unsqueeze(-1)
+        for _ in range(iterations):
+            vector = (difference @ vector).detach()
+            vector = vector / vector.norm(dim=1, keepdim=True).clamp_min(1e-30)
+        terms.append((difference @ vector).square().sum())
+    return torch.stack(terms).sum()
