@@ -8,6 +8,7 @@ Python keyword needs, is not part of the name (`global_` is chosen as `global`).
 import ast
 import difflib
 import importlib
+import re
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -45,19 +46,15 @@ def suggest(word: str, known) -> str:
 
 def parse_call(text: str) -> tuple[str, dict]:
     """Split `name` or `name(option=literal, ...)`; ValueError where it is neither."""
+    match = re.fullmatch(r"\s*(\w+)\s*(?:\((.*)\))?\s*", text, re.DOTALL)
     try:
-        node = ast.parse(text.strip(), mode="eval").body if "(" in text else ast.Name(text.strip())
-        name, keywords = (node.id, []) if isinstance(node, ast.Name) else (_called(node), node.keywords)
-        return name, {keyword.arg: ast.literal_eval(keyword.value) for keyword in keywords}
+        # the name is checked by the registry; it may be a Python keyword
+        call = ast.parse(f"f({match[2] or ''})", mode="eval").body
+        if call.args or any(keyword.arg is None for keyword in call.keywords):
+            raise ValueError
+        return match[1], {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (SyntaxError, ValueError, AttributeError, TypeError, RecursionError, MemoryError):
         raise ValueError(f"cannot read '{text}': write name or name(option=value, ...) with plain values") from None
-
-
-def _called(node: ast.Call) -> str:
-    """The name in a call that has keyword arguments only."""
-    if node.args or any(keyword.arg is None for keyword in node.keywords):
-        raise ValueError
-    return node.func.id.removesuffix("_")
 
 
 def _literal(node: ast.expr):

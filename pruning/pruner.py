@@ -43,7 +43,7 @@ class Pruner:
         until: float = 0.75,
         seed: int = 0,
     ):
-        self.network, self.rate, self.until, self.seed = network, rate, until, seed
+        self.network, self.rate, self.until, self.seed, self.sample = network, rate, until, seed, None
         self.granularity = GRANULARITIES[prune_type]
         self.criterion, self.scope = _lift(CRITERIA.get(criterion)), SCOPES.get(scope)
         self.phase, self.schedule = PHASES.get(phase), SCHEDULES.get(schedule)

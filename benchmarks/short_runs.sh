@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# The short comparison: ResNet-20, CIFAR-10, 10 epochs, one row a line below, JOBS runs at a time with one thread each.
+#   DATA_DIR=data JOBS=2 benchmarks/short_runs.sh OUT        finished rows are left alone
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=${1:?where the run folders go}
+common="--layers 20 --epochs 10 --threads 1 --data_dir ${DATA_DIR:-data}"
+rows=(
+  "ours_60_reg       --prune_type structured --prune_rate 0.6 --reg reg_cov --odecay 0.7"
+  "ksc2020_60        --recipe ksc2020"
+  "ours_60           --prune_type structured --prune_rate 0.6"
+  "paper_60          --recipe paper"
+  "dense             --prune_type none"
+  "fixed_60          --prune_type structured --prune_rate 0.6 --prune_phase init"
+  "random_60         --prune_type structured --prune_rate 0.6 --prune_imp random"
+  "ours_80           --prune_type structured --prune_rate 0.8"
+  "ours_90           --prune_type structured --prune_rate 0.9"
+)
+for row in "${rows[@]}"; do
+  read -r name flags <<<"$row"
+  [ -e "$out/$name/summary.json" ] || printf '%s\n' "mkdir -p $out/$name && python modeling.py $common $flags --out_dir $out/$name > $out/$name/result.txt"
+done | xargs -P "${JOBS:-1}" -d '\n' -I{} bash -c '{}'

@@ -1,0 +1,56 @@
+"""What several tests share: a small residual network, and the repository's root on the path."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from models.layers import Network, Unit, conv_unit, initialise, residual  # noqa: E402
+
+
+class TwoBlocks(Network):
+    """A stem and two residual blocks, small enough to remove filters by hand."""
+
+    def __init__(self, width: int = 6, inner: int = 5, classes: int = 4):
+        super().__init__()
+        self.stem = conv_unit(3, width, 3)
+        self.a1, self.a2 = conv_unit(width, inner, 3), conv_unit(inner, width, 3, activation=False)
+        self.b1, self.b2 = conv_unit(width, inner, 3), conv_unit(inner, width, 3, activation=False)
+        self.classifier = Unit(torch.nn.Linear(width, classes), norm=False, activation=False)
+        self.wire("stem", "input", "stream")
+        for block in "ab":
+            self.wire(f"{block}1", "stream", f"{block}1")
+            self.wire(f"{block}2", f"{block}1", "stream")
+        self.wire("classifier", "stream", "output")
+        initialise(self)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = residual(self.a2(self.a1(x)), x)
+        x = residual(self.b2(self.b1(x)), x)
+        return self.classifier(x.mean((2, 3)))
+
+
+@pytest.fixture
+def two_blocks():
+    """The small network in float64, with batch norm's parameters and statistics away from their defaults."""
+    torch.manual_seed(0)
+    network = TwoBlocks().double()
+    for unit in network.units.values():
+        torch.nn.init.uniform_(unit.norm.weight, 0.5, 1.5)
+        torch.nn.init.uniform_(unit.norm.bias, -0.5, 0.5)
+        torch.nn.init.uniform_(unit.norm.running_var, 0.5, 1.5)
+        torch.nn.init.uniform_(unit.norm.running_mean, -0.5, 0.5)
+    return network
+
+
+@pytest.fixture
+def batch():
+    """Sixteen float64 images of 8x8 with four classes."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(16, 3, 8, 8, generator=generator, dtype=torch.float64)
+    return images, torch.randint(0, 4, (16,), generator=generator)
