@@ -56,11 +56,12 @@ CURES = {
     "prune_until": (1.0, "masks are fixed from this fraction of the run on"),
 }
 PRUNING_FLAGS = (
-    "prune_rate prune_imp prune_scope prune_phase prune_schedule prune_freq prune_until prune_gate score_batches".split()
+    *("prune_rate", "prune_imp", "prune_scope", "prune_phase", "prune_schedule", "prune_freq", "prune_until", "prune_gate"),
+    "score_batches",
 )
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     """A command that cannot be carried out; the message is one line for the user."""
 
 
@@ -68,7 +69,7 @@ class _Parser(argparse.ArgumentParser):
     """argparse with one-line errors and the nearest flag for a misspelt one."""
 
     def error(self, message: str):
-        raise Refusal(" ".join(message.split()))
+        raise RefusalError(" ".join(message.split()))
 
 
 class _Unset:
@@ -144,7 +145,7 @@ def _add_pruning(parser) -> None:
     group.add_argument("--prune_until", type=_number(float, 0, 1, above=True), default=0.75, help=(
         "fraction of the run after which masks are fixed; of phase after, when it cuts (default 0.75)"))  # fmt: skip
     group.add_argument("--prune_gate", choices=("output", "weight"), default="output", help=(
-        "where a filter mask acts: on a unit's output, or on the weight before batch norm as published (default output)"))  # fmt: skip
+        "where a filter mask acts: a unit's output, or as published the weight before batch norm (default output)"))  # fmt: skip
     group.add_argument("--score_batches", type=_number(int, 1), default=4, help=(
         "training batches that grad and syn measure on (default 4)"))  # fmt: skip
 
@@ -186,14 +187,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Resolved settings: defaults, then the recipe's, then what was typed (`settings.typed`). Refusal if they make no sense."""
+    """Resolved settings: defaults, then the recipe's, then what was typed (`settings.typed`). RefusalError if they make no sense."""
     parser = build_parser()
     flags = {action.dest: action for action in parser._actions if action.dest != "help"}
     typed, unknown = parser.parse_known_args(argv, argparse.Namespace(**dict.fromkeys(flags, _Unset)))
     if unknown:
         known = [option for action in flags.values() for option in action.option_strings]
         word = unknown[0].split("=")[0]
-        raise Refusal(f"unknown argument '{word}'" + (f": {suggest(word, known)}" if word.startswith("--") else ""))
+        raise RefusalError(f"unknown argument '{word}'" + (f": {suggest(word, known)}" if word.startswith("--") else ""))
     typed = {name: value for name, value in vars(typed).items() if value is not _Unset}
     defaults = {name: action.default for name, action in flags.items()}
     settings = argparse.Namespace(**defaults | RECIPES.get(typed.get("recipe"), {}) | typed)
@@ -202,7 +203,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         _check_names(settings)
         _check_pairs(settings, typed)
     except ValueError as error:
-        raise Refusal(str(error)) from None
+        raise RefusalError(str(error)) from None
     _resolve(settings, typed)
     return settings
 
@@ -251,16 +252,16 @@ def _check_pairs(settings, typed: dict) -> None:
 
 
 def _resolve(settings, typed: dict) -> None:
-    """Fill in what depends on other flags. Refusal for a depth or shortcut that does not exist."""
+    """Fill in what depends on other flags. RefusalError for a depth or shortcut that does not exist."""
     if settings.arch is None:
         settings.arch = f"resnet{settings.layers}"
         if settings.arch not in NETWORKS.entries:
             depths = sorted(int(name[6:]) for name in NETWORKS.entries if re.fullmatch(r"resnet\d+", name))
-            raise Refusal(f"no ResNet has {settings.layers} layers here: choose from {', '.join(map(str, depths))}")
+            raise RefusalError(f"no ResNet has {settings.layers} layers here: choose from {', '.join(map(str, depths))}")
     if settings.shortcut is not None:
         name, options = parse_call(settings.arch)
         if "shortcut" not in NETWORKS.entries[name].options or "shortcut" in options:
-            raise Refusal(f"--shortcut has no effect on {settings.arch}: it is for ResNet-20, 32, 44, 56 and 110")
+            raise RefusalError(f"--shortcut has no effect on {settings.arch}: it is for ResNet-20, 32, 44, 56 and 110")
         settings.arch = f"{name}({', '.join(f'{k}={v!r}' for k, v in {**options, 'shortcut': settings.shortcut}.items())})"
     if settings.augment is None:
         settings.augment = "crop" if settings.dataset == "digits" else "crop_flip"
@@ -271,9 +272,14 @@ def departures(settings) -> list[str]:
     lines = []
     for name, (published, words) in CURES.items():
         value = getattr(settings, name)
-        pruning_is_off = name.startswith("prune") and settings.prune_type != "structured"
-        moves = name != "prune_until" or settings.prune_phase == "dynamic"
-        if value != published and moves and not pruning_is_off:
+        if name == "prune_scope":
+            scope, options = parse_call(value)
+            same = scope == "global" and options.get("normalise") == "none" and options.get("floor") == 0
+        else:
+            same = value == published
+        no_matter = name.startswith("prune") and settings.prune_type != "structured"
+        no_matter |= name == "prune_until" and settings.prune_phase != "dynamic"
+        if not (same or no_matter):
             lines.append(f"{words} ({name} {value}; undo: --{name} {quote(published)})")
     return lines
 

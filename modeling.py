@@ -3,13 +3,13 @@
 import sys
 import time
 
-from arguments import Refusal, departures, fail, parse
+from arguments import RefusalError, departures, fail, parse
 
 if __name__ == "__main__":
     # a wrong command is refused before torch is loaded
     try:
         SETTINGS = parse(sys.argv[1:])
-    except Refusal as refusal:
+    except RefusalError as refusal:
         fail(str(refusal))
 
 import os
@@ -34,7 +34,7 @@ from runs import Run
 EVALUATION_BATCH = 500
 
 
-class Diverged(Exception):
+class DivergedError(Exception):
     """The loss stopped being a number."""
 
 
@@ -64,7 +64,7 @@ class Meter:
 
 
 def train_epoch(epoch, model, dataset, optimizer, settings, pruner, penalty, autocast, bar):
-    """One pass over the training images. Diverged, naming epoch and step, if the loss is not finite."""
+    """One pass over the training images. DivergedError, naming epoch and step, if the loss is not finite."""
     model.train()
     steps = settings.steps
     meter, shown = Meter(settings.device), time.monotonic()
@@ -88,7 +88,7 @@ def train_epoch(epoch, model, dataset, optimizer, settings, pruner, penalty, aut
             shown, now = time.monotonic(), meter.read()
             bar.set_postfix_str(f"loss {now['loss']:.3f} acc {now['top1']:.1f}% {sparsity_text(model, pruner)}", refresh=False)
     if (bad := int(meter.first_bad)) >= 0:
-        raise Diverged(
+        raise DivergedError(
             f"the loss was not finite at epoch {epoch}, step {bad} of {steps}: try a smaller --lr or --warmup_epochs 5"
         )
     return meter.read()
@@ -122,11 +122,11 @@ def sparsity_text(model, pruner) -> str:
 
 
 def choose_device(settings) -> None:
-    """The best device there is, and its precision. Refusal if the one asked for is not there."""
+    """The best device there is, and its precision. RefusalError if the one asked for is not there."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     settings.device = settings.device or next(name for name, present in there.items() if present)
     if not there[settings.device]:
-        raise Refusal(
+        raise RefusalError(
             f"--device {settings.device}: torch finds no such device here; choose from {', '.join(n for n in there if there[n])}"
         )
     if settings.amp is None:
@@ -169,7 +169,7 @@ def build(settings):
             seed=settings.seed,
         )
     except ValueError as error:
-        raise Refusal(f"--prune_rate: {error}") from None
+        raise RefusalError(f"--prune_rate: {error}") from None
     return model, pruner, penalty
 
 
@@ -317,9 +317,9 @@ def run_name(settings) -> str:
 if __name__ == "__main__":
     try:
         main(SETTINGS)
-    except (Refusal, data.DataError, FileExistsError) as error:
+    except (RefusalError, data.DataError, FileExistsError) as error:
         fail(str(error))
-    except Diverged as error:
+    except DivergedError as error:
         fail(str(error), 1)
     except KeyboardInterrupt:
         fail("interrupted", 130)

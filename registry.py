@@ -50,7 +50,7 @@ def parse_call(text: str) -> tuple[str, dict]:
     try:
         # the name is checked by the registry; it may be a Python keyword
         call = ast.parse(f"f({match[2] or ''})", mode="eval").body
-        if call.args or any(keyword.arg is None for keyword in call.keywords):
+        if not isinstance(call.func, ast.Name) or call.args or any(keyword.arg is None for keyword in call.keywords):
             raise ValueError
         return match[1], {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (SyntaxError, ValueError, AttributeError, TypeError, RecursionError, MemoryError):
@@ -153,9 +153,8 @@ def _check_value(what: str, option: Option, value) -> None:
     if option.default is None:
         return
     expected = type(option.default)
-    if isinstance(value, int) and not isinstance(value, bool) and expected is float:
-        return
-    if type(value) is not expected:
+    whole_for_float = expected is float and type(value) is int
+    if type(value) is not expected and not whole_for_float:
         raise ValueError(f"{what} is {expected.__name__} like {option.default!r}, not {value!r}")
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and not 0 <= value < float("inf"):
+    if expected in (int, float) and not 0 <= value < float("inf"):
         raise ValueError(f"{what} is a number of at least 0, not {value!r}")

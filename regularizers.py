@@ -3,6 +3,7 @@
 Filters that a mask has cut are left out, by multiplication, so that shapes and memory stay the same at every step.
 """
 
+import functools
 from collections import defaultdict
 from typing import Literal
 
@@ -11,10 +12,19 @@ from torch import Tensor
 
 from models import Network
 
-_Stack = tuple[Tensor, Tensor]
+
+def _outside_autocast(penalty):
+    """Full precision, also where the caller has autocast on."""
+
+    @functools.wraps(penalty)
+    def precise(network: Network, **options) -> Tensor:
+        with torch.autocast(next(network.parameters()).device.type, enabled=False):
+            return penalty(network, **options)
+
+    return precise
 
 
-def _stacks(network: Network) -> list[_Stack]:
+def _stacks(network: Network) -> list[tuple[Tensor, Tensor]]:
     """The convolutions' filters as rows, (layers, filters, weights), with 1 or 0 for each, (layers, filters)."""
     by_shape = defaultdict(list)
     for unit in network.units.values():
@@ -37,6 +47,7 @@ def _correlations(rows: Tensor, live: Tensor) -> Tensor:
     return gram * (1 - torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device))
 
 
+@_outside_autocast
 def reg_cov(network: Network, *, form: Literal["mean", "ijcai2018"] = "mean", tau: float = 1e-4) -> Tensor:
     """Decorrelation of a layer's filters: 0 where all are uncorrelated, 1 where all are copies of one.
 
@@ -62,6 +73,7 @@ def reg_cov(network: Network, *, form: Literal["mean", "ijcai2018"] = "mean", ta
     return total if form == "ijcai2018" else total / layers
 
 
+@_outside_autocast
 def reg_ortho(network: Network, *, iterations: int = 2) -> Tensor:
     """Spectral restricted isometry (SRIP): Bansal, Chen and Wang, 2018 (arXiv 1810.09102).
 

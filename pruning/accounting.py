@@ -53,31 +53,46 @@ def _needed(network: Network, kept: dict[str, Tensor]) -> set[str]:
     return needed
 
 
-def removed(network: Network, kept: dict[str, Tensor], image_size: int) -> Count:
-    """What is left once the filters not in `kept` ({unit: (filters,) bool}) are taken out.
+def live_inputs(network: Network, kept: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The channels that each unit still reads, (channels,) bool, once the filters not in `kept` are taken out.
 
-    Any filter may go: the last convolution of a branch writes the rest into its stream by index, and a consumer reads
-    the channels of its source that somebody has written by then. A unit all of whose inputs are gone writes one
-    constant a filter: that many parameters, no MACs.
+    `kept` is {unit: (filters,) bool}; a unit without an entry keeps all. Units that the output no longer depends on are
+    left out of the answer. A consumer reads the channels of its source that somebody has written by then.
     """
-    needed, pixels = _needed(network, kept), positions(network, image_size)
+    needed, inputs = _needed(network, kept), {}
     live = {"input": torch.ones(3, dtype=torch.bool)}
-    filters = parameters = macs = 0
     for link in network.links:
+        written = live.get(link.source)
         if link.unit is None:
-            live[link.target] = _merge(live.get(link.target), live[link.source], _width(network, link.target))
-            continue
-        if link.unit not in needed:
-            continue
-        unit = network.get_submodule(link.unit)
-        keep = kept.get(link.unit, torch.ones(unit.filters, dtype=torch.bool))
-        # a source that nobody has written to is a layer without a filter left
-        inputs, outputs = int(live[link.source].sum()) if link.source in live else 0, int(keep.sum())
+            if written is not None:
+                live[link.target] = _merge(live.get(link.target), written, _width(network, link.target))
+        elif link.unit in needed:
+            unit = network.get_submodule(link.unit)
+            # a source that nobody has written to is a layer without a filter left
+            inputs[link.unit] = torch.zeros(unit.weight.shape[1], dtype=torch.bool) if written is None else written
+            live[link.target] = _merge(live.get(link.target), _keep(unit, link.unit, kept), unit.filters)
+    return inputs
+
+
+def _keep(unit: Unit, name: str, kept: dict[str, Tensor]) -> Tensor:
+    return kept[name] if name in kept else torch.ones(unit.filters, dtype=torch.bool)
+
+
+def removed(network: Network, kept: dict[str, Tensor], image_size: int) -> Count:
+    """What is left once the filters not in `kept` are taken out; see `live_inputs`.
+
+    Any filter may go: the last convolution of a branch writes the rest into its stream by index. A unit all of whose
+    inputs are gone writes one constant a filter: that many parameters, no MACs.
+    """
+    pixels = positions(network, image_size)
+    filters = parameters = macs = 0
+    for name, live in live_inputs(network, kept).items():
+        unit = network.get_submodule(name)
+        inputs, outputs = int(live.sum()), int(_keep(unit, name, kept).sum())
         weights = inputs * outputs * unit.weight[0, 0].numel()
         parameters += weights + outputs * _vectors(unit) if inputs else outputs
-        macs += weights * pixels[link.unit]
+        macs += weights * pixels[name]
         filters += outputs if unit.is_convolution else 0
-        live[link.target] = _merge(live.get(link.target), keep, unit.filters)
     return Count(filters, parameters, macs)
 
 

@@ -130,7 +130,9 @@ def test_bfloat16_keeps_the_gradient_where_it_belongs(two_blocks, batch):
         assert (got[name].flatten(1).norm(dim=1) > 0).all()
 
 
-@pytest.mark.parametrize("bad", [torch.tensor([0.0, 0.5, 1.0]), torch.tensor([0.0, 2.0, 1.0]), torch.tensor([0.0, float("nan"), 1.0])])
+@pytest.mark.parametrize(
+    "bad", [torch.tensor([0.0, 0.5, 1.0]), torch.tensor([0.0, 2.0, 1.0]), torch.tensor([0.0, float("nan"), 1.0])]
+)
 def test_a_mask_refuses_anything_but_0_and_1(bad):
     for mask in (OutputGate(3), WeightMask((3,))):
         with pytest.raises(ValueError, match="0 and 1"):

@@ -1,0 +1,194 @@
+"""Splits, augmentation and normalisation, and data that is not there."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import data
+from data import DataError, Dataset, Images, hold_out
+
+CIFAR = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10"
+
+
+def digits(**options):
+    return data.load("digits", "", **{"val_size": 0.1, "normalise": "dataset", "image_size": 32, "device": "cpu", **options})
+
+
+def numbered(count=24, size=16, **options):
+    """Images whose pixels say which image, row and column they are from."""
+    pixels = torch.zeros(count, size, size, 3, dtype=torch.uint8)
+    pixels[..., 0] = torch.arange(1, count + 1).view(-1, 1, 1)
+    pixels[..., 1] = torch.arange(1, size + 1).view(1, -1, 1)
+    pixels[..., 2] = torch.arange(1, size + 1).view(1, 1, -1)
+    images = Images(pixels, torch.arange(count) % 3)
+    return Dataset(images, None, images, ["a", "b", "c"], "half", "cpu")
+
+
+def bytes_of(batch):
+    return (batch * 127.5 + 127.5).round().permute(0, 2, 3, 1).int()
+
+
+def test_digits_are_the_whole_set_split_once():
+    dataset = digits()
+    assert (len(dataset.train) + len(dataset.valid), len(dataset.test)) == (1437, 360)
+    assert len(dataset.valid) == 145
+    assert dataset.train.pixels.dtype == torch.uint8
+    assert tuple(dataset.test.pixels.shape) == (360, 32, 32, 3)
+    assert int(dataset.test.pixels.max()) == 255
+    again = digits(val_size=0.0)
+    assert torch.equal(again.test.labels, dataset.test.labels)
+    assert again.valid is None
+    assert len(again.train) == 1437
+
+
+def test_the_held_out_tenth_is_stratified_and_always_the_same():
+    labels = torch.arange(10).repeat(500)[torch.randperm(5000, generator=torch.Generator().manual_seed(0))]
+    kept, held = hold_out(labels, 0.1)
+    assert torch.bincount(labels[held]).tolist() == [50] * 10
+    assert torch.equal(torch.cat([kept, held]).sort().values, torch.arange(5000))
+    torch.manual_seed(123)
+    np.random.seed(123)
+    assert torch.equal(hold_out(labels, 0.1)[1], held)
+
+
+def test_images_are_normalised_by_the_training_set():
+    dataset = digits()
+    batch = torch.cat([images for images, _ in dataset.ordered(dataset.train, 500)])
+    torch.testing.assert_close(batch.mean((0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(batch.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-4, rtol=0)
+    half = digits(normalise="half")
+    images, _ = next(half.ordered(half.test, 10))
+    torch.testing.assert_close(images, half.test.pixels[:10].permute(0, 3, 1, 2).float() / 127.5 - 1)
+
+
+def test_batches_lie_in_memory_as_channels_last():
+    images, _ = next(digits().epoch(32, "crop", 0, 0))
+    assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("augment", ["none", "crop", "crop_flip"])
+def test_crops_and_flips_are_windows_of_the_padded_image(augment):
+    """Every batch image is found again in numpy.pad of its original, and all windows occur."""
+    dataset, shifts, flips = numbered(), set(), set()
+    for epoch in range(12):
+        for images, labels in dataset.epoch(8, augment, 0, epoch):
+            for image, label in zip(bytes_of(images).numpy(), labels, strict=True):
+                number = image[..., 0].max()
+                assert (number - 1) % 3 == label
+                original = np.pad(dataset.train.pixels[number - 1].numpy(), ((2, 2), (2, 2), (0, 0)))
+                found = [
+                    (dy, dx, flip)
+                    for dy in range(5)
+                    for dx in range(5)
+                    for flip in (1, -1)
+                    if np.array_equal(original[dy : dy + 16, dx : dx + 16][:, ::flip], image)
+                ]
+                assert len(found) == 1
+                shifts.add(found[0][:2])
+                flips.add(found[0][2])
+    assert shifts == ({(2, 2)} if augment == "none" else {(y, x) for y in range(5) for x in range(5)}) or len(shifts) > 20
+    assert flips == ({1, -1} if augment == "crop_flip" else {1})
+
+
+def test_an_epoch_shows_each_image_once_in_an_order_of_seed_and_epoch():
+    dataset = numbered()
+
+    def order(seed, epoch):
+        return torch.cat([bytes_of(images).amax((1, 2))[:, 0] for images, _ in dataset.epoch(8, "none", seed, epoch)]).tolist()
+
+    torch.manual_seed(5)
+    assert sorted(order(0, 0)) == list(range(1, 25))
+    torch.manual_seed(6)
+    assert order(0, 3) == order(0, 3)
+    assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1, 2)}) == 6
+
+
+def test_incomplete_batches_are_left_out():
+    assert [len(labels) for _, labels in numbered(count=25).epoch(8, "none", 0, 0)] == [8, 8, 8]
+    assert numbered(count=5).steps(8) == 1
+
+
+def test_the_scoring_sample_is_always_the_same():
+    dataset = numbered()
+    first, second = (torch.cat([images for images, _ in dataset.sample(4, 3, 0)]) for _ in range(2))
+    assert torch.equal(first, second)
+    assert len(first) == 12
+
+
+def write_folder(root, classes=("cat", "dog"), test_classes=None, count=6):
+    for part, names in (("train", classes), ("test", test_classes or classes)):
+        for label, name in enumerate(names):
+            place = root / part / name
+            place.mkdir(parents=True)
+            for number in range(count):
+                colour = (40 * label + number, 100, 200)
+                Image.new("RGB", (20 + number, 12), colour).save(place / f"{number}.png")
+    return root
+
+
+def test_a_folder_of_images(tmp_path):
+    dataset = data.load("folder", str(write_folder(tmp_path)), val_size=0.34, normalise="dataset", image_size=16, device="cpu")
+    assert dataset.classes == ["cat", "dog"]
+    assert (len(dataset.train), len(dataset.valid), len(dataset.test)) == (8, 4, 12)
+    assert dataset.image_size == 16
+    assert dataset.test.pixels[6, 8, 8].tolist() == [40, 100, 200]
+    assert dataset.test.labels.tolist() == [0] * 6 + [1] * 6
+    assert data.class_count("folder", str(tmp_path)) == 2
+
+
+def test_a_folder_that_is_not_usable_is_refused(tmp_path):
+    def load(path):
+        return data.load("folder", str(path), val_size=0.1, normalise="dataset", image_size=16, device="cpu")
+
+    with pytest.raises(DataError, match="no folder"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="differ between train and test: cow, dog"):
+        load(write_folder(tmp_path / "a", test_classes=("cat", "cow")))
+    broken = write_folder(tmp_path / "b")
+    (broken / "train" / "cat" / "0.png").write_bytes(b"not an image")
+    with pytest.raises(DataError, match=r"1 unreadable images: .*0\.png"):
+        load(broken)
+    empty = write_folder(tmp_path / "c", count=0)
+    with pytest.raises(DataError, match="cat"):
+        load(empty)
+
+
+def test_a_missing_data_set_says_where_it_looked(tmp_path, monkeypatch):
+    import torchvision.datasets.cifar as cifar
+
+    def no_network(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(cifar, "download_and_extract_archive", no_network)
+    with pytest.raises(DataError) as caught:
+        data.load("cifar10", str(tmp_path / "data"), val_size=0.1, normalise="dataset", image_size=32, device="cpu")
+    message = str(caught.value)
+    assert str(tmp_path / "data") in message
+    assert "digits" in message
+    assert "folder" in message
+    assert "\n" not in message
+
+
+@pytest.fixture(scope="session")
+def cifar(tmp_path_factory):
+    if not CIFAR.exists():
+        pytest.skip("real CIFAR-10 is not beside this repository")
+    import subprocess
+    import sys
+
+    place = tmp_path_factory.mktemp("cifar")
+    subprocess.run([sys.executable, CIFAR / "unpack.py", place], check=True, capture_output=True)
+    return place
+
+
+def test_real_cifar10(cifar, capsys):
+    dataset = data.load("cifar10", str(cifar), val_size=0.1, normalise="dataset", image_size=32, device="cpu")
+    assert (len(dataset.train), len(dataset.valid), len(dataset.test)) == (45_000, 5_000, 10_000)
+    assert torch.bincount(dataset.valid.labels).tolist() == [500] * 10
+    assert dataset.classes[3] == "cat"
+    assert (dataset.mean / 255).tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=1e-3)
+    assert (dataset.std / 255).tolist() == pytest.approx([0.2470, 0.2435, 0.2616], abs=1e-3)
+    assert capsys.readouterr().out == ""

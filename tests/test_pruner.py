@@ -1,0 +1,244 @@
+"""The four answers together, walked over the registries, so that a new one is tested the day it is added."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.nn.utils import prune
+
+from pruning import CRITERIA, PHASES, SCHEDULES, SCOPES, Pruner
+from pruning.context import Context
+from pruning.granularity import GRANULARITIES
+from pruning.schedules import constant, cubic
+
+LEGAL = [
+    (granularity, criterion)
+    for granularity, criterion in itertools.product(GRANULARITIES, CRITERIA.entries)
+    if granularity in CRITERIA.constants(criterion).get("GRANULARITIES", GRANULARITIES)
+]
+
+
+def sample(batch):
+    images, labels = batch
+    return lambda: iter([(images[:8], labels[:8]), (images[8:], labels[8:])])
+
+
+def begin(network, batch, **options):
+    pruner = Pruner(network, **{"rate": 0.5, **options})
+    pruner.begin(epochs=8, steps=2, sample=sample(batch))
+    return pruner
+
+
+def run(pruner, epochs=8, steps=2):
+    """The masks before every step of a run, and whether they moved straight through."""
+    seen = []
+    for epoch, step in itertools.product(range(epochs), range(steps)):
+        pruner.before_step(epoch, step)
+        masks = {name: gate.mask.clone() for name, gate in pruner.gates.items()}
+        seen.append((masks, next(iter(pruner.gates.values())).straight_through))
+        with torch.no_grad():
+            for unit in pruner.units.values():
+                unit.layer.weight.add_(0.3 * torch.randn(unit.layer.weight.shape, dtype=torch.float64))
+    return seen
+
+
+def cut(masks):
+    return sum(int((mask == 0).sum()) for mask in masks.values())
+
+
+@pytest.mark.parametrize(("granularity", "criterion"), LEGAL)
+@pytest.mark.parametrize("scope", SCOPES.entries)
+@pytest.mark.parametrize("phase", PHASES.entries)
+def test_every_answer_with_every_other(two_blocks, batch, granularity, criterion, scope, phase):
+    pruner = begin(two_blocks, batch, prune_type=granularity, criterion=criterion, scope=scope, phase=phase)
+    seen = run(pruner)
+    sizes = [gate.mask.numel() for gate in pruner.gates.values()]
+    k = sum(int(0.5 * size) for size in sizes) if scope == "local" else int(0.5 * sum(sizes))
+    masks, moving = seen[-1]
+    assert not moving  # fixed at the end
+    assert cut(masks) == k
+    assert all(((mask == 0) | (mask == 1)).all() and mask.any() for mask in masks.values())
+    counts = [cut(masks) for masks, _ in seen]
+    assert counts == {"dynamic": [k] * 16, "init": [k] * 16, "after": [0] * 12 + [k] * 4}[phase]
+
+
+@pytest.mark.parametrize("phase", PHASES.entries)
+def test_when_masks_move(two_blocks, batch, phase):
+    seen = run(begin(two_blocks, batch, phase=phase))
+    changed = [
+        step for step in range(1, 16) if any(not torch.equal(seen[step][0][name], seen[step - 1][0][name]) for name in seen[0][0])
+    ]
+    moving = [straight_through for _, straight_through in seen]
+    if phase == "dynamic":  # every epoch of two steps up to three quarters of eight
+        assert set(changed) <= {2, 4, 6, 8, 10}
+        assert len(changed) >= 4
+        assert moving == [True] * 12 + [False] * 4
+    else:
+        assert changed == ([] if phase == "init" else [12])
+        assert not any(moving)
+
+
+def test_iterations_are_counted_from_the_fourth_as_published(two_blocks, batch):
+    pruner = Pruner(two_blocks, rate=0.5, frequency="4it", until=1.0)
+    pruner.begin(epochs=2, steps=9, sample=sample(batch))
+    seen = run(pruner, epochs=2, steps=9)
+    assert [cut(masks) > 0 for masks, _ in seen[:4]] == [False, False, False, True]
+    changed = {s for s in range(1, 18) if any(not torch.equal(seen[s][0][n], seen[s - 1][0][n]) for n in seen[0][0])}
+    assert changed <= {3, 7, 9 + 3, 9 + 7}
+    assert len(changed) >= 3
+
+
+@pytest.mark.parametrize(("granularity", "criterion"), LEGAL)
+@pytest.mark.parametrize("training", [True, False])
+def test_scoring_changes_nothing(two_blocks, batch, granularity, criterion, training):
+    pruner = begin(two_blocks, batch, prune_type=granularity, criterion=criterion)
+    pruner.update(0.5)
+    two_blocks.train(training)
+    two_blocks.a1.layer.weight.grad = torch.ones_like(two_blocks.a1.layer.weight)
+    two_blocks.b1.layer.weight.requires_grad_(False)
+    state = {name: value.clone() for name, value in two_blocks.state_dict().items()}
+    random_state = torch.get_rng_state()
+    scores = pruner.scores()
+    assert all(torch.equal(state[name], value) for name, value in two_blocks.state_dict().items())
+    assert torch.equal(random_state, torch.get_rng_state())
+    assert two_blocks.training is training
+    assert not two_blocks.b1.layer.weight.requires_grad
+    two_blocks.b1.layer.weight.requires_grad_(True)
+    assert (two_blocks.a1.layer.weight.grad == 1).all()
+    assert two_blocks.b1.layer.weight.grad is None
+    again = pruner.scores()
+    for name, score in scores.items():
+        assert score.shape == pruner.gates[name].mask.shape
+        assert torch.isfinite(score).all()
+        assert torch.equal(score, again[name])
+
+
+OPTION_VALUES = {
+    # two values that must give two results, each in a setting where it matters
+    ("criterion", "L1", "reduce"): [
+        {"criterion": f"L1(reduce='{v}')", "scope": "global(normalise='none')"} for v in ("sum", "mean")
+    ],
+    ("scope", "global", "normalise"): [{"scope": f"global(normalise='{v}')"} for v in ("mean", "none")],
+    ("scope", "global", "floor"): [{"scope": f"global(floor={v}, normalise='none')", "rate": 0.6} for v in (1, 2)],
+    ("scope", "global", "threshold"): [{"scope": f"global(threshold='{v}')"} for v in ("exact", "published")],
+    ("scope", "local", "floor"): [{"scope": f"local(floor={v})", "rate": 0.8} for v in (1, 3)],
+    ("schedule", "cubic", "reach"): [{"schedule": f"cubic(reach={v})"} for v in (0.25, 0.75)],
+}
+OPTIONS = [
+    (registry, name, option)
+    for registry, entries in (("criterion", CRITERIA), ("scope", SCOPES), ("phase", PHASES), ("schedule", SCHEDULES))
+    for name, entry in entries.entries.items()
+    for option in entry.options
+]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_has_an_effect(two_blocks, batch, option):
+    state = {name: value.clone() for name, value in two_blocks.state_dict().items()}
+    results = []
+    for settings in OPTION_VALUES[option]:
+        for unit in two_blocks.units.values():
+            unit.gate = None
+        two_blocks.load_state_dict(state)
+        torch.manual_seed(0)
+        with torch.no_grad():  # layers of different size, so that comparability matters
+            two_blocks.a1.layer.weight.mul_(3)
+        results.append(run(begin(two_blocks, batch, **settings)))
+    first, second = results
+    assert any(not torch.equal(a[name], b[name]) for (a, _), (b, _) in zip(first, second, strict=True) for name in a)
+
+
+def test_l1_and_l2_are_those_of_torch(two_blocks):
+    """One layer, pruned by torch.nn.utils.prune."""
+    for criterion, n in (("L1", 1), ("L2", 2)):
+        Pruner(two_blocks, criterion=criterion, scope="local", rate=0.5).update(0.5)
+        for unit in two_blocks.units.values():
+            layer = torch.nn.Conv2d(1, 1, 1)
+            layer.weight = torch.nn.Parameter(unit.weight.detach().clone())
+            prune.ln_structured(layer, "weight", amount=unit.filters // 2, n=n, dim=0)
+            assert torch.equal(unit.gate.mask, layer.weight_mask[:, 0, 0, 0].float())
+
+
+def test_unstructured_l1_is_that_of_torch(two_blocks):
+    pruner = Pruner(two_blocks, prune_type="unstructured", scope="global(normalise='none', floor=0)", rate=0.7)
+    pruner.update(0.7)
+    layers = []
+    for unit in pruner.units.values():
+        layers.append(torch.nn.Module())
+        layers[-1].weight = torch.nn.Parameter(unit.weight.detach().clone())
+    k = int(0.7 * sum(layer.weight.numel() for layer in layers))
+    prune.global_unstructured([(layer, "weight") for layer in layers], prune.L1Unstructured, amount=k)
+    for gate, layer in zip(pruner.gates.values(), layers, strict=True):
+        assert torch.equal(gate.mask, layer.weight_mask.float())
+
+
+def test_grad_and_syn_are_what_they_say(two_blocks, batch):
+    images, labels = batch
+    two_blocks.train()
+    total = 0
+    for part in (slice(0, 8), slice(8, 16)):
+        total = total + F.cross_entropy(two_blocks(images[part]), labels[part], reduction="sum")
+    gradient = torch.autograd.grad(total / 16, two_blocks.b1.layer.weight)[0]
+    context = Context(two_blocks, GRANULARITIES["structured"].groups, sample(batch), 0)
+    grad, syn = CRITERIA.get("grad"), CRITERIA.get("syn")
+    torch.testing.assert_close(grad(two_blocks.b1, context), gradient.abs().sum((1, 2, 3)))
+    torch.testing.assert_close(syn(two_blocks.b1, context), (gradient * two_blocks.b1.weight).detach().abs().sum((1, 2, 3)))
+
+
+def test_random_is_fixed_by_the_seed_and_moves_with_it(two_blocks, batch):
+    masks = []
+    for seed in (0, 0, 1):
+        pruner = begin(two_blocks, batch, criterion="random", seed=seed, until=1.0)
+        seen = run(pruner)
+        assert all(torch.equal(seen[0][0][name], masks_now[name]) for masks_now, _ in seen for name in masks_now)
+        masks.append(seen[0][0])
+    assert all(torch.equal(masks[0][name], masks[1][name]) for name in masks[0])
+    assert any(not torch.equal(masks[0][name], masks[2][name]) for name in masks[0])
+
+
+def test_a_masked_filter_returns_when_it_grows(two_blocks, batch):
+    pruner = begin(two_blocks, batch, scope="global(normalise='none')")
+    pruner.update(0.5)
+    name = next(name for name, gate in pruner.gates.items() if not gate.mask.all())
+    filter_ = int((pruner.gates[name].mask == 0).nonzero()[0])
+    with torch.no_grad():
+        two_blocks.units[name].layer.weight[filter_] *= 100
+    pruner.take_changes()
+    pruner.update(0.5)
+    assert pruner.gates[name].mask[filter_] == 1
+    assert pruner.take_changes() == 2  # one came, one went
+    assert pruner.take_changes() == 0
+
+
+def test_by_gradient_descent_too(two_blocks, batch):
+    """A cut filter that the loss wants grows under SGD until its norm brings it back."""
+    images, labels = batch
+    pruner = begin(two_blocks, batch, until=1.0, rate=0.3)
+    optimizer = torch.optim.SGD(two_blocks.parameters(), 0.5, 0.9)
+    changes = 0
+    for epoch in range(8):
+        for step in range(2):
+            pruner.before_step(epoch, step)
+            optimizer.zero_grad()
+            F.cross_entropy(two_blocks(images), labels).backward()
+            optimizer.step()
+        changes += pruner.take_changes() * (epoch > 0)  # the first masks are no change of mind
+    assert changes >= 2
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 4, 7, 10, 300])
+@pytest.mark.parametrize("every", [1, 3])
+def test_the_cubic_ramp_is_whole_by_half_the_epochs(epochs, every):
+    due = [cubic(epoch / epochs, every / epochs) for epoch in range(0, epochs, every)]
+    assert due == sorted(due)
+    assert all(rate == 1 for epoch, rate in zip(range(0, epochs, every), due, strict=True) if epoch >= epochs / 2)
+    assert 1 in due
+    assert all(0 <= rate <= 1 for rate in due)
+
+
+def test_the_cubic_ramp_is_the_published_one():
+    """s_f = 0.9: 0, 0.5203125, 0.7875, 0.9 at 0, 1/4, 1/2 and all of the way."""
+    rates = [0.9 * cubic(progress, 0.01, reach=1.0) for progress in (0, 0.25, 0.5, 1)]
+    assert rates == pytest.approx([0, 0.5203125, 0.7875, 0.9])
+    assert constant(0.0, 0.1) == 1.0

@@ -1,0 +1,188 @@
+"""The penalties against torch.corrcoef, brute force and finite differences."""
+
+import itertools
+
+import pytest
+import torch
+
+import models
+from arguments import REGULARIZERS
+from pruning import OutputGate, WeightMask
+from regularizers import reg_cov, reg_ortho
+
+
+def mean_correlation(weights, live=None):
+    """The definition, a layer at a time, by torch.corrcoef over live filters."""
+    values = []
+    for name, weight in weights.items():
+        rows = weight.flatten(1)
+        rows = rows if live is None else rows[live[name].bool()]
+        n = len(rows)
+        c = torch.corrcoef(rows).abs() if n > 1 else torch.ones(1, 1)
+        values.append((c.sum() - n) / (n * (n - 1)) if n > 1 else torch.zeros(()))
+    return torch.stack([value.double() for value in values]).mean()
+
+
+def ijcai(weights, tau):
+    total = 0.0
+    for weight in weights.values():
+        rows = weight.flatten(1)
+        rows = rows[rows.abs().mean(1) > tau]
+        c = torch.corrcoef(rows)
+        total += ((c - torch.diag(c.diag())).norm() / len(rows)).item()
+    return total
+
+
+def weights_of(network):
+    return {name: unit.weight.detach() for name, unit in network.units.items()}
+
+
+def test_reg_cov_is_torch_corrcoef(two_blocks):
+    torch.testing.assert_close(reg_cov(two_blocks), mean_correlation(weights_of(two_blocks)), rtol=0, atol=1e-12)
+
+
+def test_reg_cov_leaves_masked_filters_out(two_blocks):
+    live = {name: (torch.arange(unit.filters) % 3 != 0).float() for name, unit in two_blocks.units.items()}
+    live["b1"] = torch.tensor([0.0, 0, 1, 0, 0])  # one live filter gives 0
+    for kind in (OutputGate, WeightMask):
+        for name, unit in two_blocks.units.items():
+            unit.gate = kind(unit.filters) if kind is OutputGate else kind((unit.filters,))
+            unit.gate.set(live[name])
+        torch.testing.assert_close(reg_cov(two_blocks), mean_correlation(weights_of(two_blocks), live), rtol=0, atol=1e-12)
+        gradients = torch.autograd.grad(reg_cov(two_blocks), [unit.weight for unit in two_blocks.units.values()])
+        for (name, mask), gradient in zip(live.items(), gradients, strict=True):
+            moved = gradient.flatten(1).abs().sum(1) > 0
+            assert torch.equal(moved, mask.bool() & (mask.sum() > 1)), name
+
+
+def test_reg_cov_sees_single_weights_that_are_masked(two_blocks):
+    for unit in two_blocks.units.values():
+        unit.gate = WeightMask(unit.weight.shape)
+        unit.gate.set(torch.rand(unit.weight.shape, generator=torch.Generator().manual_seed(2)) > 0.5)
+    masked = {name: unit.weight.detach() * unit.gate.mask for name, unit in two_blocks.units.items()}
+    torch.testing.assert_close(reg_cov(two_blocks), mean_correlation(masked), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", REGULARIZERS.entries)
+@pytest.mark.parametrize("form", [{}, {"form": "ijcai2018"}])
+def test_gradients_by_finite_differences(two_blocks, name, form):
+    if form and name != "reg_cov":
+        pytest.skip("one form only")
+    penalty = REGULARIZERS.get(name)
+    weight = two_blocks.a1.layer.weight
+    gradient = torch.autograd.grad(penalty(two_blocks, **form), weight)[0]
+    if name == "reg_ortho":  # the power iteration's vector is held fixed; at its limit the gradient is exact
+        penalty = REGULARIZERS.get("reg_ortho(iterations=500)")
+        gradient = torch.autograd.grad(penalty(two_blocks), weight)[0]
+    for index in itertools.islice(itertools.product(range(5), range(0, 6, 2), (0, 2), (1,)), 0, None, 5):
+        values = []
+        for step in (1e-6, -1e-6):
+            with torch.no_grad():
+                weight[index] += step
+                values.append(penalty(two_blocks, **form).item())
+                weight[index] -= step
+        assert gradient[index].item() == pytest.approx((values[0] - values[1]) / 2e-6, abs=1e-6, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", models.REGISTRY.entries)
+def test_strictly_positive_with_a_gradient_on_every_network(name):
+    """The published regulariser was the constant 0."""
+    torch.manual_seed(0)
+    network = models.build(name)
+    value = reg_cov(network)
+    value.backward()
+    assert 0.005 < value.item() < 0.5
+    assert all(unit.weight.grad.abs().sum() > 0 for unit in network.units.values())
+
+
+def test_the_ijcai_form(two_blocks):
+    for tau in (1e-4, 0.14):
+        assert reg_cov(two_blocks, form="ijcai2018", tau=tau).item() == pytest.approx(
+            ijcai(weights_of(two_blocks), tau), abs=1e-12
+        )
+    # tau has an effect
+    assert reg_cov(two_blocks, form="ijcai2018", tau=0.14) != reg_cov(two_blocks, form="ijcai2018")
+
+
+def test_the_ijcai_form_on_resnet56_at_initialisation():
+    """Random rows of k weights correlate with variance 1 / (k - 1): sum over layers of sqrt((n - 1) / n / (k - 1)) = 3.91."""
+    torch.manual_seed(0)
+    network = models.build("resnet56")
+    shapes = [unit.weight.flatten(1).shape for unit in network.units.values()]
+    wanted = sum(((n - 1) / n / (k - 1)) ** 0.5 for n, k in shapes)
+    assert wanted == pytest.approx(3.91, abs=0.01)
+    assert reg_cov(network, form="ijcai2018").item() == pytest.approx(wanted, rel=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("form", ["mean", "ijcai2018"])
+def test_dead_and_constant_filters_are_finite(two_blocks, dtype, form):
+    network = two_blocks.to(dtype)
+    with torch.no_grad():
+        network.a1.layer.weight[0] = 0
+        network.a1.layer.weight[1] = 0.1
+        network.a1.layer.weight[2] = -0.7
+        network.b1.layer.weight.zero_()
+        network.b2.layer.weight.fill_(0.3)
+    value = reg_cov(network, form=form)
+    value.backward()
+    assert torch.isfinite(value)
+    for unit in network.units.values():
+        assert torch.isfinite(unit.weight.grad).all()
+    assert network.b1.layer.weight.grad.abs().max() == 0
+    # constant filters correlate with nothing, not even with each other
+    for unit in (network.stem, network.a2):
+        with torch.no_grad():
+            unit.layer.weight.fill_(0.3)
+    with torch.no_grad():
+        network.a1.layer.weight.fill_(0.1)
+    assert reg_cov(network, form=form).item() == 0
+
+
+def test_copies_are_1_and_orthogonal_rows_0(two_blocks):
+    for unit in two_blocks.units.values():
+        with torch.no_grad():
+            unit.layer.weight.copy_(unit.layer.weight[:1].expand_as(unit.weight).clone())
+    assert reg_cov(two_blocks).item() == pytest.approx(1)
+
+
+def test_it_does_not_change_with_the_size_of_weights(two_blocks):
+    """A penalty that shrinking the weights would lower is not a decorrelation."""
+    before = reg_cov(two_blocks).item()
+    with torch.no_grad():
+        for unit in two_blocks.units.values():
+            unit.layer.weight.mul_(1e-3)
+    assert reg_cov(two_blocks).item() == pytest.approx(before, rel=1e-9)
+
+
+def test_descent_decorrelates(two_blocks):
+    optimizer = torch.optim.SGD(two_blocks.parameters(), 0.5)
+    before = reg_cov(two_blocks).item()
+    for _ in range(50):
+        optimizer.zero_grad()
+        reg_cov(two_blocks).backward()
+        optimizer.step()
+    assert reg_cov(two_blocks).item() < 0.5 * before
+
+
+def test_reg_ortho_is_the_spectral_norm(two_blocks):
+    wanted = 0.0
+    for unit in two_blocks.units.values():
+        rows = unit.weight.detach().flatten(1)
+        gram = rows @ rows.T if rows.shape[0] <= rows.shape[1] else rows.T @ rows
+        wanted += torch.linalg.matrix_norm(gram - torch.eye(len(gram), dtype=rows.dtype), 2).item() ** 2
+    assert reg_ortho(two_blocks, iterations=500).item() == pytest.approx(wanted, rel=1e-6)
+    few, more = (reg_ortho(two_blocks, iterations=n).item() for n in (1, 2))
+    assert few < more <= wanted + 1e-9  # iterations has an effect
+
+
+@pytest.mark.parametrize("name", REGULARIZERS.entries)
+def test_penalties_are_float32_under_autocast_and_touch_no_random_state(name):
+    network = models.build("resnet20")
+    state = torch.get_rng_state()
+    outside = REGULARIZERS.get(name)(network)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = REGULARIZERS.get(name)(network)
+    assert outside.dtype == inside.dtype == torch.float32
+    assert torch.equal(outside, inside)
+    assert torch.equal(state, torch.get_rng_state())

@@ -1,0 +1,114 @@
+"""Exactly k cut, ties by index, a floor a layer; and the collapse that comes without."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import models
+from pruning import Pruner, accounting
+from pruning.scopes import global_, local
+
+layers = st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=9), min_size=1, max_size=5)
+
+
+def tensors(lists):
+    return {f"layer{i}": torch.tensor(values, dtype=torch.float32) for i, values in enumerate(lists)}
+
+
+def brute_force(lists, rate, floor, normalise):
+    """Sorted by score then index; whoever is among the best `floor` of a layer is passed over."""
+    ranked, protected = [], set()
+    for layer, values in enumerate(lists):
+        mean = torch.tensor(values, dtype=torch.float32).mean().clamp_min(1e-30)
+        order = sorted(range(len(values)), key=lambda i, values=values: (values[i], i))
+        protected |= {(layer, i) for i in order[max(len(order) - floor, 0) :]}
+        scores = torch.tensor(values, dtype=torch.float32) / mean if normalise == "mean" else torch.tensor(values)
+        ranked += [(float(scores[i]), layer, i) for i in range(len(values))]
+    k = int(rate * len(ranked) + 1e-9)
+    cut = [(layer, i) for _, layer, i in sorted(ranked) if (layer, i) not in protected][:k]
+    return {f"layer{i}": [(i, j) not in cut for j in range(len(values))] for i, values in enumerate(lists)}, k
+
+
+@settings(deadline=None, max_examples=200)
+@given(layers, st.floats(0, 0.99), st.integers(0, 2), st.sampled_from(["mean", "none"]))
+def test_global_is_the_brute_force(lists, rate, floor, normalise):
+    wanted, k = brute_force(lists, rate, floor, normalise)
+    room = sum(max(len(values) - floor, 0) for values in lists)
+    if k > room:
+        with pytest.raises(ValueError, match="largest rate"):
+            global_(tensors(lists), rate, floor=floor, normalise=normalise)
+        return
+    keep = global_(tensors(lists), rate, floor=floor, normalise=normalise)
+    assert {name: mask.tolist() for name, mask in keep.items()} == wanted
+    assert sum(int((~mask).sum()) for mask in keep.values()) == k
+
+
+@settings(deadline=None, max_examples=100)
+@given(layers, st.floats(0, 0.99), st.integers(0, 2))
+def test_local_cuts_each_layer_alike(lists, rate, floor):
+    keep = local(tensors(lists), rate, floor=floor)
+    for name, values in zip(keep, lists, strict=True):
+        k = min(int(rate * len(values) + 1e-9), max(len(values) - floor, 0))
+        cut = sorted(range(len(values)), key=lambda i, values=values: (values[i], i))[:k]
+        assert [i for i, kept in enumerate(keep[name].tolist()) if not kept] == sorted(cut)
+
+
+@pytest.mark.parametrize(("n", "rate", "k"), [(10, 0.8, 8), (10, 0.9, 9), (100, 0.29, 29), (100, 0.57, 57), (3, 0.5, 1)])
+def test_floats_do_not_shorten_the_count(n, rate, k):
+    assert int((~global_({"a": torch.arange(n)}, rate, floor=0)["a"]).sum()) == k
+
+
+def test_masks_keep_the_shape_of_the_scores():
+    scores = {"a": torch.rand(3, 4, 2, 2), "b": torch.rand(5, 3)}
+    for scope in (global_, local):
+        assert {name: keep.shape for name, keep in scope(scores, 0.5).items()} == {"a": (3, 4, 2, 2), "b": (5, 3)}
+
+
+def test_the_published_threshold_cuts_one_more_and_all_ties():
+    keep = global_({"a": torch.tensor([1.0, 2, 3, 4, 5])}, 0.4, floor=0, normalise="none", threshold="published")
+    assert keep["a"].tolist() == [False, False, False, True, True]
+    keep = global_({"a": torch.tensor([1.0, 3, 3, 3, 5])}, 0.4, floor=0, normalise="none", threshold="published")
+    assert keep["a"].tolist() == [False, False, False, False, True]
+
+
+def empty_layers(arch, criterion, scope, rate):
+    torch.manual_seed(0)
+    network = models.build(arch)
+    Pruner(network, criterion=criterion, scope=scope, rate=rate).update(rate)
+    return [name for name, kept in accounting.filter_masks(network).items() if not kept.any()]
+
+
+RAW = "global(normalise='none', floor=0)"
+
+
+def test_collapse_at_initialisation_resnet56_mean():
+    """Section 2 of the method: all 18 convolutions of stage 3, and nothing else."""
+    wanted = [f"stage3.{block}.conv{conv}" for block in range(9) for conv in (1, 2)]
+    assert empty_layers("resnet56", "L1(reduce='mean')", RAW, 0.6) == wanted
+
+
+def test_collapse_at_initialisation_resnet56_sum():
+    """The stem and all of stages 1 and 2; with them what enters stage 3."""
+    empty = set(empty_layers("resnet56", "L1", RAW, 0.6))
+    units = [name for name in models.build("resnet56").units if name.startswith(("stem", "stage1", "stage2"))]
+    assert empty - {"stage3.0.conv1", "stage3.0.projection"} == set(units)
+
+
+def test_collapse_at_initialisation_resnet50_sum():
+    """The stem and every third convolution of stages 1 to 3; in stage 1 also what reads the stem."""
+    empty = set(empty_layers("resnet50", "L1", RAW, 0.6))
+    third = {f"stage{stage}.{block}.branch.conv3" for stage, blocks in ((1, 3), (2, 4), (3, 6)) for block in range(blocks)}
+    assert empty == third | {"stem", "stage1.0.branch.conv1", "stage1.0.projection"}
+
+
+@pytest.mark.parametrize("arch", ["resnet20", "resnet56", "resnet18", "vgg16"])
+@pytest.mark.parametrize("scope", ["global", "local", "global(normalise='none')"])
+@pytest.mark.parametrize("rate", [0.6, 0.8, 0.95])
+def test_no_layer_is_empty_with_the_floor(arch, scope, rate):
+    assert empty_layers(arch, "L1", scope, rate) == []
+
+
+def test_a_rate_that_the_floor_does_not_allow_is_refused():
+    with pytest.raises(ValueError, match=r"floor of 1 a layer only 763 may go: the largest rate is 0\.9732"):
+        Pruner(models.build("resnet20"), rate=0.99)
