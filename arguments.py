@@ -187,7 +187,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Resolved settings: defaults, then the recipe's, then what was typed (`settings.typed`). RefusalError if they make no sense."""
+    """Resolved settings: defaults, then the recipe's, then what was typed, which `settings.typed` holds too.
+
+    RefusalError if they make no sense.
+    """
     parser = build_parser()
     flags = {action.dest: action for action in parser._actions if action.dest != "help"}
     typed, unknown = parser.parse_known_args(argv, argparse.Namespace(**dict.fromkeys(flags, _Unset)))
@@ -223,32 +226,51 @@ def _check_names(settings) -> None:
 
 def _check_pairs(settings, typed: dict) -> None:
     """Flags that contradict each other, or would have no effect. ValueError for the first."""
-    structured = settings.prune_type == "structured"
     legal = CRITERIA.constants(settings.prune_imp).get("GRANULARITIES", ("structured", "unstructured"))
-    idle = [name for name in PRUNING_FLAGS if name in typed]
-    if settings.prune_type == "none" and idle:
-        raise ValueError(f"--{idle[0]} has no effect without --prune_type structured or unstructured")
-    if settings.prune_type not in (*legal, "none"):
-        raise ValueError(f"criterion '{settings.prune_imp}' scores {' or '.join(legal)} pruning only, not {settings.prune_type}")
-    if "odecay" in typed and settings.reg == "none":
-        raise ValueError(f"--odecay has no effect without --reg: choose from {', '.join(REGULARIZERS.entries)}")
-    if "prune_gate" in typed and not structured:
-        raise ValueError("--prune_gate has no effect without --prune_type structured: single weights have one place only")
-    if "score_batches" in typed and parse_call(settings.prune_imp)[0] not in ("grad", "syn"):
-        raise ValueError("--score_batches has no effect on a criterion that reads weights only")
-    if settings.prune_phase != "dynamic":
-        idle = [name for name in ("prune_schedule", "prune_freq") if name in typed]
-        idle += ["prune_until"] if settings.prune_phase == "init" and "prune_until" in typed else []
-        if idle:
-            raise ValueError(f"--{idle[0]} has no effect with --prune_phase {settings.prune_phase}, which cuts once")
-        if settings.prune_phase == "after" and settings.prune_until >= 1:
-            raise ValueError("--prune_phase after leaves no epoch to fine-tune with --prune_until 1: choose less than 1")
-    if "arch" in typed and "layers" in typed:
-        raise ValueError("--arch and --layers both name a network: choose one")
-    if "image_size" in typed and settings.dataset != "folder":
-        raise ValueError(f"--image_size is for --dataset folder; images of {settings.dataset} are 32x32")
-    if settings.warmup_epochs >= settings.epochs:
-        raise ValueError(f"--warmup_epochs {settings.warmup_epochs:g} leaves none of {settings.epochs} epochs")
+    off = settings.prune_type == "none"
+    once = {"init": ("prune_schedule", "prune_freq", "prune_until"), "after": ("prune_schedule", "prune_freq")}
+    idle = [name for name in PRUNING_FLAGS if name in typed] if off else []
+    idle_in_phase = [name for name in once.get(parse_call(settings.prune_phase)[0], ()) if name in typed]
+    reads_weights_only = parse_call(settings.prune_imp)[0] not in ("grad", "syn")
+    rules = [
+        (idle, f"--{''.join(idle[:1])} has no effect without --prune_type structured or unstructured"),
+        (
+            not off and settings.prune_type not in legal,
+            f"criterion '{settings.prune_imp}' scores {' or '.join(legal)} pruning only, not {settings.prune_type}",
+        ),
+        (
+            "prune_gate" in typed and settings.prune_type != "structured",
+            "--prune_gate has no effect without --prune_type structured: single weights have one place only",
+        ),
+        (
+            "score_batches" in typed and reads_weights_only,
+            f"--score_batches has no effect on criterion '{settings.prune_imp}', which reads no images",
+        ),
+        (
+            idle_in_phase,
+            f"--{''.join(idle_in_phase[:1])} has no effect with --prune_phase {settings.prune_phase}, which cuts once",
+        ),
+        (
+            settings.prune_phase == "after" and settings.prune_until >= 1,
+            "--prune_phase after leaves no epoch to fine-tune with --prune_until 1: choose less than 1",
+        ),
+        (
+            "odecay" in typed and settings.reg == "none",
+            f"--odecay has no effect without --reg: choose from {', '.join(REGULARIZERS.entries)}",
+        ),
+        ("arch" in typed and "layers" in typed, "--arch and --layers both name a network: choose one"),
+        (
+            "image_size" in typed and settings.dataset != "folder",
+            f"--image_size is for --dataset folder; images of {settings.dataset} are 32x32",
+        ),
+        (
+            settings.warmup_epochs >= settings.epochs,
+            f"--warmup_epochs {settings.warmup_epochs:g} leaves none of {settings.epochs} epochs",
+        ),
+    ]
+    for broken, message in rules:
+        if broken:
+            raise ValueError(message)
 
 
 def _resolve(settings, typed: dict) -> None:

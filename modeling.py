@@ -256,9 +256,9 @@ def closing_lines(result: dict, prune_type: str) -> list[str]:
         f"result test accuracy: {result['test']['top1']:.2f} after the last epoch ({images['test']} images)",
     ]
     how = "not zero" if prune_type == "unstructured" else "left after removal"
-    for name in ("filters", "parameters", "macs"):
+    for name, word in (("filters", "filters"), ("parameters", "parameters"), ("macs", "MACs")):
         left, of = result["left"][name], result["dense"][name]
-        lines.append(f"result {name}: {left} of {of} {how} ({100 * left / of:.2f} %)")
+        lines.append(f"result {word}: {left} of {of} {how} ({100 * left / of:.2f} %)")
     lines.append(f"result seconds: {result['seconds']} for {result['epochs']} epochs")
     scores = [best["train"]["top1"], best["train"]["top5"], best["valid"]["top1"], best["valid"]["top5"]]
     return [*lines, str([best["epoch"], *(round(score, 2) for score in scores)])]

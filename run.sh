@@ -16,7 +16,8 @@ name=prune_60_reg_07    # result/$name.txt; a number is added rather than an ear
 #   dense               prune_type=none        reg=none
 #   pruning alone       prune_type=structured  reg=none
 #   decorrelation alone prune_type=none        reg=reg_cov
-# the description taken literally: ./run.sh --recipe paper; what its code did: ./run.sh --recipe ksc2020 --reg none
+# the description taken literally: ./run.sh --recipe paper
+# what its code did: reg=none (its regulariser was the constant 0) and ./run.sh --recipe ksc2020
 
 if [ ! -e .venv/installed ] || [ requirements.txt -nt .venv/installed ]; then
   echo "run.sh: installing requirements.txt into .venv" >&2
@@ -29,7 +30,7 @@ python=.venv/bin/python
 case "${1:-}" in
   quick)
     shift
-    exec $python modeling.py --dataset digits --layers 20 --epochs 60 --batch_size 64 --lr 0.1 \
+    exec $python modeling.py --dataset digits --layers 20 --epochs 50 \
       --prune_type structured --prune_rate 0.6 --reg reg_cov --odecay 0.7 "$@"
     ;;
   test)
@@ -51,4 +52,8 @@ until (set -o noclobber; : > "$out") 2>/dev/null; do
   number=$((number + 1))
 done
 echo "run.sh: writing $out" >&2
-$python modeling.py "${flags[@]}" "$@" | tee "$out"
+$python modeling.py "${flags[@]}" "$@" | tee "$out" || {
+  status=$?
+  [ -s "$out" ] || rm "$out" # a command that was refused leaves nothing behind
+  exit $status
+}

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from models.layers import conv_unit
 from pruning.masks import OutputGate, WeightMask
 
 CUT = {"stem": [1], "a1": [0, 3], "a2": [2, 5], "b1": [4], "b2": [0, 1, 2]}
@@ -82,6 +83,22 @@ def test_masked_and_live_gradients_are_alike_at_the_output_and_not_before_batch_
         ratios[kind] = (sizes[CUT["a2"]].mean() / sizes[live].mean()).item()
     assert 0.3 < ratios[OutputGate] < 3
     assert 100 < ratios[WeightMask] < 1000
+
+
+def test_before_batch_norm_the_gradient_of_a_masked_filter_is_316_times_as_large():
+    """With output variance 1, the same filter under the same gradient: sqrt((1 + eps) / eps) = 316.2 at eps = 1e-5."""
+    torch.manual_seed(0)
+    unit = conv_unit(3, 1, 3, activation=False).double()
+    images, upstream = torch.randn(32, 3, 8, 8).double(), torch.randn(32, 1, 8, 8).double()
+    with torch.no_grad():
+        unit.layer.weight /= unit.layer(images).std()
+    sizes = {}
+    for kind in (OutputGate, WeightMask):
+        unit.gate = kind(1) if kind is OutputGate else kind((1,))
+        unit.gate.set(torch.zeros(1))
+        unit.gate.straight_through = True
+        sizes[kind] = torch.autograd.grad((unit(images) * upstream).sum(), unit.layer.weight)[0].norm()
+    assert (sizes[WeightMask] / sizes[OutputGate]).item() == pytest.approx(316, rel=0.05)
 
 
 def test_running_variance_stays_healthy_at_the_output_and_decays_before_batch_norm(two_blocks, batch):

@@ -1,0 +1,343 @@
+"""The command as its users type it: output format, records, refusals, recipes."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import arguments
+import modeling
+from arguments import RefusalError, departures, parse
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ["--dataset", "digits", "--layers", "20", "--device", "cpu", "--epochs", "2", "--batch_size", "512"]
+PRUNED = ["--prune_type", "structured", "--prune_rate", "0.6", "--reg", "reg_cov", "--odecay", "0.7"]
+
+
+@pytest.fixture
+def train(tmp_path, monkeypatch, capsys):
+    """Runs a command in an empty folder and returns its lines on stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*flags):
+        monkeypatch.setattr(sys, "argv", ["modeling.py", *flags])
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        try:
+            modeling.main(parse(list(flags)))
+        finally:
+            torch.use_deterministic_algorithms(deterministic)
+        captured = capsys.readouterr()
+        return captured.out.splitlines(), captured.err.splitlines()
+
+    return run
+
+
+def notebook(lines):
+    """The paper's plotting notebook reads lines by their first word, and words by position between single spaces."""
+    read = {"train": [], "valid": [], "sparsity": []}
+    for line in lines:
+        words = line.split(" ")
+        if words[0] in ("train", "valid"):
+            read[words[0]].append((int(words[1]), float(words[4]), float(words[6])))
+        elif words[0] == "sparsity":
+            zero, total = words[-1].split("/")
+            read["sparsity"].append((int(words[1]), float(words[3].rstrip("%")), int(zero), int(total)))
+    return read
+
+
+def test_the_published_lines(train):
+    out, _ = train(*TINY, *PRUNED)
+    assert out[0] == "prune rate 0.6 regularization odecay 0.7"
+    read = notebook(out)
+    assert [epoch for epoch, *_ in read["train"]] == [epoch for epoch, *_ in read["valid"]] == [0, 1]
+    for epoch, percent, zero, total in read["sparsity"]:
+        assert total == 272_474
+        assert f"{100 * zero / total:.2f}" == f"{percent:.2f}"
+        assert out[2 + 3 * epoch].startswith("sparsity")
+        assert zero > 0
+    best = ast.literal_eval(out[-1])
+    epoch = max((0, 1), key=lambda epoch: read["valid"][epoch][1])
+    wanted = [epoch, *read["train"][epoch][1:], *read["valid"][epoch][1:]]
+    assert best == pytest.approx(wanted, abs=0.006)
+    assert [line.split()[0] for line in out[7:-1]] == ["result"] * 6
+
+
+def test_a_dense_run_has_no_sparsity_line(train):
+    out, err = train(*TINY)
+    assert out[0] == "prune rate 0.0 regularization odecay 0.0"
+    assert not any(line.startswith("sparsity") for line in out)
+    assert "result filters: 784 of 784 left after removal (100.00 %)" in out
+    assert not any("mask" in line for line in err)
+
+
+def test_the_records_of_a_run(train, tmp_path):
+    out, err = train(*TINY, *PRUNED, "--out_dir", "here")
+    config = json.loads((tmp_path / "here" / "config.json").read_text())
+    rows = [json.loads(line) for line in (tmp_path / "here" / "metrics.jsonl").read_text().splitlines()]
+    summary = json.loads((tmp_path / "here" / "summary.json").read_text())
+    assert config["command"].startswith("python modeling.py --dataset digits")
+    assert config["settings"]["arch"] == "resnet20"
+    assert config["settings"]["augment"] == "crop"
+    assert config["settings"]["typed"]["prune_rate"] == 0.6
+    assert config["versions"]["torch"] == torch.__version__
+    assert [row["epoch"] for row in rows] == [0, 1]
+    read = notebook(out)
+    for row, (_, top1, top5), (_, _, zero, _) in zip(rows, read["valid"], read["sparsity"], strict=True):
+        assert (row["valid"]["top1"], row["valid"]["top5"]) == pytest.approx((top1, top5), abs=0.001)
+        assert row["num_zero"] == zero
+        assert row["train"]["penalty"] > 0.001
+        assert sum(row["kept_filters"].values()) == 784 - 470
+    assert rows[0]["mask_changes"] == 470
+    assert summary["left"]["filters"] == 314
+    assert f"result parameters: {summary['left']['parameters']} of 272474" in "\n".join(out)
+    assert err[-1] == "records: here"
+    with pytest.raises(FileExistsError, match="already holds a run"):
+        train(*TINY, "--out_dir", "here")
+
+
+def test_default_folders_are_numbered(train, tmp_path):
+    for _ in range(2):
+        train(*TINY, "--epochs", "1")
+    assert sorted(path.name for path in (tmp_path / "result").iterdir()) == ["resnet20-none", "resnet20-none-2"]
+
+
+def test_a_dry_run_leaves_nothing(train, tmp_path):
+    out, _ = train("--dataset", "digits", *PRUNED, "--dry_run", "--layers", "20", "--device", "cpu")
+    assert notebook(out)["valid"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("amp", ["off", "bfloat16"])
+def test_the_same_command_gives_the_same_numbers(train, amp):
+    first, second, other = (
+        [line for line in train(*TINY, *PRUNED, "--amp", amp, "--deterministic", "--seed", seed)[0] if "seconds" not in line]
+        for seed in ("3", "3", "4")
+    )
+    assert first == second != other
+
+
+def test_the_test_set_is_read_once_unless_it_is_the_validation_set(train, monkeypatch):
+    reads = []
+    evaluate = modeling.evaluate
+
+    def counted(model, dataset, images, *rest):
+        reads.append("test" if images is dataset.test else "valid")
+        return evaluate(model, dataset, images, *rest)
+
+    monkeypatch.setattr(modeling, "evaluate", counted)
+    out, _ = train(*TINY)
+    assert reads == ["valid", "valid", "test"]
+    assert "145 held-out images" in "".join(out)
+    reads.clear()
+    out, _ = train(*TINY, "--val_size", "0")
+    assert reads == ["test", "test"]
+    last = notebook(out)["valid"][-1][1]
+    assert f"result test accuracy: {last:.2f} after the last epoch (360 images)" in out
+
+
+def test_masked_filters_never_show(train, monkeypatch):
+    """The network that is evaluated has the masks on: silencing cut filters' weights changes nothing."""
+    seen = {}
+    summarise = modeling.outcome
+
+    def look(rows, test, model, dataset, settings, seconds):
+        images = dataset.normalise(dataset.test.pixels[:50])
+        model.eval()
+        with torch.no_grad():
+            before = model(images)
+            for unit in model.units.values():
+                unit.layer.weight[~unit.live.bool()] = 123.0
+            seen["same"] = torch.equal(before, model(images))
+        return summarise(rows, test, model, dataset, settings, seconds)
+
+    monkeypatch.setattr(modeling, "outcome", look)
+    train(*TINY, *PRUNED)
+    assert seen["same"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(train):
+    with pytest.raises(modeling.DivergedError, match=r"not finite at epoch 0, step \d+ of 2"):
+        train(*TINY, "--lr", "1e30")
+
+
+def test_the_learning_rate_follows_its_schedule():
+    settings = parse([*TINY, "--epochs", "300", "--warmup_epochs", "5"])
+    settings.steps = 10
+    rates = [modeling.learning_rate_at(epoch, settings) for epoch in (0, 2, 5, 149.9, 150, 225, 299)]
+    assert rates == pytest.approx([0.2 * 0.1 / 5, 0.2 * 2.1 / 5, 0.2, 0.2, 0.02, 0.002, 0.002])
+    settings = parse([*TINY, "--epochs", "300", "--lr_schedule", "cosine"])
+    assert [modeling.learning_rate_at(epoch, settings) for epoch in (0, 150, 300)] == pytest.approx([0.2, 0.1, 0])
+    settings = parse([*TINY, "--lr_schedule", "constant"])
+    assert modeling.learning_rate_at(1.5, settings) == 0.2
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--prune_typ", "structured"], "did you mean '--prune_type'"),
+        (["--prun", "0.5"], "unknown argument '--prun'"),
+        (["extra"], "unknown argument 'extra'"),
+        (["--prune_type", "structurd"], "structurd"),
+        (["--prune_type", "structured", "--prune_imp", "L3"], "unknown criterion 'L3': did you mean 'L"),
+        (["--prune_type", "structured", "--prune_imp", "L1(reduce='max')"], "'sum', 'mean'"),
+        (["--prune_type", "structured", "--prune_imp", "L1(by='sum')"], "no option 'by'"),
+        (["--prune_type", "structured", "--prune_scope", "globl"], "did you mean 'global'"),
+        (["--prune_type", "structured", "--prune_phase", "later"], "unknown phase 'later'"),
+        (["--prune_type", "structured", "--prune_schedule", "cubik"], "did you mean 'cubic'"),
+        (["--prune_type", "structured", "--prune_freq", "4"], "1ep or 4it"),
+        (["--prune_type", "structured", "--prune_freq", "0ep"], "1ep or 4it"),
+        (["--prune_type", "structured", "--prune_rate", "1"], "at least 0 and below 1"),
+        (["--prune_type", "structured", "--prune_rate", "-0.1"], "at least 0 and below 1"),
+        (["--prune_type", "structured", "--prune_rate", "nan"], "at least 0 and below 1"),
+        (["--prune_type", "structured", "--prune_rate", "sixty"], "at least 0 and below 1"),
+        (["--prune_type", "structured", "--prune_until", "0"], "above 0 and at most 1"),
+        (["--prune_type", "unstructured", "--prune_gate", "weight"], "--prune_gate has no effect"),
+        (["--prune_type", "structured", "--score_batches", "2"], "--score_batches has no effect"),
+        (["--prune_type", "structured", "--prune_phase", "init", "--prune_freq", "2ep"], "--prune_freq has no effect"),
+        (["--prune_type", "structured", "--prune_phase", "init", "--prune_until", "0.5"], "--prune_until has no effect"),
+        (["--prune_type", "structured", "--prune_phase", "after", "--prune_until", "1"], "no epoch to fine-tune"),
+        (["--prune_rate", "0.6"], "--prune_rate has no effect without --prune_type"),
+        (["--reg", "reg_cof"], "did you mean 'reg_cov'"),
+        (["--odecay", "0.7"], "--odecay has no effect without --reg"),
+        (["--reg", "reg_cov", "--odecay", "-1"], "at least 0"),
+        (["--reg", "reg_cov", "--odecay", "inf"], "at least 0"),
+        (["--lr", "0"], "above 0"),
+        (["--lr", "inf"], "above 0"),
+        (["--momentum", "1"], "below 1"),
+        (["--epochs", "0"], "at least 1"),
+        (["--epochs", "2.5"], "whole number"),
+        (["--batch_size", "1"], "at least 2"),
+        (["--lr_schedule", "stepp"], "did you mean 'step'"),
+        (["--lr_schedule", "step(drops=0.5)"], "tuple"),
+        (["--warmup_epochs", "300"], "leaves none"),
+        (["--layers", "57"], "choose from 18, 20"),
+        (["--arch", "vgg15"], "did you mean 'vgg1"),
+        (["--arch", "vgg16", "--layers", "20"], "choose one"),
+        (["--layers", "50", "--shortcut", "pad"], "--shortcut has no effect on resnet50"),
+        (["--dataset", "imagenet"], "imagenet"),
+        (["--dataset", "digits", "--image_size", "64"], "--image_size is for --dataset folder"),
+        (["--val_size", "1"], "below 1"),
+        (["--recipe", "ksc"], "ksc2020"),
+        (["--seed", "-1"], "at least 0"),
+        (["--device", "tpu"], "tpu"),
+    ],
+)
+def test_a_wrong_command_is_refused(flags, words):
+    with pytest.raises(RefusalError) as caught:
+        parse(flags)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def command(*flags, cwd):
+    return subprocess.run([sys.executable, ROOT / "modeling.py", *flags], cwd=cwd, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--prune_typ", "structured"],  # before torch
+        ["--dataset", "folder", "--data_dir", "nowhere"],
+        ["--dataset", "digits", "--layers", "20", "--prune_type", "structured", "--prune_rate", "0.99"],
+        pytest.param(
+            ["--dataset", "digits", "--device", "cuda"],
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is here"),
+        ),
+    ],
+)
+def test_a_refusal_is_one_line_and_leaves_nothing(flags, tmp_path):
+    done = command(*flags, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("modeling.py: error: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_diverges_exits_with_1(tmp_path):
+    done = command(*TINY, "--lr", "1e30", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("modeling.py: error: the loss was not finite at epoch 0, step ")
+
+
+def test_the_plain_command_is_the_paper_with_cures():
+    settings = parse([*PRUNED])
+    assert (settings.arch, settings.epochs, settings.batch_size, settings.lr) == ("resnet50", 300, 128, 0.2)
+    assert (settings.momentum, settings.weight_decay, settings.prune_freq) == (0.9, 1e-4, "1ep")
+    assert (settings.dataset, settings.val_size, settings.augment) == ("cifar10", 0.1, "crop_flip")
+    lines = departures(settings)
+    assert len(lines) == 5
+    undone = [flag for line in lines for flag in ast_flags(line)]
+    assert departures(parse([*PRUNED[:4], *undone])) == []
+
+
+def ast_flags(line):
+    """The flag after `undo:`, as a shell would split it."""
+    import shlex
+
+    return (
+        shlex.split(line.rpartition("undo: ")[2].rstrip(")"))
+        if not line.endswith('")')
+        else shlex.split(line.rpartition("undo: ")[2][:-1])
+    )
+
+
+def test_a_recipe_replaces_defaults_and_typed_flags_win():
+    code = parse(["--recipe", "ksc2020"])
+    assert (code.arch, code.batch_size, code.seed, code.val_size) == ("resnet56", 256, 777, 0.0)
+    assert (code.augment, code.normalise, code.lr_schedule, code.reg) == ("crop", "half", "constant", "none")
+    assert (code.prune_imp, code.prune_gate, code.prune_freq) == ("L1(reduce='mean')", "weight", "4it")
+    assert code.prune_until * 300 == pytest.approx(226)
+    paper = parse(["--recipe", "paper", "--prune_rate", "0.7", "--layers", "20"])
+    assert (paper.arch, paper.prune_rate, paper.reg, paper.odecay) == ("resnet20", 0.7, "reg_cov", 0.7)
+    assert (paper.prune_scope, paper.prune_gate, paper.prune_until) == (arguments.RAW_SCOPE, "weight", 1.0)
+    assert departures(paper) == ["the regulariser is live (the published one was the constant 0) (reg reg_cov; undo: --reg none)"]
+
+
+@pytest.mark.parametrize("recipe", arguments.RECIPES)
+def test_a_recipe_trains_and_says_what_was_typed_over_it(train, recipe):
+    out, err = train("--recipe", recipe, "--dry_run", "--dataset", "digits", "--layers", "20", "--device", "cpu")
+    assert notebook(out)["sparsity"]
+    recipe_line = next(line for line in err if line.startswith("recipe"))
+    assert recipe_line == f"recipe {recipe}" + (", typed over it: --layers" if recipe == "ksc2020" else "")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--prune_type", "unstructured", "--prune_rate", "0.9", "--reg", "reg_cov"],
+        ["--prune_type", "structured", "--prune_imp", "syn", "--score_batches", "1", "--prune_schedule", "cubic"],
+        ["--prune_type", "structured", "--prune_phase", "after", "--prune_imp", "grad"],
+        [
+            "--prune_type",
+            "structured",
+            "--prune_phase",
+            "init",
+            "--prune_scope",
+            "local",
+            "--reg",
+            "reg_ortho",
+            "--odecay",
+            "1e-4",
+        ],
+        ["--shortcut", "pad", "--prune_type", "structured"],
+    ],
+)
+def test_the_answers_from_the_command_line(train, flags):
+    out, _ = train(*TINY, *flags)
+    assert len(notebook(out)["valid"]) == 2
+
+
+@pytest.mark.parametrize("arch", ["vgg16", "resnet18"])
+def test_other_networks_from_the_command_line(train, arch):
+    out, _ = train("--arch", arch, "--dataset", "digits", "--dry_run", "--batch_size", "8", "--device", "cpu", *PRUNED)
+    assert len(notebook(out)["valid"]) == 1
+
+
+def test_flags_of_the_engine_have_an_effect(train, monkeypatch):
+    base = notebook(train(*TINY)[0])["train"]
+    for flags in (["--normalise", "half"], ["--augment", "none"], ["--momentum", "0.5"], ["--weight_decay", "0.1"]):
+        assert notebook(train(*TINY, *flags)[0])["train"] != base, flags

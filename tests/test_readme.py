@@ -1,0 +1,131 @@
+"""What the README and run.sh tell people to type is typed here, at a tiny size."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import arguments
+import modeling
+from registry import Registry
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("python modeling.py")]
+TINY = ["--dry_run", "--dataset", "digits", "--batch_size", "8", "--device", "cpu"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_readme_commands(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    flags = shlex.split(command.split(">")[0])[2:]
+    arguments.parse(flags)
+    modeling.main(arguments.parse([*flags, *TINY]))
+    out = capsys.readouterr().out
+    assert "result test accuracy" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_readme_names_what_there_is():
+    assert "./run.sh quick\n" in BLOCKS[0]
+    assert "./run.sh test\n" in BLOCKS[-1]
+    assert len(COMMANDS) == 5
+    flags = [action.option_strings[-1] for action in arguments.build_parser()._actions]
+    for flag in flags[1:]:
+        assert flag in README, f"{flag} is not in the README"
+    for flag in set(re.findall(r"--[a-z_]+", README)):
+        assert flag in flags or flag in ("--help",), f"{flag} is in the README only"
+    for registry in (arguments.CRITERIA, arguments.SCOPES, arguments.PHASES, arguments.SCHEDULES, arguments.REGULARIZERS):
+        for name in registry.entries:
+            assert f"`{name}`" in README, name
+
+
+def test_the_readme_criterion_is_one_file(tmp_path, two_blocks):
+    """The example, put into a folder of criteria, is a flag and scores both granularities."""
+    from pruning.context import Context
+    from pruning.granularity import GRANULARITIES
+
+    source = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
+    (tmp_path / "largest.py").write_text(source)
+    registry = Registry("criterion", "*.py", root=tmp_path)
+    assert registry.check("largest(power=2.0)") == ("largest", {"power": 2.0})
+    assert registry.entries["largest"].summary == "Largest weight: max |w|^power."
+    scope = {}
+    exec(source, scope)
+    for granularity, shape in (("structured", (6,)), ("unstructured", (6, 3, 3, 3))):
+        context = Context(two_blocks, GRANULARITIES[granularity].groups, None, 0)
+        assert scope["largest"](two_blocks.stem, context).shape == shape
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A checkout whose environment is this one, so that run.sh has nothing to install."""
+    place = tmp_path / "checkout"
+    shutil.copytree(ROOT, place, ignore=shutil.ignore_patterns(".*", "result", "data", "__pycache__", "benchmarks"))
+    (place / ".venv" / "bin").mkdir(parents=True)
+    python = place / ".venv" / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    (place / ".venv" / "installed").touch()
+    return place
+
+
+def run_sh(place, *flags):
+    env = {**os.environ, "PYTHONWARNINGS": "error"}
+    return subprocess.run(["./run.sh", *flags], cwd=place, capture_output=True, text=True, env=env)
+
+
+def test_run_sh_runs_the_paper_and_keeps_earlier_results(checkout):
+    first = run_sh(checkout, *TINY, "--layers", "20")
+    assert first.returncode == 0, first.stderr
+    result = checkout / "result" / "prune_60_reg_07.txt"
+    assert result.read_text() == first.stdout
+    assert first.stdout.startswith("prune rate 0.6 regularization odecay 0.7\n")
+    run_sh(checkout, *TINY, "--layers", "20", "--seed", "1")
+    assert result.read_text() == first.stdout
+    assert (checkout / "result" / "prune_60_reg_07-2.txt").read_text().startswith("prune rate 0.6")
+    refused = run_sh(checkout, "--prune_rat", "0.5")
+    assert refused.returncode == 2
+    assert len(list((checkout / "result").iterdir())) == 2
+    # the flags at the top are there to be edited
+    script = checkout / "run.sh"
+    script.write_text(script.read_text().replace("prune_type=structured", "prune_type=none").replace("reg=reg_cov", "reg=none"))
+    dense = run_sh(checkout, *TINY, "--layers", "20")
+    assert dense.stdout.startswith("prune rate 0.0 regularization odecay 0.0\n"), dense.stderr
+
+
+def test_run_sh_quick(checkout):
+    done = run_sh(checkout, "quick", "--dry_run")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("prune rate 0.6 regularization odecay 0.7\n")
+    assert "resnet20" in done.stderr
+    assert "145 held out" in done.stderr
+
+
+def test_run_sh_test_runs_the_tests(checkout):
+    done = run_sh(checkout, "test", "tests/test_registry.py")
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"\d+ passed", done.stdout)
+
+
+def test_run_sh_installs_what_is_missing(checkout):
+    """With no environment it calls the interpreter named by PYTHON to make one, and installs requirements.txt into it."""
+    shutil.rmtree(checkout / ".venv")
+    fake = checkout / "python"
+    fake.write_text(
+        "#!/bin/sh\n"
+        'mkdir -p "$3/bin"; printf \'#!/bin/sh\\necho "$@" >> installed.txt\\n\' > "$3/bin/python"; chmod +x "$3/bin/python"\n'
+    )
+    fake.chmod(0o755)
+    env = {**os.environ, "PYTHON": str(fake)}
+    for _ in range(2):
+        done = subprocess.run(["./run.sh", "quick"], cwd=checkout, capture_output=True, text=True, env=env)
+        assert done.returncode == 0, done.stderr
+    calls = (checkout / "installed.txt").read_text().splitlines()
+    assert [line.endswith("-r requirements.txt") for line in calls] == [True, False, False]  # installed once, run twice
