@@ -12,11 +12,13 @@ if __name__ == "__main__":
     except RefusalError as refusal:
         fail(str(refusal))
 
+import argparse
 import os
 import platform
 import random
 import re
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import numpy as np
@@ -29,7 +31,7 @@ import data
 import models
 from arguments import LEARNING_RATES, RECIPES, REGULARIZERS
 from pruning import Pruner, accounting
-from runs import Run
+from runs import Folder, refuse_used
 
 EVALUATION_BATCH = 500
 
@@ -59,66 +61,81 @@ class Meter:
 
     def read(self) -> dict:
         """Top-1 and top-5 in %, loss and penalty, each a mean over images."""
-        top1, top5, loss, penalty = (self.sums.double() / self.images).tolist()
+        top1, top5, loss, penalty = (total / self.images for total in self.sums.tolist())
         return {"top1": 100 * top1, "top5": 100 * top5, "loss": loss, "penalty": penalty}
 
 
-def train_epoch(epoch, model, dataset, optimizer, settings, pruner, penalty, autocast, bar):
-    """One pass over the training images. DivergedError, naming epoch and step, if the loss is not finite."""
-    model.train()
-    steps = settings.steps
-    meter, shown = Meter(settings.device), time.monotonic()
-    batches = dataset.epoch(settings.batch_size, settings.augment, settings.seed, epoch)
-    for step, (images, labels) in zip(range(steps), batches, strict=False):
-        if pruner is not None:
-            pruner.before_step(epoch, step)
-        optimizer.param_groups[0]["lr"] = learning_rate_at(epoch + step / steps, settings)
+@dataclass
+class Experiment:
+    """Everything that exists before the first step. `learning_rate` maps progress in [0, 1] to a factor of --lr."""
 
-        with autocast():
+    settings: argparse.Namespace
+    dataset: data.Dataset
+    model: models.Network
+    pruner: Pruner | None
+    penalty: Callable | None
+    optimizer: torch.optim.Optimizer
+    learning_rate: Callable
+    autocast: Callable
+    steps: int
+
+
+def train_epoch(run: Experiment, epoch: int, bar) -> dict:
+    """One pass over the training images. DivergedError, naming epoch and step, if the loss is not finite."""
+    settings, model = run.settings, run.model
+    model.train()
+    meter, shown = Meter(settings.device), time.monotonic()
+    batches = run.dataset.epoch(settings.batch_size, settings.augment, settings.seed, epoch)
+    for step, (images, labels) in zip(range(run.steps), batches, strict=False):
+        if run.pruner is not None:
+            run.pruner.before_step(epoch, step)
+        run.optimizer.param_groups[0]["lr"] = learning_rate_at(run, epoch + step / run.steps)
+
+        with run.autocast():
             logits = model(images)
         loss = F.cross_entropy(logits.float(), labels)
-        decorrelation = settings.odecay * penalty(model) if penalty is not None else None
-        optimizer.zero_grad(set_to_none=True)
+        decorrelation = settings.odecay * run.penalty(model) if run.penalty is not None else None
+        run.optimizer.zero_grad(set_to_none=True)
         (loss if decorrelation is None else loss + decorrelation).backward()
-        optimizer.step()
+        run.optimizer.step()
 
         meter.add(logits, labels, loss, decorrelation)
         bar.update(len(labels))
         if not bar.disable and time.monotonic() - shown > 1:
             shown, now = time.monotonic(), meter.read()
-            bar.set_postfix_str(f"loss {now['loss']:.3f} acc {now['top1']:.1f}% {sparsity_text(model, pruner)}", refresh=False)
+            bar.set_postfix_str(f"loss {now['loss']:.3f} acc {now['top1']:.1f}%{sparsity_text(run)}", refresh=False)
     if (bad := int(meter.first_bad)) >= 0:
-        raise DivergedError(
-            f"the loss was not finite at epoch {epoch}, step {bad} of {steps}: try a smaller --lr or --warmup_epochs 5"
-        )
+        where = f"epoch {epoch}, step {bad} of {run.steps}"
+        raise DivergedError(f"the loss was not finite at {where}: try a smaller --lr or --warmup_epochs 5")
     return meter.read()
 
 
 @torch.no_grad()
-def evaluate(model, dataset, images, settings, autocast):
+def evaluate(run: Experiment, images: data.Images) -> dict:
     """Accuracy and loss over a split, in evaluation mode, the masks in force."""
-    model.eval()
-    meter = Meter(settings.device)
-    for number, (pixels, labels) in enumerate(dataset.ordered(images, EVALUATION_BATCH)):
-        if settings.dry_run and number == 2:
+    run.model.eval()
+    meter = Meter(run.settings.device)
+    for number, (pixels, labels) in enumerate(run.dataset.ordered(images, EVALUATION_BATCH)):
+        if run.settings.dry_run and number == 2:
             break
-        with autocast():
-            logits = model(pixels)
+        with run.autocast():
+            logits = run.model(pixels)
         meter.add(logits, labels, F.cross_entropy(logits.float(), labels))
     return meter.read()
 
 
-def learning_rate_at(epochs_done: float, settings) -> float:
+def learning_rate_at(run: Experiment, epochs_done: float) -> float:
     """The schedule's factor of --lr, after a linear rise over --warmup_epochs."""
-    warmup = min((epochs_done + 1 / settings.steps) / settings.warmup_epochs, 1.0) if settings.warmup_epochs else 1.0
-    return settings.lr * warmup * LEARNING_RATES.get(settings.lr_schedule)(epochs_done / settings.epochs)
+    settings = run.settings
+    risen = min((epochs_done + 1 / run.steps) / settings.warmup_epochs, 1.0) if settings.warmup_epochs else 1.0
+    return settings.lr * risen * run.learning_rate(epochs_done / settings.epochs)
 
 
-def sparsity_text(model, pruner) -> str:
-    if pruner is None:
+def sparsity_text(run: Experiment) -> str:
+    if run.pruner is None:
         return ""
-    zero, total = accounting.zeros(model)
-    return f"sparsity {100 * zero / total:.1f}%"
+    zero, total = accounting.zeros(run.model)
+    return f" sparsity {100 * zero / total:.1f}%"
 
 
 def choose_device(settings) -> None:
@@ -147,15 +164,12 @@ def seed_everything(settings) -> None:
         torch.use_deterministic_algorithms(True)
 
 
-def build(settings):
-    """Network, pruner and penalty. The data set is only named yet: a rate that cannot be met fails before it is read."""
-    model = models.build(settings.arch, classes=data.class_count(settings.dataset, settings.data_dir))
-    model = model.to(settings.device, memory_format=torch.channels_last)
-    penalty = None if settings.reg == "none" else REGULARIZERS.get(settings.reg)
+def build_pruner(model: models.Network, settings) -> Pruner | None:
+    """Masks on the network. RefusalError if the rate leaves a layer without a filter."""
     if settings.prune_type == "none":
-        return model, None, penalty
+        return None
     try:
-        pruner = Pruner(
+        return Pruner(
             model,
             prune_type=settings.prune_type,
             criterion=settings.prune_imp,
@@ -170,14 +184,15 @@ def build(settings):
         )
     except ValueError as error:
         raise RefusalError(f"--prune_rate: {error}") from None
-    return model, pruner, penalty
 
 
-def start(settings):
-    """Everything that exists before the first step; what is in force goes to stderr."""
+def start(settings) -> Experiment:
+    """Build everything, the data last: what cannot work is refused before it is read."""
     choose_device(settings)
     seed_everything(settings)
-    model, pruner, penalty = build(settings)
+    model = models.build(settings.arch, classes=data.class_count(settings.dataset, settings.data_dir))
+    model = model.to(settings.device, memory_format=torch.channels_last)
+    pruner = build_pruner(model, settings)
     dataset = data.load(
         settings.dataset,
         settings.data_dir,
@@ -187,12 +202,12 @@ def start(settings):
         device=settings.device,
     )
     settings.batch_size = min(settings.batch_size, len(dataset.train))
-    settings.steps = dataset.steps(settings.batch_size)
+    steps = dataset.steps(settings.batch_size)
     if settings.dry_run:
-        settings.epochs, settings.steps = 1, min(settings.steps, 2)
+        settings.epochs, steps = 1, min(steps, 2)
     if pruner is not None:
         sample = partial(dataset.sample, settings.batch_size, settings.score_batches, settings.seed)
-        pruner.begin(settings.epochs, settings.steps, sample)
+        pruner.begin(settings.epochs, steps, sample)
     optimizer = torch.optim.SGD(
         model.parameters(),
         settings.lr,
@@ -200,7 +215,23 @@ def start(settings):
         weight_decay=settings.weight_decay,
         fused=settings.device != "mps",
     )
-    note(f"{settings.arch} on {settings.device}, {'float32' if settings.amp == 'off' else settings.amp}; {dataset}")
+    return Experiment(
+        settings,
+        dataset,
+        model,
+        pruner,
+        penalty=None if settings.reg == "none" else REGULARIZERS.get(settings.reg),
+        optimizer=optimizer,
+        learning_rate=LEARNING_RATES.get(settings.lr_schedule),
+        autocast=partial(torch.autocast, settings.device, torch.bfloat16, enabled=settings.amp == "bfloat16"),
+        steps=steps,
+    )
+
+
+def describe(run: Experiment) -> None:
+    """What is in force, on stderr."""
+    settings = run.settings
+    note(f"{settings.arch} on {settings.device}, {'float32' if settings.amp == 'off' else settings.amp}; {run.dataset}")
     for line in departures(settings):
         note(f"otherwise than the paper: {line}")
     if settings.recipe:
@@ -208,7 +239,6 @@ def start(settings):
         note(
             f"recipe {settings.recipe}" + (f", typed over it: {', '.join('--' + name for name in replaced)}" if replaced else "")
         )
-    return model, pruner, penalty, dataset, optimizer
 
 
 def note(line: str) -> None:
@@ -221,26 +251,26 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def epoch_row(epoch, trained, valid, model, pruner, settings, seconds) -> dict:
+def epoch_row(run: Experiment, epoch: int, trained: dict, valid: dict, seconds: float) -> dict:
     """One row of metrics.jsonl."""
-    row = {"epoch": epoch, "train": trained, "valid": valid, "learning_rate": learning_rate_at(epoch, settings)}
-    row |= {"seconds": round(seconds, 3), "images_per_second": round(settings.steps * settings.batch_size / seconds, 1)}
-    if pruner is not None:
-        zero, total = accounting.zeros(model)
-        kept = {name: int(live.sum()) for name, live in accounting.filter_masks(model).items()}
-        row |= {"num_zero": zero, "num_total": total, "mask_changes": pruner.take_changes(), "kept_filters": kept}
+    row = {"epoch": epoch, "train": trained, "valid": valid, "learning_rate": learning_rate_at(run, epoch)}
+    row |= {"seconds": round(seconds, 3), "images_per_second": round(run.steps * run.settings.batch_size / seconds, 1)}
+    if run.pruner is not None:
+        zero, total = accounting.zeros(run.model)
+        kept = {name: int(live.sum()) for name, live in accounting.filter_masks(run.model).items()}
+        row |= {"num_zero": zero, "num_total": total, "mask_changes": run.pruner.take_changes(), "kept_filters": kept}
     return row
 
 
-def outcome(rows, test, model, dataset, settings, seconds) -> dict:
+def outcome(run: Experiment, rows: list[dict], test: dict, seconds: float) -> dict:
     """What came of the run, for the closing lines and summary.json."""
-    whole, left = accounting.dense(model, dataset.image_size), accounting.remaining(model, dataset.image_size)
+    dataset, size = run.dataset, run.dataset.image_size
     return {
         "last": rows[-1],
         "best": max(rows, key=lambda row: row["valid"]["top1"]),
         "test": test,
-        "dense": asdict(whole),
-        "left": asdict(left),
+        "dense": asdict(accounting.dense(run.model, size)),
+        "left": asdict(accounting.remaining(run.model, size)),
         "epochs": len(rows),
         "seconds": round(seconds, 1),
         "images": {"train": len(dataset.train), "valid": len(dataset.valid or ()), "test": len(dataset.test)},
@@ -266,37 +296,46 @@ def closing_lines(result: dict, prune_type: str) -> list[str]:
 
 def main(settings) -> None:
     started = time.monotonic()
-    model, pruner, penalty, dataset, optimizer = start(settings)
-    run = None if settings.dry_run else Run(settings.out_dir, run_name(settings))
-    if run:
-        run.write("config.json", config(settings))
-    autocast = partial(torch.autocast, settings.device, torch.bfloat16, enabled=settings.amp == "bfloat16")
+    refuse_used(settings.out_dir)
+    run = start(settings)
+    dataset = run.dataset
+    describe(run)
+    folder = None if settings.dry_run else Folder(settings.out_dir, run_name(settings))
+    if folder:
+        folder.write("config.json", config(settings))
 
-    rate, alpha = (settings.prune_rate if pruner else 0.0), (settings.odecay if penalty else 0.0)
+    rate, alpha = (settings.prune_rate if run.pruner else 0.0), (settings.odecay if run.penalty else 0.0)
     say(f"prune rate {rate} regularization odecay {alpha}")
-    total, rows = settings.epochs * settings.steps * settings.batch_size, []
-    with tqdm(total=total, unit="img", unit_scale=True, disable=None, file=sys.stderr) as bar:
+    images, rows = settings.epochs * run.steps * settings.batch_size, []
+    with tqdm(total=images, unit="img", unit_scale=True, disable=None, file=sys.stderr) as bar:
         for epoch in range(settings.epochs):
             began = time.monotonic()
-            trained = train_epoch(epoch, model, dataset, optimizer, settings, pruner, penalty, autocast, bar)
+            trained = train_epoch(run, epoch, bar)
             seconds = time.monotonic() - began
-            valid = evaluate(model, dataset, dataset.valid or dataset.test, settings, autocast)
-            rows.append(epoch_row(epoch, trained, valid, model, pruner, settings, seconds))
-            say(f"train {epoch} ====> Acc@1 {trained['top1']:.3f} Acc@5 {trained['top5']:.3f}")
-            if pruner:
-                zero, weights = accounting.zeros(model)
-                say(f"sparsity {epoch} ====> {100 * zero / weights:.2f}% || num_zero/num_total: {zero}/{weights}")
-            say(f"valid {epoch} ====> Acc@1 {valid['top1']:.3f} Acc@5 {valid['top5']:.3f}")
-            if run:
-                run.log(rows[-1])
+            valid = evaluate(run, dataset.valid or dataset.test)
+            rows.append(epoch_row(run, epoch, trained, valid, seconds))
+            for line in epoch_lines(rows[-1]):
+                say(line)
+            if folder:
+                folder.log(rows[-1])
     # the held-out images made every choice; the test images are read here, once
-    test = evaluate(model, dataset, dataset.test, settings, autocast) if dataset.valid else rows[-1]["valid"]
-    result = outcome(rows, test, model, dataset, settings, time.monotonic() - started)
+    test = evaluate(run, dataset.test) if dataset.valid else rows[-1]["valid"]
+    result = outcome(run, rows, test, time.monotonic() - started)
     for line in closing_lines(result, settings.prune_type):
         say(line)
-    if run:
-        run.write("summary.json", result)
-        note(f"records: {run.folder}")
+    if folder:
+        folder.write("summary.json", result)
+        note(f"records: {folder.path}")
+
+
+def epoch_lines(row: dict) -> list[str]:
+    """The published lines of an epoch."""
+    epoch, trained, valid = row["epoch"], row["train"], row["valid"]
+    lines = [f"train {epoch} ====> Acc@1 {trained['top1']:.3f} Acc@5 {trained['top5']:.3f}"]
+    if "num_zero" in row:
+        zero, total = row["num_zero"], row["num_total"]
+        lines.append(f"sparsity {epoch} ====> {100 * zero / total:.2f}% || num_zero/num_total: {zero}/{total}")
+    return [*lines, f"valid {epoch} ====> Acc@1 {valid['top1']:.3f} Acc@5 {valid['top5']:.3f}"]
 
 
 def config(settings) -> dict:
@@ -317,7 +356,7 @@ def run_name(settings) -> str:
 if __name__ == "__main__":
     try:
         main(SETTINGS)
-    except (RefusalError, data.DataError, FileExistsError) as error:
+    except (RefusalError, data.DataError, OSError) as error:
         fail(str(error))
     except DivergedError as error:
         fail(str(error), 1)

@@ -10,25 +10,30 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 
 
-class Run:
-    """A folder of its own for one run. FileExistsError if `out_dir` was named and already holds a run."""
+def refuse_used(out_dir: str | None) -> None:
+    """FileExistsError if a folder was named that already holds a run."""
+    if out_dir is not None and (Path(out_dir) / "config.json").exists():
+        raise FileExistsError(f"'{out_dir}' already holds a run: name another --out_dir, or leave it out for a numbered one")
+
+
+class Folder:
+    """A folder of its own for one run: `out_dir`, or result/`name` with a number where that is taken."""
 
     def __init__(self, out_dir: str | None, name: str):
-        self.folder = _numbered(Path("result") / name) if out_dir is None else Path(out_dir)
-        if out_dir is not None and (self.folder / "config.json").exists():
-            raise FileExistsError(f"'{out_dir}' already holds a run: name another --out_dir, or leave it out for a number")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        refuse_used(out_dir)
+        self.path = _numbered(Path("result") / name) if out_dir is None else Path(out_dir)
+        self.path.mkdir(parents=True, exist_ok=True)
 
     def write(self, name: str, record: dict) -> None:
         """A JSON file in the folder; config.json also says the command, the commit and Python's version."""
         if name == "config.json":
             command = shlex.join(["python", *sys.argv])
             record = {"command": command, "commit": _commit(), "python": platform.python_version(), **record}
-        (self.folder / name).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        (self.path / name).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
     def log(self, row: dict) -> None:
         """Append one epoch's row."""
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
 

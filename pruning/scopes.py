@@ -14,8 +14,8 @@ def _count(rate: float, n: int) -> int:
 
 
 def _kth(scores: Tensor, k: int) -> Tensor:
-    """The k-th smallest value, k from 1. On CUDA by sorting, which --deterministic allows."""
-    return scores.sort().values[k - 1] if scores.is_cuda else scores.kthvalue(k).values
+    """The k-th smallest value, k from 1. On an accelerator by sorting, which --deterministic allows there."""
+    return scores.kthvalue(k).values if scores.device.type == "cpu" else scores.sort().values[k - 1]
 
 
 def _smallest(scores: Tensor, k: int) -> Tensor:

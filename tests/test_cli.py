@@ -124,9 +124,9 @@ def test_the_test_set_is_read_once_unless_it_is_the_validation_set(train, monkey
     reads = []
     evaluate = modeling.evaluate
 
-    def counted(model, dataset, images, *rest):
-        reads.append("test" if images is dataset.test else "valid")
-        return evaluate(model, dataset, images, *rest)
+    def counted(run, images):
+        reads.append("test" if images is run.dataset.test else "valid")
+        return evaluate(run, images)
 
     monkeypatch.setattr(modeling, "evaluate", counted)
     out, _ = train(*TINY)
@@ -144,15 +144,15 @@ def test_masked_filters_never_show(train, monkeypatch):
     seen = {}
     summarise = modeling.outcome
 
-    def look(rows, test, model, dataset, settings, seconds):
-        images = dataset.normalise(dataset.test.pixels[:50])
+    def look(run, *rest):
+        model, images = run.model, run.dataset.normalise(run.dataset.test.pixels[:50])
         model.eval()
         with torch.no_grad():
             before = model(images)
             for unit in model.units.values():
                 unit.layer.weight[~unit.live.bool()] = 123.0
             seen["same"] = torch.equal(before, model(images))
-        return summarise(rows, test, model, dataset, settings, seconds)
+        return summarise(run, *rest)
 
     monkeypatch.setattr(modeling, "outcome", look)
     train(*TINY, *PRUNED)
@@ -165,14 +165,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(train):
 
 
 def test_the_learning_rate_follows_its_schedule():
-    settings = parse([*TINY, "--epochs", "300", "--warmup_epochs", "5"])
-    settings.steps = 10
-    rates = [modeling.learning_rate_at(epoch, settings) for epoch in (0, 2, 5, 149.9, 150, 225, 299)]
-    assert rates == pytest.approx([0.2 * 0.1 / 5, 0.2 * 2.1 / 5, 0.2, 0.2, 0.02, 0.002, 0.002])
-    settings = parse([*TINY, "--epochs", "300", "--lr_schedule", "cosine"])
-    assert [modeling.learning_rate_at(epoch, settings) for epoch in (0, 150, 300)] == pytest.approx([0.2, 0.1, 0])
-    settings = parse([*TINY, "--lr_schedule", "constant"])
-    assert modeling.learning_rate_at(1.5, settings) == 0.2
+    def rates(*flags, at):
+        run = modeling.start(parse([*TINY, *flags, "--batch_size", "129"]))  # ten steps an epoch
+        return [modeling.learning_rate_at(run, epoch) for epoch in at]
+
+    warm = rates("--epochs", "300", "--warmup_epochs", "5", at=(0, 2, 5, 149.9, 150, 225, 299))
+    assert warm == pytest.approx([0.2 * 0.1 / 5, 0.2 * 2.1 / 5, 0.2, 0.2, 0.02, 0.002, 0.002])
+    assert rates("--epochs", "300", "--lr_schedule", "cosine", at=(0, 150, 300)) == pytest.approx([0.2, 0.1, 0])
+    assert rates("--lr_schedule", "constant", "--lr", "0.3", at=(0, 1.5)) == [0.3, 0.3]
 
 
 @pytest.mark.parametrize(
