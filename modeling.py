@@ -302,7 +302,7 @@ def main(settings) -> None:
     describe(run)
     folder = None if settings.dry_run else Folder(settings.out_dir, run_name(settings))
     if folder:
-        folder.write("config.json", config(settings))
+        folder.write("config.json", config(run))
 
     rate, alpha = (settings.prune_rate if run.pruner else 0.0), (settings.odecay if run.penalty else 0.0)
     say(f"prune rate {rate} regularization odecay {alpha}")
@@ -338,11 +338,16 @@ def epoch_lines(row: dict) -> list[str]:
     return [*lines, f"valid {epoch} ====> Acc@1 {valid['top1']:.3f} Acc@5 {valid['top5']:.3f}"]
 
 
-def config(settings) -> dict:
-    """What config.json adds to the command: every setting resolved, versions, device."""
-    name = torch.cuda.get_device_name() if settings.device == "cuda" else platform.processor() or platform.machine()
-    versions = {"torch": torch.__version__, "torchvision": torchvision.__version__, "numpy": np.__version__}
-    return {"settings": vars(settings), "versions": versions, "device_name": name, "threads": torch.get_num_threads()}
+def config(run: Experiment) -> dict:
+    """What config.json says beside the command: every setting resolved, filters per layer, versions, device."""
+    cuda = run.settings.device == "cuda"
+    return {
+        "settings": vars(run.settings),
+        "filters": {name: unit.filters for name, unit in run.model.units.items()},
+        "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__, "numpy": np.__version__},
+        "device_name": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def run_name(settings) -> str:

@@ -83,6 +83,7 @@ def test_the_records_of_a_run(train, tmp_path):
     assert config["settings"]["arch"] == "resnet20"
     assert config["settings"]["augment"] == "crop"
     assert config["settings"]["typed"]["prune_rate"] == 0.6
+    assert (len(config["filters"]), sum(config["filters"].values())) == (21, 784)
     assert config["versions"]["torch"] == torch.__version__
     assert [row["epoch"] for row in rows] == [0, 1]
     read = notebook(out)
