@@ -14,7 +14,7 @@ ROWS = [
     ["registry"],
     ["arguments", "learning_rate", "models.layers"],
     ["models"],
-    ["data", "regularizers", "runs", "pruning.masks", "pruning.context"],
+    ["data", "regularizers", "runs", "report", "pruning.masks", "pruning.context"],
     ["pruning.criteria", "pruning.granularity", "pruning.scopes", "pruning.schedules", "pruning.phases", "pruning.accounting"],
     ["pruning.pruner"],
     ["pruning"],

@@ -1,0 +1,253 @@
+"""Tables and figures from run folders: `python report.py result/*`. Reads files only; unfinished runs are marked, not dropped."""
+
+import argparse
+import csv
+import json
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+# settings that do not change what is computed
+ENGINE = ("seed", "typed", "out_dir", "data_dir", "device", "threads", "deterministic", "dry_run", "amp")
+# told apart by people with any colour vision: Okabe and Ito, 2008
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+MARKERS = "osD^vPX*"
+
+
+@dataclass
+class Run:
+    """One run folder: config.json, the rows of metrics.jsonl, and summary.json where the run has ended."""
+
+    path: Path
+    config: dict
+    rows: list[dict]
+    summary: dict | None
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def label(self) -> str:
+        return self.name if self.summary else f"{self.name} (unfinished: {len(self.rows)} of {self.config['settings']['epochs']})"
+
+    @property
+    def pruned(self) -> bool:
+        return self.config["settings"]["prune_type"] != "none"
+
+    def share(self, what: str) -> float | None:
+        """The fraction of "filters", "parameters" or "macs" left, once the run has ended."""
+        return self.summary["left"][what] / self.summary["dense"][what] if self.summary else None
+
+
+def read_run(path: Path) -> Run | None:
+    """A run folder, or None where there is no readable one."""
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        metrics = path / "metrics.jsonl"
+        lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
+        summary = path / "summary.json"
+        ended = json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else None
+        return Run(path, config, [json.loads(line) for line in lines], ended)
+    except (OSError, ValueError):
+        return None
+
+
+def groups(runs: list[Run]) -> list[list[Run]]:
+    """Runs that differ by nothing but the seed and the machine, in the order of their first; unfinished ones by themselves."""
+    found = {}
+    for run in runs:
+        settings = {name: value for name, value in run.config["settings"].items() if name not in ENGINE}
+        key = json.dumps([settings, run.name if run.summary is None else None], sort_keys=True)
+        found.setdefault(key, []).append(run)
+    return list(found.values())
+
+
+def table_row(runs: list[Run]) -> dict:
+    """One line of the table: lists hold a value a seed."""
+    first, settings = runs[0], runs[0].config["settings"]
+    ended = [run.summary for run in runs if run.summary]
+    last = [run.rows[-1]["valid"]["top1"] for run in runs if run.rows]
+    best = [max(row["valid"]["top1"] for row in run.rows) for run in runs if run.rows]
+    row = {
+        "run": first.label,
+        "n": len(runs),
+        "rate asked": settings["prune_rate"] if first.pruned else 0.0,
+        "rate got": [rate_got(run) for run in runs if run.rows],
+        "accuracy last %": last,
+        "accuracy best %": best,
+        "test accuracy %": [summary["test"]["top1"] for summary in ended],
+    }
+    for what, word in (("filters", "filters left"), ("parameters", "parameters left"), ("macs", "MACs left")):
+        row[word] = [summary["left"][what] for summary in ended]
+        row[f"{word} %"] = [100 * run.share(what) for run in runs if run.summary]
+    row["mask changes an epoch"] = [mask_changes(run) for run in runs if run.pruned and len(run.rows) > 1]
+    row["seconds"] = [sum(row["seconds"] for row in run.rows) for run in runs if run.rows]
+    row["command"] = first.config["command"]
+    return row
+
+
+def rate_got(run: Run) -> float:
+    """The fraction of filters, or of single weights, under a mask after the last epoch."""
+    row = run.rows[-1]
+    if not run.pruned:
+        return 0.0
+    if run.config["settings"]["prune_type"] == "unstructured":
+        return row["num_zero"] / row["num_total"]
+    return 1 - sum(row["kept_filters"].values()) / sum(run.config["filters"].values())
+
+
+def mask_changes(run: Run) -> float:
+    """Mean number of mask entries that moved in an epoch, the first masks not counted."""
+    return statistics.mean(row["mask_changes"] for row in run.rows[1:])
+
+
+def cell(value) -> str:
+    """A table cell: a mean, with the spread over seeds where there are several."""
+    if isinstance(value, list):
+        if not value:
+            return "-"
+        mean = statistics.mean(value)
+        if len(value) > 1:
+            return f"{number(mean)} ± {statistics.stdev(value):.2f}"
+        value = mean
+    return value if isinstance(value, str) else number(value)
+
+
+def number(value: float) -> str:
+    if isinstance(value, int) or (value == int(value) and abs(value) >= 1000):
+        return f"{int(value):,}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.2f}"
+
+
+def write_table(rows: list[dict], style: str) -> str:
+    """The table as "markdown", "csv" (means only) or "json" (every value)."""
+    if style == "json":
+        return json.dumps(rows, indent=1)
+    if style == "csv":
+        lines = [["; ".join(map(str, v)) if isinstance(v, list) else str(v) for v in row.values()] for row in rows]
+        out = _Lines()
+        csv.writer(out, lineterminator="\n").writerows([list(rows[0]), *lines])
+        return "".join(out.lines).rstrip("\n")
+    head = list(rows[0])
+    lines = [head, ["---"] * len(head)]
+    lines += [[f"`{value}`" if name == "command" else cell(value) for name, value in row.items()] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+class _Lines:
+    """A file for csv.writer that is a list."""
+
+    def __init__(self):
+        self.lines = []
+
+    def write(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def draw(runs: list[Run], folder: Path) -> list[Path]:
+    """The figures, as PNG files in `folder`; their paths."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+
+    def save(figure, name: str) -> None:
+        written.append(folder / f"{name}.png")
+        figure.savefig(written[-1], dpi=130, bbox_inches="tight")
+        pyplot.close(figure)
+
+    runs = [run for run in runs if run.rows]
+    curves = [("accuracy", "held-out accuracy (%)", runs, lambda row: row["valid"]["top1"])]
+    curves += [("sparsity", "weights of cut filters (% of all)", [run for run in runs if run.pruned], published_sparsity)]
+    for name, axis, drawn, value in curves:
+        if drawn:
+            save(curve_figure(pyplot, drawn, axis, value), name)
+    ended = [run for run in runs if run.summary]
+    if ended:
+        save(trade_figure(pyplot, ended), "trade_off")
+    for run in runs:
+        if run.pruned:
+            save(kept_figure(pyplot, run), f"kept_{run.name}")
+    return written
+
+
+def published_sparsity(row: dict) -> float:
+    return 100 * row["num_zero"] / row["num_total"]
+
+
+def curve_figure(pyplot, runs: list[Run], axis: str, value):
+    """One line a run over epochs."""
+    figure, axes = pyplot.subplots(figsize=(9, 5))
+    for place, run in enumerate(runs):
+        colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
+        epochs, values = [row["epoch"] for row in run.rows], [value(row) for row in run.rows]
+        every = max(len(epochs) // 10, 1)
+        axes.plot(epochs, values, color=colour, marker=marker, markevery=every, markersize=5, linewidth=1.5, label=run.label)
+    axes.set(xlabel="epoch", ylabel=axis, title=f"{axis[0].upper()}{axis[1:]} over epochs")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return figure
+
+
+def trade_figure(pyplot, runs: list[Run]):
+    """Test accuracy against what is left of parameters and MACs."""
+    figure, panels = pyplot.subplots(1, 2, figsize=(11, 4.5), sharey=True)
+    for axes, what, word in zip(panels, ("parameters", "macs"), ("parameters", "MACs"), strict=True):
+        for place, run in enumerate(runs):
+            colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
+            point = (100 * run.share(what), run.summary["test"]["top1"])
+            axes.plot(*point, color=colour, marker=marker, markersize=8, linestyle="none", label=run.name)
+        axes.set(xlabel=f"{word} left (% of the dense network)", title=f"Accuracy against {word}")
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("test accuracy, last epoch (%)")
+    panels[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return figure
+
+
+def kept_figure(pyplot, run: Run):
+    """Layers down, epochs across, the fraction of filters kept as colour."""
+    totals = run.config["filters"]
+    shares = [[row["kept_filters"][name] / total for row in run.rows] for name, total in totals.items()]
+    figure, axes = pyplot.subplots(figsize=(9, 1.2 + 0.2 * len(totals)))
+    epochs = [run.rows[0]["epoch"] - 0.5, run.rows[-1]["epoch"] + 0.5]
+    image = axes.imshow(
+        shares, aspect="auto", cmap="cividis", vmin=0, vmax=1, interpolation="nearest", extent=[*epochs, len(totals) - 0.5, -0.5]
+    )
+    axes.set_yticks(range(len(totals)), list(totals), fontsize=7)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set(xlabel="epoch", title=f"Filters kept per layer: {run.label}")
+    figure.colorbar(image, ax=axes, label="fraction of the layer's filters")
+    return figure
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="report.py", description=__doc__)
+    parser.add_argument("paths", nargs="+", type=Path, help="run folders; other paths are passed over")
+    parser.add_argument("--format", choices=("markdown", "csv", "json"), default="markdown", help="of the table on stdout")
+    parser.add_argument("--plots", type=Path, help="write the figures into this folder")
+    options = parser.parse_args(argv)
+    runs = []
+    for path in options.paths:
+        run = read_run(path)
+        if run is None:
+            print(f"report.py: no run in '{path}', passed over", file=sys.stderr)
+        else:
+            runs.append(run)
+    if not runs:
+        print("report.py: error: none of these is the folder of a run", file=sys.stderr)
+        return 2
+    print(write_table([table_row(group) for group in groups(runs)], options.format))
+    if options.plots is not None:
+        for path in draw(runs, options.plots):
+            print(path, file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
