@@ -1,9 +1,11 @@
 """The command line: flags in groups, recipes, and every refusal that needs no data. Imports no torch, so it is instant."""
 
 import argparse
+import json
 import math
 import re
 import sys
+from pathlib import Path
 
 from registry import Registry, parse_call, suggest
 
@@ -60,6 +62,9 @@ PRUNING_FLAGS = (
     "score_batches",
 )
 
+# what may be typed with --resume although the run began otherwise; --epochs may also grow
+MAY_CHANGE = ("resume", "device", "threads", "quiet", "data_dir")
+
 
 class RefusalError(Exception):
     """A command that cannot be carried out; the message is one line for the user."""
@@ -110,6 +115,8 @@ def _add_experiment(parser) -> None:
     group.add_argument("--recipe", choices=sorted(RECIPES), help="defaults of a published setting; typed flags win")
     group.add_argument("--seed", type=_number(int, 0, 2**31), default=0, help="of weights, order and crops (default 0)")
     group.add_argument("--out_dir", help="folder for config.json and metrics.jsonl (default: numbered, below result/)")
+    group.add_argument("--resume", metavar="PATH", help="go on with the run in this folder, or from this checkpoint in it")
+    group.add_argument("--quiet", action="store_true", help="no bar and no notes on stderr")
     group.add_argument("--dry_run", action="store_true", help="two batches of everything, then stop; writes no file")
 
 
@@ -200,6 +207,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         raise RefusalError(f"unknown argument '{word}'" + (f": {suggest(word, known)}" if word.startswith("--") else ""))
     typed = {name: value for name, value in vars(typed).items() if value is not _Unset}
     defaults = {name: action.default for name, action in flags.items()}
+    if "resume" in typed:
+        return _resumed(Path(typed["resume"]), typed, defaults)
     settings = argparse.Namespace(**defaults | RECIPES.get(typed.get("recipe"), {}) | typed)
     settings.typed = typed
     try:
@@ -208,6 +217,22 @@ def parse(argv: list[str]) -> argparse.Namespace:
     except ValueError as error:
         raise RefusalError(str(error)) from None
     _resolve(settings, typed)
+    return settings
+
+
+def _resumed(path: Path, typed: dict, defaults: dict) -> argparse.Namespace:
+    """The settings of an earlier run. RefusalError if there is none, or if what was typed contradicts it."""
+    folder = path if path.is_dir() else path.parent
+    try:
+        saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))["settings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise RefusalError(f"--resume: no run in '{folder}'") from None
+    for name, value in typed.items():
+        later = name == "epochs" and value >= saved["epochs"]
+        if name not in MAY_CHANGE and not later and value != saved.get(name):
+            raise RefusalError(f"--{name} {value} contradicts the run in '{folder}', which has {saved.get(name)}")
+    settings = argparse.Namespace(**defaults | saved | typed)
+    settings.typed, settings.out_dir = saved["typed"], None
     return settings
 
 

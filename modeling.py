@@ -17,9 +17,12 @@ import os
 import platform
 import random
 import re
+import signal
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -31,13 +34,21 @@ import data
 import models
 from arguments import LEARNING_RATES, RECIPES, REGULARIZERS
 from pruning import Pruner, accounting
-from runs import Folder, refuse_used
+from runs import Folder, RunError, provenance, refuse_used
 
 EVALUATION_BATCH = 500
 
 
 class DivergedError(Exception):
     """The loss stopped being a number."""
+
+
+class StoppedError(Exception):
+    """A signal asked the run to end."""
+
+    def __init__(self, number: signal.Signals, message: str):
+        super().__init__(message)
+        self.number = number
 
 
 class Meter:
@@ -77,7 +88,44 @@ class Experiment:
     optimizer: torch.optim.Optimizer
     learning_rate: Callable
     autocast: Callable
+    batch: int
     steps: int
+    stop: "Stop" = field(default_factory=lambda: Stop())
+
+    def state(self) -> dict:
+        """All that the next epoch depends on, as tensors and plain values. The data's order depends on the epoch alone."""
+        cuda = torch.cuda.get_rng_state_all() if self.settings.device == "cuda" else []
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": [torch.get_rng_state(), *cuda],
+        }
+
+    def restore(self, state: dict) -> None:
+        """Go on from a checkpoint. RunError if it is another network's."""
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise RunError(f"the checkpoint is another network's: {' '.join(str(error).split())[:200]}") from None
+        torch.set_rng_state(state["random"][0])
+        if self.settings.device == "cuda" and len(state["random"]) == 1 + torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["random"][1:])
+
+
+class Stop:
+    """SIGINT and SIGTERM end the run after the current step; a second one ends it at once."""
+
+    def __init__(self):
+        self.signal = None
+
+    def listen(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._note)
+
+    def _note(self, number, _) -> None:
+        self.signal = signal.Signals(number)
+        signal.signal(number, signal.SIG_DFL)
 
 
 def train_epoch(run: Experiment, epoch: int, bar) -> dict:
@@ -85,7 +133,7 @@ def train_epoch(run: Experiment, epoch: int, bar) -> dict:
     settings, model = run.settings, run.model
     model.train()
     meter, shown = Meter(settings.device), time.monotonic()
-    batches = run.dataset.epoch(settings.batch_size, settings.augment, settings.seed, epoch)
+    batches = run.dataset.epoch(run.batch, settings.augment, settings.seed, epoch)
     for step, (images, labels) in zip(range(run.steps), batches, strict=False):
         if run.pruner is not None:
             run.pruner.before_step(epoch, step)
@@ -101,9 +149,11 @@ def train_epoch(run: Experiment, epoch: int, bar) -> dict:
 
         meter.add(logits, labels, loss, decorrelation)
         bar.update(len(labels))
+        if run.stop.signal:
+            raise StoppedError(run.stop.signal, f"{run.stop.signal.name} in epoch {epoch} after step {step} of {run.steps}")
         if not bar.disable and time.monotonic() - shown > 1:
             shown, now = time.monotonic(), meter.read()
-            bar.set_postfix_str(f"loss {now['loss']:.3f} acc {now['top1']:.1f}%{sparsity_text(run)}", refresh=False)
+            bar.set_postfix_str(f"loss {now['loss']:.3f} acc {now['top1']:.1f}%{pruning_text(run)}", refresh=False)
     if (bad := int(meter.first_bad)) >= 0:
         where = f"epoch {epoch}, step {bad} of {run.steps}"
         raise DivergedError(f"the loss was not finite at {where}: try a smaller --lr or --warmup_epochs 5")
@@ -131,11 +181,13 @@ def learning_rate_at(run: Experiment, epochs_done: float) -> float:
     return settings.lr * risen * run.learning_rate(epochs_done / settings.epochs)
 
 
-def sparsity_text(run: Experiment) -> str:
+def pruning_text(run: Experiment) -> str:
+    """The pruning at work, for the bar."""
     if run.pruner is None:
         return ""
     zero, total = accounting.zeros(run.model)
-    return f" sparsity {100 * zero / total:.1f}%"
+    kept = sum(int(live.sum()) for live in accounting.filter_masks(run.model).values())
+    return f" kept {kept} filters, sparsity {100 * zero / total:.1f}%, {int(run.pruner.changes)} masks changed"
 
 
 def choose_device(settings) -> None:
@@ -201,12 +253,12 @@ def start(settings) -> Experiment:
         image_size=settings.image_size,
         device=settings.device,
     )
-    settings.batch_size = min(settings.batch_size, len(dataset.train))
-    steps = dataset.steps(settings.batch_size)
+    batch = min(settings.batch_size, len(dataset.train))
+    steps = dataset.steps(batch)
     if settings.dry_run:
         settings.epochs, steps = 1, min(steps, 2)
     if pruner is not None:
-        sample = partial(dataset.sample, settings.batch_size, settings.score_batches, settings.seed)
+        sample = partial(dataset.sample, batch, settings.score_batches, settings.seed)
         pruner.begin(settings.epochs, steps, sample)
     optimizer = torch.optim.SGD(
         model.parameters(),
@@ -224,6 +276,7 @@ def start(settings) -> Experiment:
         optimizer=optimizer,
         learning_rate=LEARNING_RATES.get(settings.lr_schedule),
         autocast=partial(torch.autocast, settings.device, torch.bfloat16, enabled=settings.amp == "bfloat16"),
+        batch=batch,
         steps=steps,
     )
 
@@ -231,30 +284,34 @@ def start(settings) -> Experiment:
 def describe(run: Experiment) -> None:
     """What is in force, on stderr."""
     settings = run.settings
-    note(f"{settings.arch} on {settings.device}, {'float32' if settings.amp == 'off' else settings.amp}; {run.dataset}")
-    for line in departures(settings):
-        note(f"otherwise than the paper: {line}")
+    precision = "float32" if settings.amp == "off" else settings.amp
+    lines = [f"{settings.arch} on {settings.device}, {precision}; {run.dataset}"]
+    lines += [f"otherwise than the paper: {line}" for line in departures(settings)]
     if settings.recipe:
         replaced = sorted(set(settings.typed) & set(RECIPES[settings.recipe]))
-        note(
-            f"recipe {settings.recipe}" + (f", typed over it: {', '.join('--' + name for name in replaced)}" if replaced else "")
-        )
+        typed = f", typed over it: {', '.join('--' + name for name in replaced)}" if replaced else ""
+        lines.append(f"recipe {settings.recipe}{typed}")
+    for line in lines:
+        note(settings, line)
 
 
-def note(line: str) -> None:
-    print(line, file=sys.stderr)
+def note(settings, line: str) -> None:
+    """A line on stderr, past the bar."""
+    if not settings.quiet:
+        tqdm.write(line, file=sys.stderr)
 
 
-def say(line: str) -> None:
-    """A line on stdout, which may be a file that somebody follows, past the bar on the terminal."""
-    tqdm.write(line, file=sys.stdout)
+def say_all(*lines: str) -> None:
+    """Lines on stdout, which may be a file that somebody follows, past the bar on the terminal."""
+    for line in lines:
+        tqdm.write(line, file=sys.stdout)
     sys.stdout.flush()
 
 
 def epoch_row(run: Experiment, epoch: int, trained: dict, valid: dict, seconds: float) -> dict:
     """One row of metrics.jsonl."""
     row = {"epoch": epoch, "train": trained, "valid": valid, "learning_rate": learning_rate_at(run, epoch)}
-    row |= {"seconds": round(seconds, 3), "images_per_second": round(run.steps * run.settings.batch_size / seconds, 1)}
+    row |= {"seconds": round(seconds, 3), "images_per_second": round(run.steps * run.batch / seconds, 1)}
     if run.pruner is not None:
         zero, total = accounting.zeros(run.model)
         kept = {name: int(live.sum()) for name, live in accounting.filter_masks(run.model).items()}
@@ -262,7 +319,7 @@ def epoch_row(run: Experiment, epoch: int, trained: dict, valid: dict, seconds: 
     return row
 
 
-def outcome(run: Experiment, rows: list[dict], test: dict, seconds: float) -> dict:
+def outcome(run: Experiment, rows: list[dict], test: dict) -> dict:
     """What came of the run, for the closing lines and summary.json."""
     dataset, size = run.dataset, run.dataset.image_size
     return {
@@ -271,13 +328,12 @@ def outcome(run: Experiment, rows: list[dict], test: dict, seconds: float) -> di
         "test": test,
         "dense": asdict(accounting.dense(run.model, size)),
         "left": asdict(accounting.remaining(run.model, size)),
-        "epochs": len(rows),
-        "seconds": round(seconds, 1),
+        "seconds": round(sum(row["seconds"] for row in rows), 1),
         "images": {"train": len(dataset.train), "valid": len(dataset.valid or ()), "test": len(dataset.test)},
     }
 
 
-def closing_lines(result: dict, prune_type: str) -> list[str]:
+def closing_lines(result: dict, settings) -> list[str]:
     """None begins with train, valid or sparsity; the last one is the published list of the best epoch."""
     last, best, images = result["last"], result["best"], result["images"]
     where = f"{images['valid']} held-out images" if images["valid"] else "test set, which so chose the best epoch"
@@ -285,47 +341,79 @@ def closing_lines(result: dict, prune_type: str) -> list[str]:
         f"result accuracy: last {last['valid']['top1']:.2f}, best {best['valid']['top1']:.2f} at epoch {best['epoch']} ({where})",
         f"result test accuracy: {result['test']['top1']:.2f} after the last epoch ({images['test']} images)",
     ]
-    how = "not zero" if prune_type == "unstructured" else "left after removal"
+    how = "not zero" if settings.prune_type == "unstructured" else "left after removal"
     for name, word in (("filters", "filters"), ("parameters", "parameters"), ("macs", "MACs")):
         left, of = result["left"][name], result["dense"][name]
         lines.append(f"result {word}: {left} of {of} {how} ({100 * left / of:.2f} %)")
-    lines.append(f"result seconds: {result['seconds']} for {result['epochs']} epochs")
+    lines.append(f"result seconds: {result['seconds']} of training, epochs 0 to {result['last']['epoch']}")
     scores = [best["train"]["top1"], best["train"]["top5"], best["valid"]["top1"], best["valid"]["top5"]]
     return [*lines, str([best["epoch"], *(round(score, 2) for score in scores)])]
 
 
 def main(settings) -> None:
-    started = time.monotonic()
     refuse_used(settings.out_dir)
-    run = start(settings)
-    dataset = run.dataset
-    describe(run)
-    folder = None if settings.dry_run else Folder(settings.out_dir, run_name(settings))
-    if folder:
-        folder.write("config.json", config(run))
+    with ExitStack() as held:
+        folder = held.enter_context(Folder.resume(Path(settings.resume))) if settings.resume else None
+        if folder and len(folder.rows) >= settings.epochs and (result := folder.read("summary.json")):
+            say_all(
+                header(settings), *(line for row in folder.rows for line in epoch_lines(row)), *closing_lines(result, settings)
+            )
+            return
+        run = start(settings)
+        if folder:
+            run.restore(folder.state)
+        elif not settings.dry_run:
+            folder = held.enter_context(Folder.create(settings.out_dir, run_name(settings)))
+            folder.save(run.state())
+        describe(run)
+        if folder:
+            folder.begin({**provenance(), **config(run)})
+        try:
+            result = fit(run, folder)
+        except StoppedError as error:
+            how = f": go on with --resume {folder.path}" if folder else ""
+            raise StoppedError(error.number, f"{error}{how}") from None
+        say_all(*closing_lines(result, settings))
+        if folder:
+            folder.write("summary.json", result)
+            note(settings, f"records: {folder.path}")
 
-    rate, alpha = (settings.prune_rate if run.pruner else 0.0), (settings.odecay if run.penalty else 0.0)
-    say(f"prune rate {rate} regularization odecay {alpha}")
-    images, rows = settings.epochs * run.steps * settings.batch_size, []
-    with tqdm(total=images, unit="img", unit_scale=True, disable=None, file=sys.stderr) as bar:
-        for epoch in range(settings.epochs):
+
+def fit(run: Experiment, folder: Folder | None) -> dict:
+    """All epochs that are still to come, and what came of the run."""
+    settings, dataset = run.settings, run.dataset
+    rows = list(folder.rows) if folder else []
+    say_all(header(settings), *(line for row in rows for line in epoch_lines(row)))
+    images, hidden = run.steps * run.batch, True if settings.quiet else None
+    bar = tqdm(total=settings.epochs * images, unit="img", unit_scale=True, disable=hidden, initial=len(rows) * images)
+    run.stop.listen()
+    with bar:
+        for epoch in range(len(rows), settings.epochs):
             began = time.monotonic()
             trained = train_epoch(run, epoch, bar)
             seconds = time.monotonic() - began
             valid = evaluate(run, dataset.valid or dataset.test)
             rows.append(epoch_row(run, epoch, trained, valid, seconds))
-            for line in epoch_lines(rows[-1]):
-                say(line)
             if folder:
-                folder.log(rows[-1])
+                folder.log(rows[-1], run.state())
+            say_all(*epoch_lines(rows[-1]))
+            if len(rows) == 1 and settings.epochs > 1:
+                whole = (time.monotonic() - began) * settings.epochs
+                note(settings, f"epoch 0 took {seconds:.1f} s; all {settings.epochs} will take about {duration(whole)}")
     # the held-out images made every choice; the test images are read here, once
     test = evaluate(run, dataset.test) if dataset.valid else rows[-1]["valid"]
-    result = outcome(run, rows, test, time.monotonic() - started)
-    for line in closing_lines(result, settings.prune_type):
-        say(line)
-    if folder:
-        folder.write("summary.json", result)
-        note(f"records: {folder.path}")
+    return outcome(run, rows, test)
+
+
+def duration(seconds: float) -> str:
+    """For people: 45 s, 12 min, 3.5 h."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def header(settings) -> str:
+    """The published first line."""
+    rate = settings.prune_rate if settings.prune_type != "none" else 0.0
+    return f"prune rate {rate} regularization odecay {settings.odecay if settings.reg != 'none' else 0.0}"
 
 
 def epoch_lines(row: dict) -> list[str]:
@@ -342,7 +430,7 @@ def config(run: Experiment) -> dict:
     """What config.json says beside the command: every setting resolved, filters per layer, versions, device."""
     cuda = run.settings.device == "cuda"
     return {
-        "settings": vars(run.settings),
+        "settings": vars(run.settings) | {"resume": None},
         "filters": {name: unit.filters for name, unit in run.model.units.items()},
         "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__, "numpy": np.__version__},
         "device_name": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
@@ -361,9 +449,9 @@ def run_name(settings) -> str:
 if __name__ == "__main__":
     try:
         main(SETTINGS)
-    except (RefusalError, data.DataError, OSError) as error:
+    except (RefusalError, data.DataError, RunError) as error:
         fail(str(error))
-    except DivergedError as error:
+    except (DivergedError, OSError) as error:
         fail(str(error), 1)
-    except KeyboardInterrupt:
-        fail("interrupted", 130)
+    except StoppedError as error:
+        fail(str(error), 128 + error.number)

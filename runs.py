@@ -1,40 +1,182 @@
-"""A run's folder: what was asked (config.json), and one row an epoch of what came of it (metrics.jsonl)."""
+"""A run's folder: what was asked, what came of every epoch, and the state to go on from.
 
+config.json     what was asked, resolved            metrics.jsonl   one row an epoch
+checkpoint.pt   the state after the last epoch      summary.json    what came of it, once it has ended
+previous.pt     the state before that
+"""
+
+import contextlib
+import io
 import json
+import os
+import pickle
 import platform
 import shlex
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
+FORMAT = 1
+
+
+class RunError(Exception):
+    """A run folder that cannot be used; the message is one line for the user."""
 
 
 def refuse_used(out_dir: str | None) -> None:
-    """FileExistsError if a folder was named that already holds a run."""
+    """RunError if a folder was named that already holds a run."""
     if out_dir is not None and (Path(out_dir) / "config.json").exists():
-        raise FileExistsError(f"'{out_dir}' already holds a run: name another --out_dir, or leave it out for a numbered one")
+        raise RunError(f"'{out_dir}' already holds a run: name another --out_dir, or go on with it by --resume {out_dir}")
 
 
 class Folder:
-    """A folder of its own for one run: `out_dir`, or result/`name` with a number where that is taken."""
+    """A run's folder, held by one process at a time: a context manager. `rows` are those of the epochs that are done;
+    `state` is the checkpoint of a run that goes on, else None."""
 
-    def __init__(self, out_dir: str | None, name: str):
+    def __init__(self, path: Path):
+        self.path = path
+        self.rows: list[dict] = []
+        self.state: dict | None = None
+        self._lock = None
+
+    def __enter__(self) -> "Folder":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._lock.close()
+
+    @classmethod
+    def create(cls, out_dir: str | None, name: str) -> "Folder":
+        """`out_dir`, or result/`name` with the first number that is free. RunError if it holds a run."""
         refuse_used(out_dir)
-        self.path = _numbered(Path("result") / name) if out_dir is None else Path(out_dir)
-        self.path.mkdir(parents=True, exist_ok=True)
+        folder = cls(_numbered(Path("result") / name) if out_dir is None else Path(out_dir))
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            folder._take()
+        except OSError as error:
+            raise RunError(f"cannot write to '{folder.path}': {error.strerror}") from None
+        return folder
+
+    @classmethod
+    def resume(cls, path: Path) -> "Folder":
+        """The folder of an earlier run, at its newest readable checkpoint or the one named. RunError if there is none."""
+        folder = cls(path if path.is_dir() else path.parent)
+        folder._take()
+        try:
+            folder.state = folder._newest() if path.is_dir() else load_checkpoint(path)
+        except RunError:
+            folder._lock.close()
+            raise
+        folder.rows = folder.state["rows"]
+        # what was logged after the checkpoint happens again
+        folder._replace("metrics.jsonl", "".join(_line(row) for row in folder.rows).encode())
+        return folder
+
+    def begin(self, config: dict) -> None:
+        """Say what is asked. A run that goes on keeps its first record; its last epoch may have moved."""
+        if self.state:
+            earlier = self.read("config.json")
+            earlier["settings"]["epochs"] = config["settings"]["epochs"]
+            config = {**earlier, "resumed": earlier.get("resumed", 0) + 1}
+            (self.path / "summary.json").unlink(missing_ok=True)
+        self.write("config.json", config)
 
     def write(self, name: str, record: dict) -> None:
-        """A JSON file in the folder; config.json also says the command, the commit and Python's version."""
-        if name == "config.json":
-            command = shlex.join(["python", *sys.argv])
-            record = {"command": command, "commit": _commit(), "python": platform.python_version(), **record}
-        (self.path / name).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        """A JSON file in the folder."""
+        self._replace(name, (json.dumps(record, indent=1) + "\n").encode())
 
-    def log(self, row: dict) -> None:
-        """Append one epoch's row."""
+    def read(self, name: str) -> dict | None:
+        """A JSON file of the folder, or None where there is none."""
+        path = self.path / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def log(self, row: dict, state: dict) -> None:
+        """An epoch has ended: its row, and the state that the next one starts from."""
+        self.rows.append(row)
+        self.save(state)
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(_line(row))
+
+    def save(self, state: dict) -> None:
+        """A checkpoint of tensors and plain values; the one before it is kept. OSError leaves both as they were."""
+        import torch
+
+        buffer = io.BytesIO()
+        torch.save({"format": FORMAT, "rows": self.rows, **state}, buffer)
+        self._replace("checkpoint.pt", buffer.getbuffer(), keep="previous.pt")
+
+    def _newest(self) -> dict:
+        troubles = []
+        for name in ("checkpoint.pt", "previous.pt"):
+            try:
+                return load_checkpoint(self.path / name)
+            except RunError as error:
+                troubles.append(str(error))
+        raise RunError("; ".join(troubles))
+
+    def _replace(self, name: str, content, keep: str | None = None) -> None:
+        """Write a file whole or not at all: beside it first, synced, then renamed. `keep` names the old one's place."""
+        path, fresh = self.path / name, self.path / f"{name}.new"
+        try:
+            with fresh.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                fresh.unlink()
+            raise
+        if keep is not None and path.exists():
+            path.replace(self.path / keep)
+        fresh.replace(path)
+        # the names too: a power cut may not bring the old ones back
+        directory = os.open(self.path, os.O_RDONLY)
+        os.fsync(directory)
+        os.close(directory)
+
+    def _take(self) -> None:
+        """Hold the folder for this process; the system lets go of it when the process ends, however it ends."""
+        import fcntl
+
+        self._lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise RunError(f"another process is writing to '{self.path}'") from None
+
+
+def load_checkpoint(path: Path) -> dict:
+    """A checkpoint's tensors and plain values. RunError if it is missing, truncated, foreign, newer, or holds code."""
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a foreign pickle is refused, not remarked on
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise RunError(f"no checkpoint at '{path}'") from None
+    except pickle.UnpicklingError:
+        raise RunError(f"'{path}' is no checkpoint of this program: it holds something other than tensors and values") from None
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError):
+        raise RunError(f"'{path}' is truncated or no checkpoint") from None
+    if not isinstance(state, dict) or not isinstance(state.get("format"), int):
+        raise RunError(f"'{path}' is no checkpoint of this program")
+    if state["format"] > FORMAT:
+        raise RunError(f"'{path}' has format {state['format']}, newer than this program's {FORMAT}: update the program")
+    return state
+
+
+def provenance() -> dict:
+    """The command, the commit and Python's version."""
+    command = shlex.join(["python", *sys.argv])
+    return {"command": command, "commit": _commit(), "python": platform.python_version()}
+
+
+def _line(row: dict) -> str:
+    return json.dumps(row) + "\n"
 
 
 def _numbered(path: Path) -> Path:

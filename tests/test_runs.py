@@ -1,0 +1,278 @@
+"""Runs survive: killed at any moment and resumed, a run ends as if nothing had happened."""
+
+import json
+import os
+import pickle
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import modeling
+import runs
+from arguments import RefusalError, parse
+from runs import RunError
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ["--dataset", "digits", "--layers", "20", "--device", "cpu", "--batch_size", "640", "--epochs", "4", "--deterministic"]
+KINDS = {
+    "dense": [],
+    "structured": ["--prune_type", "structured", "--prune_rate", "0.6", "--reg", "reg_cov"],
+    "unstructured": ["--prune_type", "unstructured", "--prune_rate", "0.9", "--prune_freq", "1it"],
+}
+
+
+def call(*flags):
+    """The command in this process."""
+    deterministic, argv, sys.argv = torch.are_deterministic_algorithms_enabled(), sys.argv, ["modeling.py", *flags]
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        modeling.main(parse(list(flags)))
+    finally:
+        sys.argv = argv
+        torch.use_deterministic_algorithms(deterministic)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def start(*flags, cwd, **options):
+    """The command in a process of its own, with as many threads as this one."""
+    command = [sys.executable, ROOT / "modeling.py", *flags, "--threads", str(torch.get_num_threads())]
+    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def untimed(lines):
+    """Output without what a clock wrote."""
+    return [line for line in lines if not line.startswith("result seconds")]
+
+
+def ending(folder):
+    """All that a run leaves, less what a clock wrote: rows, weights, masks, momentum, random state."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        del row["seconds"], row["images_per_second"]
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    tensors = {f"model.{name}": value for name, value in state["model"].items()}
+    for index, entry in state["optimizer"]["state"].items():
+        tensors[f"momentum.{index}"] = entry["momentum_buffer"]
+    tensors["random"] = state["random"][0]
+    summary = json.loads((folder / "summary.json").read_text())
+    return rows, tensors, (summary["test"], summary["left"], len(state["rows"]))
+
+
+def assert_same_ending(folder, reference):
+    rows, tensors, rest = ending(folder)
+    wanted_rows, wanted_tensors, wanted_rest = ending(reference)
+    assert rows == wanted_rows
+    assert rest == wanted_rest
+    assert tensors.keys() == wanted_tensors.keys()
+    assert [name for name in tensors if not torch.equal(tensors[name], wanted_tensors[name])] == []
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def whole(request, tmp_path_factory):
+    """A run that nobody interrupted: its kind, folder and output."""
+    place = tmp_path_factory.mktemp(request.param)
+    process = start(*TINY, *KINDS[request.param], "--out_dir", "whole", cwd=place)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    return request.param, place / "whole", out.splitlines()
+
+
+def test_killed_and_resumed(whole, tmp_path):
+    """SIGKILL at a random moment after the folder exists, in the first epoch too; once more while it resumes."""
+    kind, reference, wanted = whole
+    process = start(*TINY, *KINDS[kind], "--out_dir", "run", cwd=tmp_path)
+    while not (tmp_path / "run" / "config.json").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    time.sleep(random.Random().uniform(0, 2.5))
+    process.kill()
+    process.communicate()
+    process = start("--resume", "run", cwd=tmp_path)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert untimed(out.splitlines()) == untimed(wanted)
+    assert_same_ending(tmp_path / "run", reference)
+
+
+@pytest.fixture
+def structured(whole, tmp_path, monkeypatch, capsys):
+    """A structured run of two of its four epochs, in a folder `run` of the current directory, and the whole one."""
+    kind, reference, wanted = whole
+    if kind != "structured":
+        pytest.skip("one kind is enough")
+    monkeypatch.chdir(tmp_path)
+    train = modeling.train_epoch
+
+    def stop_in_third(run, epoch, bar):
+        if epoch == 2:
+            run.stop.signal = signal.SIGTERM
+        return train(run, epoch, bar)
+
+    monkeypatch.setattr(modeling, "train_epoch", stop_in_third)
+    with pytest.raises(modeling.StoppedError, match=r"SIGTERM in epoch 2 after step 0 of 2: go on with --resume run"):
+        call(*TINY, *KINDS[kind], "--out_dir", "run")
+    monkeypatch.setattr(modeling, "train_epoch", train)
+    capsys.readouterr()
+    return tmp_path / "run", reference, wanted
+
+
+def test_a_stopped_run_goes_on_and_prints_all_its_lines(structured, capsys):
+    folder, reference, wanted = structured
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
+    call("--resume", "run")
+    assert untimed(capsys.readouterr().out.splitlines()) == untimed(wanted)
+    assert_same_ending(folder, reference)
+    # a finished run prints the same once more, and does nothing
+    before = (folder / "checkpoint.pt").stat().st_mtime_ns
+    call("--resume", "run/checkpoint.pt")
+    assert untimed(capsys.readouterr().out.splitlines()) == untimed(wanted)
+    assert (folder / "checkpoint.pt").stat().st_mtime_ns == before
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["resumed"], config["settings"]["epochs"]) == (1, 4)
+    assert "--out_dir run" in config["command"]
+
+
+@pytest.mark.parametrize("damage", ["unfinished write", "between the two renames", "truncated", "row not logged", "half a row"])
+def test_killed_while_writing(structured, damage):
+    folder, reference, _ = structured
+    newest, metrics = folder / "checkpoint.pt", folder / "metrics.jsonl"
+    lines = metrics.read_text()
+    if damage == "unfinished write":
+        (folder / "checkpoint.pt.new").write_bytes(newest.read_bytes()[:5000])
+    elif damage == "between the two renames":
+        newest.rename(folder / "checkpoint.pt.new")
+    elif damage == "truncated":
+        newest.write_bytes(newest.read_bytes()[:-3000])
+    elif damage == "row not logged":
+        metrics.write_text(lines.splitlines(keepends=True)[0])
+    else:
+        metrics.write_text(lines + lines[:100])
+    call("--resume", "run")
+    assert_same_ending(folder, reference)
+
+
+def test_both_checkpoints_bad_is_refused(structured):
+    folder, _, _ = structured
+    for name in ("checkpoint.pt", "previous.pt"):
+        (folder / name).write_bytes(b"PK\x03\x04 not much")
+    with pytest.raises(RunError, match=r"checkpoint\.pt' is truncated.*previous\.pt' is truncated"):
+        call("--resume", "run")
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(structured):
+    folder, reference, _ = structured
+    before = (folder / "checkpoint.pt").read_bytes()
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))  # noqa: E731
+    process = start("--resume", "run", cwd=folder.parent, preexec_fn=limit)
+    _, err = process.communicate()
+    assert process.returncode == 1
+    assert err.splitlines()[-1].startswith("modeling.py: error: ")
+    assert "File too large" in err
+    assert (folder / "checkpoint.pt").read_bytes() == before
+    assert not list(folder.glob("*.new"))
+    call("--resume", "run")
+    assert_same_ending(folder, reference)
+
+
+def test_typed_flags_that_contradict_the_run_are_refused(structured):
+    for flags, words in (
+        (["--prune_rate", "0.5"], "--prune_rate 0.5 contradicts the run in 'run', which has 0.6"),
+        (["--epochs", "3"], "--epochs 3 contradicts"),
+        (["--seed", "1"], "--seed 1 contradicts the run in 'run', which has 0"),
+        (["--out_dir", "other"], "--out_dir other contradicts"),
+    ):
+        with pytest.raises(RefusalError) as caught:
+            parse(["--resume", "run", *flags])
+        assert words in str(caught.value)
+    settings = parse(["--resume", "run", "--epochs", "6", "--prune_rate", "0.6", "--threads", "1", "--quiet"])
+    assert (settings.epochs, settings.reg, settings.threads, settings.quiet) == (6, "reg_cov", 1, True)
+
+
+def test_more_epochs_may_be_asked_for(structured, capsys):
+    folder, _, _ = structured
+    call("--resume", "run", "--epochs", "5")
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("valid")] == list("01234")
+    assert json.loads((folder / "config.json").read_text())["settings"]["epochs"] == 5
+
+
+def test_two_processes_do_not_write_to_one_folder(structured):
+    folder, _, _ = structured
+    with runs.Folder.resume(folder):
+        process = start("--resume", "run", cwd=folder.parent)
+        _, err = process.communicate()
+    assert (process.returncode, err) == (2, "modeling.py: error: another process is writing to 'run'\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_after_the_step(number, tmp_path):
+    process = start(*TINY, "--epochs", "100", "--out_dir", "run", cwd=tmp_path)
+    while not (tmp_path / "run" / "metrics.jsonl").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert err.splitlines()[-1].endswith("go on with --resume run")
+
+
+class Trap:
+    def __reduce__(self):
+        return os.mkdir, ("trapped",)
+
+
+@pytest.mark.parametrize("protocol", ["torch", "pickle"])
+def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run_it(tmp_path, monkeypatch, protocol):
+    monkeypatch.chdir(tmp_path)
+    if protocol == "torch":
+        torch.save({"format": 1, "model": Trap()}, "bad.pt")
+    else:
+        Path("bad.pt").write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(RunError, match=r"other than tensors|no checkpoint"):
+        runs.load_checkpoint(Path("bad.pt"))
+    assert not Path("trapped").exists()
+
+
+def test_checkpoints_of_others_are_refused(tmp_path):
+    def refused(content):
+        torch.save(content, tmp_path / "c.pt")
+        with pytest.raises(RunError) as caught:
+            runs.load_checkpoint(tmp_path / "c.pt")
+        return str(caught.value)
+
+    assert "format 99, newer than this program's 1" in refused({"format": 99})
+    assert "no checkpoint of this program" in refused({"state_dict": {}})
+    assert "no checkpoint of this program" in refused([1, 2])
+    (tmp_path / "empty.pt").touch()
+    for name in ("empty.pt", "absent.pt"):
+        with pytest.raises(RunError):
+            runs.load_checkpoint(tmp_path / name)
+
+
+def test_another_networks_checkpoint_is_refused(structured):
+    folder, _, _ = structured
+    config = json.loads((folder / "config.json").read_text())
+    config["settings"]["arch"] = "resnet32"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RunError, match="another network's"):
+        call("--resume", "run")
+
+
+def test_where_there_is_no_run_is_refused(tmp_path):
+    for path in (tmp_path, tmp_path / "absent", tmp_path / "absent" / "checkpoint.pt"):
+        with pytest.raises(RefusalError, match="no run in"):
+            parse(["--resume", str(path)])
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="cannot write to 'file/run'"):
+        call(*TINY, "--out_dir", "file/run")
