@@ -7,15 +7,18 @@ import re
 import sys
 from pathlib import Path
 
-from registry import Registry, parse_call, suggest
-
-NETWORKS = Registry("network", "models/*.py", leave_out=("__init__.py", "layers.py"))
-CRITERIA = Registry("criterion", "pruning/criteria/*.py")
-SCOPES = Registry("scope", "pruning/scopes.py")
-SCHEDULES = Registry("pruning schedule", "pruning/schedules.py")
-PHASES = Registry("phase", "pruning/phases.py")
-REGULARIZERS = Registry("regulariser", "regularizers.py")
-LEARNING_RATES = Registry("learning-rate schedule", "learning_rate.py")
+from registry import (
+    CRITERIA,
+    LEARNING_RATES,
+    NETWORKS,
+    PHASES,
+    REGULARIZERS,
+    SCHEDULES,
+    SCOPES,
+    Registry,
+    parse_call,
+    suggest,
+)
 
 RAW_SCOPE = "global(normalise='none', floor=0)"
 # A recipe replaces defaults; flags that are typed win. It sets the method, never the engine.
@@ -47,6 +50,7 @@ RECIPES = {
         "prune_freq": "4it",
         "prune_until": 226 / 300,
         "lr_schedule": "constant",
+        "reg": "none",
     },
 }
 # what the plain command does otherwise than the paper's description, and the flag that undoes it
@@ -62,6 +66,8 @@ PRUNING_FLAGS = (
     "score_batches",
 )
 
+# flags that change where and how fast, not what is computed
+ENGINE_FLAGS = ("recipe", "resume", "quiet", "dry_run", "out_dir", "data_dir", "device", "amp", "threads", "deterministic")
 # what may be typed with --resume although the run began otherwise; --epochs may also grow
 MAY_CHANGE = ("resume", "device", "threads", "quiet", "data_dir")
 
@@ -90,10 +96,11 @@ def _number(kind, low, high=math.inf, *, above: bool = False, below: bool = Fals
     def read(text: str):
         try:
             value = kind(text)
-        except ValueError:
-            value = math.nan
-        inside = (value > low if above else value >= low) and (value < high if below else value <= high)
-        if not (math.isfinite(value) and inside):
+            inside = (value > low if above else value >= low) and (value < high if below else value <= high)
+            inside = inside and math.isfinite(value)
+        except (ValueError, OverflowError):
+            inside = False
+        if not inside:
             raise argparse.ArgumentTypeError(f"'{text}' is not {'a whole' if kind is int else 'a'} number {words}")
         return value
 
@@ -107,7 +114,11 @@ def _frequency(text: str) -> str:
 
 
 def _listing(registry: Registry) -> str:
-    return "; ".join(f"{name}: {entry.summary.rstrip('.')}" for name, entry in registry.entries.items()).replace("%", "%%")
+    lines = []
+    for name, entry in registry.entries.items():
+        options = ", ".join(f"{word}={option.default!r}" for word, option in entry.options.items())
+        lines.append(f"{name}{f'({options})' if options else ''}: {entry.summary.rstrip('.')}")
+    return "; ".join(lines).replace("%", "%%")
 
 
 def _add_experiment(parser) -> None:
@@ -160,7 +171,7 @@ def _add_pruning(parser) -> None:
 def _add_training(parser) -> None:
     group = parser.add_argument_group("regulariser")
     group.add_argument("--reg", default="none", help=f"none, or: {_listing(REGULARIZERS)} (default none)")
-    group.add_argument("--odecay", type=_number(float, 0), default=0.7, help="alpha, its weight in the loss (default 0.7)")
+    group.add_argument("--odecay", type=_number(float, 0), help="alpha, its weight in the loss (default 0.7, for reg_ortho 0.01)")
     group = parser.add_argument_group("optimisation")
     group.add_argument("--epochs", type=_number(int, 1), default=300, help="default 300")
     group.add_argument("--batch_size", type=_number(int, 2), default=128, help="images a step (default 128)")
@@ -177,7 +188,7 @@ def _add_engine(parser) -> None:
     group = parser.add_argument_group("engine")
     group.add_argument("--device", choices=("cpu", "cuda", "mps"), help="default: the best there is")
     group.add_argument("--amp", choices=("bfloat16", "off"), help="default: bfloat16 where the device is faster with it")
-    group.add_argument("--threads", type=_number(int, 1), help="CPU threads (default: torch's choice)")
+    group.add_argument("--threads", type=_number(int, 1, 1024), help="CPU threads (default: torch's choice)")
     group.add_argument("--deterministic", action="store_true", help="same command, same numbers; slower on CUDA")
 
 
@@ -242,21 +253,26 @@ def _check_names(settings) -> None:
     SCOPES.check(settings.prune_scope)
     PHASES.check(settings.prune_phase)
     SCHEDULES.check(settings.prune_schedule)
-    LEARNING_RATES.check(settings.lr_schedule)
+    try:
+        LEARNING_RATES.get(settings.lr_schedule)(0.5)
+    except TypeError:
+        raise ValueError(f"--lr_schedule {settings.lr_schedule}: an option's value has the wrong type") from None
     if settings.reg != "none":
         REGULARIZERS.check(settings.reg)
     if settings.arch is not None:
-        NETWORKS.check(settings.arch)
+        _, options = NETWORKS.check(settings.arch)
+        if "classes" in options:
+            raise ValueError(f"--arch {settings.arch}: the data set says how many classes there are")
 
 
 def _check_pairs(settings, typed: dict) -> None:
     """Flags that contradict each other, or would have no effect. ValueError for the first."""
     legal = CRITERIA.constants(settings.prune_imp).get("GRANULARITIES", ("structured", "unstructured"))
-    off = settings.prune_type == "none"
+    off, phase = settings.prune_type == "none", parse_call(settings.prune_phase)[0]
     once = {"init": ("prune_schedule", "prune_freq", "prune_until"), "after": ("prune_schedule", "prune_freq")}
     idle = [name for name in PRUNING_FLAGS if name in typed] if off else []
-    idle_in_phase = [name for name in once.get(parse_call(settings.prune_phase)[0], ()) if name in typed]
-    reads_weights_only = parse_call(settings.prune_imp)[0] not in ("grad", "syn")
+    idle_in_phase = [name for name in once.get(phase, ()) if name in typed]
+    reads_weights_only = not CRITERIA.constants(settings.prune_imp).get("READS_IMAGES")
     rules = [
         (idle, f"--{''.join(idle[:1])} has no effect without --prune_type structured or unstructured"),
         (
@@ -276,13 +292,14 @@ def _check_pairs(settings, typed: dict) -> None:
             f"--{''.join(idle_in_phase[:1])} has no effect with --prune_phase {settings.prune_phase}, which cuts once",
         ),
         (
-            settings.prune_phase == "after" and settings.prune_until >= 1,
+            phase == "after" and settings.prune_until >= 1,
             "--prune_phase after leaves no epoch to fine-tune with --prune_until 1: choose less than 1",
         ),
         (
             "odecay" in typed and settings.reg == "none",
             f"--odecay has no effect without --reg: choose from {', '.join(REGULARIZERS.entries)}",
         ),
+        (settings.out_dir == "", "--out_dir is empty: name a folder, or leave it out"),
         ("arch" in typed and "layers" in typed, "--arch and --layers both name a network: choose one"),
         (
             "image_size" in typed and settings.dataset != "folder",
@@ -305,6 +322,9 @@ def _resolve(settings, typed: dict) -> None:
         if settings.arch not in NETWORKS.entries:
             depths = sorted(int(name[6:]) for name in NETWORKS.entries if re.fullmatch(r"resnet\d+", name))
             raise RefusalError(f"no ResNet has {settings.layers} layers here: choose from {', '.join(map(str, depths))}")
+    if settings.odecay is None:
+        name = parse_call(settings.reg)[0]
+        settings.odecay = 0.0 if name == "none" else REGULARIZERS.constants(settings.reg)["ALPHA"].get(name, 1.0)
     if settings.shortcut is not None:
         name, options = parse_call(settings.arch)
         if "shortcut" not in NETWORKS.entries[name].options or "shortcut" in options:
@@ -329,6 +349,11 @@ def departures(settings) -> list[str]:
         if not (same or no_matter):
             lines.append(f"{words} ({name} {value}; undo: --{name} {quote(published)})")
     return lines
+
+
+def typed_over(settings) -> list[str]:
+    """The typed flags that say something about the method, for a run by a recipe."""
+    return sorted(f"--{name}" for name in settings.typed if name not in ENGINE_FLAGS)
 
 
 def quote(value) -> str:

@@ -65,7 +65,8 @@ class Dataset:
 
     def sample(self, batch: int, batches: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Some training images for scoring, not augmented: the same ones at every call."""
-        order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))[: batch * batches]
+        count = batch * min(batches, self.steps(batch))
+        order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))[:count]
         yield from self.ordered(self.train.pick(order.to(self.device)), batch)
 
     def steps(self, batch: int) -> int:
@@ -130,6 +131,8 @@ def _cifar(name: str, directory: Path) -> tuple[Images, Images, list[str]]:
                 try:
                     part = source(str(directory), train=train, download=True)
                 except (RuntimeError, OSError, EOFError, ValueError) as error:
+                    with contextlib.suppress(OSError):
+                        directory.rmdir()  # torchvision made it for the download; if it holds anything it stays
                     raise DataError(
                         f"no usable {name} in '{directory}' and its download failed ({_one_line(error)}): put the official "
                         f"python archive there, or use --dataset digits, or --dataset folder"
@@ -171,22 +174,21 @@ def folder_classes(directory: Path) -> list[str]:
 
 
 def _folder(directory: Path, size: int) -> tuple[Images, Images, list[str]]:
-    """Images in ImageFolder layout, the shorter side scaled to `size`, centre cropped."""
-    from PIL import Image, ImageOps
-    from torchvision.datasets import ImageFolder
+    """Images in the layout of torchvision's ImageFolder."""
+    from PIL import Image
+    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
     classes, parts, unreadable = folder_classes(directory), [], []
     for part in ("train", "test"):
         try:
-            samples = ImageFolder(directory / part).samples
+            samples = make_dataset(str(directory / part), {name: i for i, name in enumerate(classes)}, IMG_EXTENSIONS)
         except FileNotFoundError as error:
             raise DataError(f"'{directory / part}': {_one_line(error)}") from None
         pixels = []
         for path, _ in samples:
             try:
                 with Image.open(path) as image:
-                    fitted = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
-                pixels.append(np.asarray(fitted))
+                    pixels.append(_fit(image, size))
             except (OSError, ValueError, SyntaxError):
                 unreadable.append(path)
         if not unreadable:
@@ -194,6 +196,15 @@ def _folder(directory: Path, size: int) -> tuple[Images, Images, list[str]]:
     if unreadable:
         raise DataError(f"{len(unreadable)} unreadable images: {', '.join(unreadable[:5])}")
     return *parts, classes
+
+
+def _fit(image, size: int) -> np.ndarray:
+    """A PIL image as bytes (size, size, 3), the shorter side scaled to `size`, centre cropped."""
+    from PIL import Image, ImageOps
+
+    if image.mode.startswith("I"):  # 16 bits a pixel, which PIL would clip to 8
+        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+    return np.asarray(ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR))
 
 
 def class_count(dataset: str, directory: str) -> int:
@@ -215,4 +226,6 @@ def load(dataset: str, directory: str, *, val_size: float, normalise: str, image
         if len(held) == 0 or len(kept) == 0:
             raise DataError(f"--val_size {val_size:g} of {len(train)} training images leaves a split empty")
         train, valid = train.pick(kept), train.pick(held)
+    if len(train) < 2:
+        raise DataError("batch norm needs at least two training images")
     return Dataset(train, valid, test, classes, normalise, device)

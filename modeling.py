@@ -3,7 +3,7 @@
 import sys
 import time
 
-from arguments import RefusalError, departures, fail, parse
+from arguments import RefusalError, departures, fail, parse, typed_over
 
 if __name__ == "__main__":
     # a wrong command is refused before torch is loaded
@@ -32,8 +32,9 @@ from tqdm import tqdm
 
 import data
 import models
-from arguments import LEARNING_RATES, RECIPES, REGULARIZERS
+from output import closing_lines, duration, epoch_lines, header, note, say_all
 from pruning import Pruner, accounting
+from registry import LEARNING_RATES, REGULARIZERS
 from runs import Folder, RunError, provenance, refuse_used
 
 EVALUATION_BATCH = 500
@@ -71,9 +72,9 @@ class Meter:
         self.steps += 1
 
     def read(self) -> dict:
-        """Top-1 and top-5 in %, loss and penalty, each a mean over images."""
+        """Top-1 and top-5 in %, loss and penalty, each a mean over so many images."""
         top1, top5, loss, penalty = (total / self.images for total in self.sums.tolist())
-        return {"top1": 100 * top1, "top5": 100 * top5, "loss": loss, "penalty": penalty}
+        return {"top1": 100 * top1, "top5": 100 * top5, "loss": loss, "penalty": penalty, "images": self.images}
 
 
 @dataclass
@@ -230,7 +231,8 @@ def build_pruner(model: models.Network, settings) -> Pruner | None:
             schedule=settings.prune_schedule,
             rate=settings.prune_rate,
             gate=settings.prune_gate,
-            frequency=settings.prune_freq,
+            # a dry run is shorter than most frequencies
+            frequency="1ep" if settings.dry_run else settings.prune_freq,
             until=settings.prune_until,
             seed=settings.seed,
         )
@@ -244,6 +246,10 @@ def start(settings) -> Experiment:
     seed_everything(settings)
     model = models.build(settings.arch, classes=data.class_count(settings.dataset, settings.data_dir))
     model = model.to(settings.device, memory_format=torch.channels_last)
+    try:
+        accounting.positions(model, settings.image_size)
+    except RuntimeError:
+        raise RefusalError(f"images of {settings.image_size} pixels are too small for {settings.arch}") from None
     pruner = build_pruner(model, settings)
     dataset = data.load(
         settings.dataset,
@@ -259,7 +265,10 @@ def start(settings) -> Experiment:
         settings.epochs, steps = 1, min(steps, 2)
     if pruner is not None:
         sample = partial(dataset.sample, batch, settings.score_batches, settings.seed)
-        pruner.begin(settings.epochs, steps, sample)
+        try:
+            pruner.begin(settings.epochs, steps, sample)
+        except ValueError as error:
+            raise RefusalError(f"--prune_freq, --prune_until: {error}") from None
     optimizer = torch.optim.SGD(
         model.parameters(),
         settings.lr,
@@ -288,24 +297,12 @@ def describe(run: Experiment) -> None:
     lines = [f"{settings.arch} on {settings.device}, {precision}; {run.dataset}"]
     lines += [f"otherwise than the paper: {line}" for line in departures(settings)]
     if settings.recipe:
-        replaced = sorted(set(settings.typed) & set(RECIPES[settings.recipe]))
-        typed = f", typed over it: {', '.join('--' + name for name in replaced)}" if replaced else ""
-        lines.append(f"recipe {settings.recipe}{typed}")
+        typed = typed_over(settings)
+        lines.append(f"recipe {settings.recipe}" + (f", typed over it: {', '.join(typed)}" if typed else ""))
+    if run.batch < settings.batch_size:
+        lines.append(f"batches hold all {run.batch} training images, fewer than --batch_size {settings.batch_size}")
     for line in lines:
         note(settings, line)
-
-
-def note(settings, line: str) -> None:
-    """A line on stderr, past the bar."""
-    if not settings.quiet:
-        tqdm.write(line, file=sys.stderr)
-
-
-def say_all(*lines: str) -> None:
-    """Lines on stdout, which may be a file that somebody follows, past the bar on the terminal."""
-    for line in lines:
-        tqdm.write(line, file=sys.stdout)
-    sys.stdout.flush()
 
 
 def epoch_row(run: Experiment, epoch: int, trained: dict, valid: dict, seconds: float) -> dict:
@@ -315,39 +312,25 @@ def epoch_row(run: Experiment, epoch: int, trained: dict, valid: dict, seconds: 
     if run.pruner is not None:
         zero, total = accounting.zeros(run.model)
         kept = {name: int(live.sum()) for name, live in accounting.filter_masks(run.model).items()}
-        row |= {"num_zero": zero, "num_total": total, "mask_changes": run.pruner.take_changes(), "kept_filters": kept}
+        row |= {"num_zero": zero, "num_total": total, "cut": run.pruner.cut(), "mask_changes": run.pruner.take_changes()}
+        row |= {"kept_filters": kept}
     return row
 
 
 def outcome(run: Experiment, rows: list[dict], test: dict) -> dict:
     """What came of the run, for the closing lines and summary.json."""
-    dataset, size = run.dataset, run.dataset.image_size
+    size = run.settings.image_size
+    # before the rate is reached the network is another one
+    pruned = [row for row in rows if row.get("cut", 0) >= rows[-1].get("cut", 0)]
     return {
         "last": rows[-1],
-        "best": max(rows, key=lambda row: row["valid"]["top1"]),
+        "best": max(pruned, key=lambda row: row["valid"]["top1"]),
         "test": test,
         "dense": asdict(accounting.dense(run.model, size)),
         "left": asdict(accounting.remaining(run.model, size)),
         "seconds": round(sum(row["seconds"] for row in rows), 1),
-        "images": {"train": len(dataset.train), "valid": len(dataset.valid or ()), "test": len(dataset.test)},
+        "held_out": run.dataset.valid is not None,
     }
-
-
-def closing_lines(result: dict, settings) -> list[str]:
-    """None begins with train, valid or sparsity; the last one is the published list of the best epoch."""
-    last, best, images = result["last"], result["best"], result["images"]
-    where = f"{images['valid']} held-out images" if images["valid"] else "test set, which so chose the best epoch"
-    lines = [
-        f"result accuracy: last {last['valid']['top1']:.2f}, best {best['valid']['top1']:.2f} at epoch {best['epoch']} ({where})",
-        f"result test accuracy: {result['test']['top1']:.2f} after the last epoch ({images['test']} images)",
-    ]
-    how = "not zero" if settings.prune_type == "unstructured" else "left after removal"
-    for name, word in (("filters", "filters"), ("parameters", "parameters"), ("macs", "MACs")):
-        left, of = result["left"][name], result["dense"][name]
-        lines.append(f"result {word}: {left} of {of} {how} ({100 * left / of:.2f} %)")
-    lines.append(f"result seconds: {result['seconds']} of training, epochs 0 to {result['last']['epoch']}")
-    scores = [best["train"]["top1"], best["train"]["top5"], best["valid"]["top1"], best["valid"]["top5"]]
-    return [*lines, str([best["epoch"], *(round(score, 2) for score in scores)])]
 
 
 def main(settings) -> None:
@@ -403,27 +386,6 @@ def fit(run: Experiment, folder: Folder | None) -> dict:
     # the held-out images made every choice; the test images are read here, once
     test = evaluate(run, dataset.test) if dataset.valid else rows[-1]["valid"]
     return outcome(run, rows, test)
-
-
-def duration(seconds: float) -> str:
-    """For people: 45 s, 12 min, 3.5 h."""
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def header(settings) -> str:
-    """The published first line."""
-    rate = settings.prune_rate if settings.prune_type != "none" else 0.0
-    return f"prune rate {rate} regularization odecay {settings.odecay if settings.reg != 'none' else 0.0}"
-
-
-def epoch_lines(row: dict) -> list[str]:
-    """The published lines of an epoch."""
-    epoch, trained, valid = row["epoch"], row["train"], row["valid"]
-    lines = [f"train {epoch} ====> Acc@1 {trained['top1']:.3f} Acc@5 {trained['top5']:.3f}"]
-    if "num_zero" in row:
-        zero, total = row["num_zero"], row["num_total"]
-        lines.append(f"sparsity {epoch} ====> {100 * zero / total:.2f}% || num_zero/num_total: {zero}/{total}")
-    return [*lines, f"valid {epoch} ====> Acc@1 {valid['top1']:.3f} Acc@5 {valid['top5']:.3f}"]
 
 
 def config(run: Experiment) -> dict:

@@ -50,7 +50,8 @@ def parse_call(text: str) -> tuple[str, dict]:
     try:
         # the name is checked by the registry; it may be a Python keyword
         call = ast.parse(f"f({match[2] or ''})", mode="eval").body
-        if not isinstance(call.func, ast.Name) or call.args or any(keyword.arg is None for keyword in call.keywords):
+        names = [keyword.arg for keyword in call.keywords]
+        if not isinstance(call.func, ast.Name) or call.args or None in names or len({*names}) < len(names):
             raise ValueError
         return match[1], {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (SyntaxError, ValueError, AttributeError, TypeError, RecursionError, MemoryError):
@@ -158,3 +159,12 @@ def _check_value(what: str, option: Option, value) -> None:
         raise ValueError(f"{what} is {expected.__name__} like {option.default!r}, not {value!r}")
     if expected in (int, float) and not 0 <= value < float("inf"):
         raise ValueError(f"{what} is a number of at least 0, not {value!r}")
+
+
+NETWORKS = Registry("network", "models/*.py", leave_out=("__init__.py", "layers.py"))
+CRITERIA = Registry("criterion", "pruning/criteria/*.py")
+SCOPES = Registry("scope", "pruning/scopes.py")
+SCHEDULES = Registry("pruning schedule", "pruning/schedules.py")
+PHASES = Registry("phase", "pruning/phases.py")
+REGULARIZERS = Registry("regulariser", "regularizers.py")
+LEARNING_RATES = Registry("learning-rate schedule", "learning_rate.py")

@@ -5,12 +5,14 @@ Filters that a mask has cut are left out, by multiplication, so that shapes and 
 
 import functools
 from collections import defaultdict
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from models import Network
+
+# alpha where --odecay is not typed: the paper's, and that of SRIP's authors
+ALPHA = {"reg_cov": 0.7, "reg_cov_ijcai2018": 0.7, "reg_ortho": 1e-2}
 
 
 def _outside_autocast(penalty):
@@ -48,29 +50,34 @@ def _correlations(rows: Tensor, live: Tensor) -> Tensor:
 
 
 @_outside_autocast
-def reg_cov(network: Network, *, form: Literal["mean", "ijcai2018"] = "mean", tau: float = 1e-4) -> Tensor:
-    """Decorrelation of a layer's filters: 0 where all are uncorrelated, 1 where all are copies of one.
+def reg_cov(network: Network) -> Tensor:
+    """Decorrelation of a layer's filters (Cho et al., KSC 2020): 0 where uncorrelated, 1 where all are copies of one.
 
-    Cho et al., KSC 2020, the correlation term; Pearson correlation C between the flattened filters of a layer.
-    form='mean': mean over layers of the mean |C_ij|, i != j, over live filters; a layer with one live filter gives 0.
-    form='ijcai2018': Zhu, Zhou and Li, IJCAI 2018, sum over layers of ||C_S - diag C_S||_F / |S|, S the live filters
-    with mean |w| > tau.
+    Mean over layers of the mean |C_ij|, i != j, C the Pearson correlation between the layer's flattened live filters.
+    A layer with one live filter gives 0.
     """
     terms, layers = [], 0
     for rows, live in _stacks(network):
-        if form == "ijcai2018":
-            live = live * (rows.detach().abs().mean(-1) > tau)
-        correlations, count = _correlations(rows, live), live.sum(-1)
-        if form == "ijcai2018":
-            squares = correlations.square().sum((-1, -2))
-            # the square root has no derivative at 0
-            norm = torch.where(squares > 0, squares, 1.0).sqrt() * (squares > 0)
-            terms.append((norm / count.clamp_min(1)).sum())
-        else:
-            terms.append((correlations.abs().sum((-1, -2)) / (count * (count - 1)).clamp_min(1)).sum())
+        count = live.sum(-1)
+        terms.append((_correlations(rows, live).abs().sum((-1, -2)) / (count * (count - 1)).clamp_min(1)).sum())
         layers += len(rows)
-    total = torch.stack(terms).sum()
-    return total if form == "ijcai2018" else total / layers
+    return torch.stack(terms).sum() / layers
+
+
+@_outside_autocast
+def reg_cov_ijcai2018(network: Network, *, tau: float = 1e-4) -> Tensor:
+    """Decorrelation as in Zhu, Zhou and Li, IJCAI 2018: sum over layers of ||C_S - diag C_S||_F / |S|.
+
+    C is the Pearson correlation between the layer's flattened filters, S the live ones with mean |w| > tau.
+    """
+    terms = []
+    for rows, live in _stacks(network):
+        live = live * (rows.detach().abs().mean(-1) > tau)
+        squares = _correlations(rows, live).square().sum((-1, -2))
+        # the square root has no derivative at 0
+        norm = torch.where(squares > 0, squares, 1.0).sqrt() * (squares > 0)
+        terms.append((norm / live.sum(-1).clamp_min(1)).sum())
+    return torch.stack(terms).sum()
 
 
 @_outside_autocast
@@ -78,7 +85,7 @@ def reg_ortho(network: Network, *, iterations: int = 2) -> Tensor:
     """Spectral restricted isometry (SRIP): Bansal, Chen and Wang, 2018 (arXiv 1810.09102).
 
     Sum over layers of sigma(W W^T - I)^2, sigma the spectral norm, W the live filters as rows; W^T W where that is the
-    smaller. Power iteration from a fixed start, so that no random state is touched.
+    smaller by shape. Power iteration from a fixed start, so that no random state is touched.
     """
     terms = []
     for rows, live in _stacks(network):
@@ -88,7 +95,7 @@ def reg_ortho(network: Network, *, iterations: int = 2) -> Tensor:
         identity = live if wide else torch.ones_like(rows[:, 0])
         difference = gram - torch.diag_embed(identity)
         vector = torch.arange(1, gram.shape[-1] + 1, dtype=gram.dtype, device=gram.device).cos()
-        vector = vector.expand(len(gram), -1).unsqueeze(-1)
+        vector = (vector / vector.norm()).expand(len(gram), -1).unsqueeze(-1)
         for _ in range(iterations):
             vector = (difference @ vector).detach()
             vector = vector / vector.norm(dim=1, keepdim=True).clamp_min(1e-30)

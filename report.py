@@ -69,7 +69,12 @@ def table_row(runs: list[Run]) -> dict:
     first, settings = runs[0], runs[0].config["settings"]
     ended = [run.summary for run in runs if run.summary]
     last = [run.rows[-1]["valid"]["top1"] for run in runs if run.rows]
-    best = [max(row["valid"]["top1"] for row in run.rows) for run in runs if run.rows]
+    # before the rate is reached the network is another one
+    best = [
+        max(row["valid"]["top1"] for row in run.rows if row.get("cut", 0) >= run.rows[-1].get("cut", 0))
+        for run in runs
+        if run.rows
+    ]
     row = {
         "run": first.label,
         "n": len(runs),

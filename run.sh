@@ -44,10 +44,13 @@ flags=(--prune_type "$prune_type")
 flags+=(--reg "$reg")
 [ "$reg" = none ] || flags+=(--odecay "$odecay")
 
-mkdir -p result
+case " $* " in *" -h "* | *" --help "*) exec $python modeling.py --help ;; esac
+
 out=result/$name.txt
+mkdir -p "$(dirname "$out")"
 number=2
-until (set -o noclobber; : > "$out") 2>/dev/null; do
+while [ -e "$out" ] || ! (set -o noclobber && : > "$out"); do
+  [ -e "$out" ] || exit 1 # the file cannot be made, as bash has said
   out=result/$name-$number.txt
   number=$((number + 1))
 done

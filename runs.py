@@ -26,9 +26,15 @@ class RunError(Exception):
 
 
 def refuse_used(out_dir: str | None) -> None:
-    """RunError if a folder was named that already holds a run."""
-    if out_dir is not None and (Path(out_dir) / "config.json").exists():
+    """RunError if a folder was named that already holds a run, or cannot be written."""
+    if out_dir is None:
+        return
+    path = Path(out_dir)
+    if (path / "config.json").exists():
         raise RunError(f"'{out_dir}' already holds a run: name another --out_dir, or go on with it by --resume {out_dir}")
+    nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        raise RunError(f"cannot write to '{out_dir}': '{nearest}' is no folder that can be written")
 
 
 class Folder:
@@ -51,12 +57,13 @@ class Folder:
     def create(cls, out_dir: str | None, name: str) -> "Folder":
         """`out_dir`, or result/`name` with the first number that is free. RunError if it holds a run."""
         refuse_used(out_dir)
-        folder = cls(_numbered(Path("result") / name) if out_dir is None else Path(out_dir))
+        path = Path(out_dir) if out_dir is not None else Path("result") / name
         try:
+            folder = cls(path if out_dir is not None else _numbered(path))
             folder.path.mkdir(parents=True, exist_ok=True)
             folder._take()
         except OSError as error:
-            raise RunError(f"cannot write to '{folder.path}': {error.strerror}") from None
+            raise RunError(f"cannot write to '{path}': {error.strerror}") from None
         return folder
 
     @classmethod
@@ -180,12 +187,15 @@ def _line(row: dict) -> str:
 
 
 def _numbered(path: Path) -> Path:
-    """The path itself, or with the first number that is free."""
+    """Make the folder, or with the first number that is free: no two runs get the same one."""
     candidate, number = path, 1
-    while candidate.exists():
-        number += 1
-        candidate = path.with_name(f"{path.name}-{number}")
-    return candidate
+    while True:
+        try:
+            candidate.mkdir(parents=True)
+            return candidate
+        except FileExistsError:
+            number += 1
+            candidate = path.with_name(f"{path.name}-{number}")
 
 
 def _commit() -> str | None:
@@ -193,7 +203,7 @@ def _commit() -> str | None:
     try:
         git = ["git", "-C", str(ROOT)]
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
+        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
         return commit + ("+" if changed.strip() else "")
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The short comparison: ResNet-20, CIFAR-10, 10 epochs, one row a line below, JOBS runs at a time with one thread each.
-#   DATA_DIR=data JOBS=2 benchmarks/short_runs.sh OUT        finished rows are left alone
+#   DATA_DIR=data JOBS=2 benchmarks/short_runs.sh OUT        finished rows are left alone, others go on
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:?where the run folders go}
@@ -18,5 +18,9 @@ rows=(
 )
 for row in "${rows[@]}"; do
   read -r name flags <<<"$row"
-  [ -e "$out/$name/summary.json" ] || printf '%s\n' "mkdir -p $out/$name && python modeling.py $common $flags --out_dir $out/$name > $out/$name/result.txt"
+  run=$out/$name
+  [ -e "$run/summary.json" ] && continue
+  what="$common $flags --out_dir $run"
+  [ -e "$run/config.json" ] && what="--resume $run"
+  printf '%s\n' "mkdir -p $run && ${PYTHON:-python} modeling.py $what > $run/result.txt"
 done | xargs -P "${JOBS:-1}" -d '\n' -I{} bash -c '{}'

@@ -1,7 +1,6 @@
 """Where the four answers meet: granularity, criterion, scope and phase put masks on a network."""
 
 import inspect
-import math
 import re
 from collections.abc import Callable, Iterable
 
@@ -12,13 +11,7 @@ from models import Network, Unit
 from pruning.context import Context
 from pruning.granularity import GRANULARITIES
 from pruning.masks import Mask, OutputGate, WeightMask
-from registry import Registry
-
-CRITERIA = Registry("criterion", "pruning/criteria/*.py")
-SCOPES = Registry("scope", "pruning/scopes.py")
-SCHEDULES = Registry("pruning schedule", "pruning/schedules.py")
-PHASES = Registry("phase", "pruning/phases.py")
-GATES = ("output", "weight")
+from registry import CRITERIA, PHASES, SCHEDULES, SCOPES
 
 
 class Pruner:
@@ -58,18 +51,28 @@ class Pruner:
         self.scope({name: mask.mask for name, mask in self.gates.items()}, rate)
 
     def begin(self, epochs: int, steps: int, sample: Callable[[], Iterable]) -> None:
-        """How long the run is, an epoch having `steps`; `sample` yields batches of images and labels to score with."""
+        """How long the run is, an epoch having `steps`; `sample` yields batches of images and labels to score with.
+
+        ValueError if no mask would ever be made.
+        """
         self.steps, self.total, self.sample = steps, epochs * steps, sample
-        self.until_position = math.ceil(self.until * self.total - 1e-6)
+        self.until_position = max(int(self.until * self.total + 1e-6), 1)
+        self.updates = [position / self.total for position in range(self.total) if self._plan(position)[0]]
+        if not self.updates:
+            raise ValueError(f"no mask would ever be made in {epochs} epochs of {steps} steps")
+
+    def _plan(self, position: int) -> tuple[bool, bool]:
+        """Whether masks are updated before this step of the run, and whether they still move."""
+        epoch, step = divmod(position, self.steps)
+        due = step == 0 and epoch % self.every == 0 if self.by_epochs else (step + 1) % self.every == 0
+        return self.phase(position, self.until_position, due)
 
     def before_step(self, epoch: int, step: int) -> None:
         """Called before every training step: masks change, become fixed, or stay."""
         position = epoch * self.steps + step
-        due = step == 0 and epoch % self.every == 0 if self.by_epochs else (step + 1) % self.every == 0
-        update, moving = self.phase(position, self.until_position, due)
+        update, moving = self._plan(position)
         if update:
-            interval = self.every * (self.steps if self.by_epochs else 1) / self.total
-            self.update(self.rate * self.schedule(position / self.total, interval))
+            self.update(self.rate * self.schedule(position / self.total, self.updates))
         for mask in self.gates.values():
             mask.straight_through = moving
 
@@ -83,6 +86,10 @@ class Pruner:
         for name, keep in self.scope(self.scores(), rate).items():
             self.changes += (self.gates[name].mask != keep).sum()
             self.gates[name].set(keep)
+
+    def cut(self) -> int:
+        """Mask entries that are 0 now: filters, or single weights."""
+        return sum(int((mask.mask == 0).sum()) for mask in self.gates.values())
 
     def take_changes(self) -> int:
         """Mask entries that moved since this was last asked."""

@@ -1,16 +1,15 @@
-"""How the rate grows: progress in [0, 1] of the run in, the fraction of --prune_rate due now out."""
+"""How the rate grows: an update's progress in [0, 1] of the run and that of all updates in, the fraction of the rate out."""
 
 
-def constant(progress: float, interval: float) -> float:
+def constant(progress: float, updates: list[float]) -> float:
     """The whole rate from the first mask on."""
     return 1.0
 
 
-def cubic(progress: float, interval: float, *, reach: float = 0.5) -> float:
+def cubic(progress: float, updates: list[float], *, reach: float = 0.5) -> float:
     """Zhu and Gupta, 2017 (arXiv 1710.01878): 1 - (1 - progress / reach)^3.
 
-    `interval` is the progress between two updates: the rate is whole at the last update by `reach` of the run, so
-    that it is reached however few epochs there are.
+    The rate is whole at the last update by `reach` of the run, so that it is reached however few updates there are.
     """
-    last = int(reach / interval + 1e-9) * interval
-    return 1.0 if progress >= last - 1e-9 else 1 - (1 - progress / last) ** 3
+    whole = max((update for update in updates if update <= reach + 1e-9), default=updates[0])
+    return 1.0 if progress >= whole else 1 - (1 - progress / whole) ** 3

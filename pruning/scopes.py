@@ -67,9 +67,14 @@ def global_(
 
 
 def local(scores: Scores, rate: float, *, floor: int = 1) -> Scores:
-    """One threshold a layer: each loses the same fraction, and keeps at least `floor`."""
+    """One threshold a layer: each loses floor(rate * n) of its n.
+
+    ValueError if that would leave a layer with fewer than `floor`.
+    """
     keep = {}
     for name, score in scores.items():
-        k = min(_count(rate, score.numel()), max(score.numel() - floor, 0))
+        k = _count(rate, score.numel())
+        if k > max(score.numel() - floor, 0):
+            raise ValueError(f"rate {rate:g} cuts {k} of the {score.numel()} in {name}, which has a floor of {floor}")
         keep[name] = ~_smallest(score.flatten().float(), k).view_as(score)
     return keep

@@ -2,6 +2,8 @@
 
 import ast
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +14,10 @@ import torch
 import arguments
 import modeling
 from arguments import RefusalError, departures, parse
+from conftest import TINY, TINY_DATA
+from runs import RunError
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = ["--dataset", "digits", "--layers", "20", "--device", "cpu", "--epochs", "2", "--batch_size", "512"]
 PRUNED = ["--prune_type", "structured", "--prune_rate", "0.6", "--reg", "reg_cov", "--odecay", "0.7"]
 
 
@@ -55,7 +58,7 @@ def test_the_published_lines(train):
     read = notebook(out)
     assert [epoch for epoch, *_ in read["train"]] == [epoch for epoch, *_ in read["valid"]] == [0, 1]
     for epoch, percent, zero, total in read["sparsity"]:
-        assert total == 272_474
+        assert total == 272_019
         assert f"{100 * zero / total:.2f}" == f"{percent:.2f}"
         assert out[2 + 3 * epoch].startswith("sparsity")
         assert zero > 0
@@ -70,7 +73,7 @@ def test_a_dense_run_has_no_sparsity_line(train):
     out, err = train(*TINY)
     assert out[0] == "prune rate 0.0 regularization odecay 0.0"
     assert not any(line.startswith("sparsity") for line in out)
-    assert "result filters: 784 of 784 left after removal (100.00 %)" in out
+    assert "result filters: 784 of 784 (100.00 %) left after removal" in out
     assert not any("mask" in line for line in err)
 
 
@@ -79,9 +82,9 @@ def test_the_records_of_a_run(train, tmp_path):
     config = json.loads((tmp_path / "here" / "config.json").read_text())
     rows = [json.loads(line) for line in (tmp_path / "here" / "metrics.jsonl").read_text().splitlines()]
     summary = json.loads((tmp_path / "here" / "summary.json").read_text())
-    assert config["command"].startswith("python modeling.py --dataset digits")
+    assert config["command"].startswith("python modeling.py --dataset folder")
     assert config["settings"]["arch"] == "resnet20"
-    assert config["settings"]["augment"] == "crop"
+    assert config["settings"]["augment"] == "crop_flip"
     assert config["settings"]["typed"]["prune_rate"] == 0.6
     assert (len(config["filters"]), sum(config["filters"].values())) == (21, 784)
     assert config["versions"]["torch"] == torch.__version__
@@ -94,9 +97,9 @@ def test_the_records_of_a_run(train, tmp_path):
         assert sum(row["kept_filters"].values()) == 784 - 470
     assert rows[0]["mask_changes"] == 470
     assert summary["left"]["filters"] == 314
-    assert f"result parameters: {summary['left']['parameters']} of 272474" in "\n".join(out)
+    assert f"result parameters: {summary['left']['parameters']} of 272019 (" in "\n".join(out)
     assert err[-1] == "records: here"
-    with pytest.raises(FileExistsError, match="already holds a run"):
+    with pytest.raises(RunError, match="already holds a run"):
         train(*TINY, "--out_dir", "here")
 
 
@@ -107,8 +110,9 @@ def test_default_folders_are_numbered(train, tmp_path):
 
 
 def test_a_dry_run_leaves_nothing(train, tmp_path):
-    out, _ = train("--dataset", "digits", *PRUNED, "--dry_run", "--layers", "20", "--device", "cpu")
+    out, _ = train(*TINY, *PRUNED, "--dry_run")
     assert notebook(out)["valid"]
+    assert notebook(out)["sparsity"][0][2] > 0
     assert list(tmp_path.iterdir()) == []
 
 
@@ -132,12 +136,12 @@ def test_the_test_set_is_read_once_unless_it_is_the_validation_set(train, monkey
     monkeypatch.setattr(modeling, "evaluate", counted)
     out, _ = train(*TINY)
     assert reads == ["valid", "valid", "test"]
-    assert "145 held-out images" in "".join(out)
+    assert "6 held-out images" in "".join(out)
     reads.clear()
     out, _ = train(*TINY, "--val_size", "0")
     assert reads == ["test", "test"]
     last = notebook(out)["valid"][-1][1]
-    assert f"result test accuracy: {last:.2f} after the last epoch (360 images)" in out
+    assert f"result test accuracy: {last:.2f} after the last epoch (24 images)" in out
 
 
 def test_masked_filters_never_show(train, monkeypatch):
@@ -161,13 +165,13 @@ def test_masked_filters_never_show(train, monkeypatch):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(train):
-    with pytest.raises(modeling.DivergedError, match=r"not finite at epoch 0, step \d+ of 2"):
+    with pytest.raises(modeling.DivergedError, match=r"not finite at epoch 0, step \d+ of 3"):
         train(*TINY, "--lr", "1e30")
 
 
 def test_the_learning_rate_follows_its_schedule():
     def rates(*flags, at):
-        run = modeling.start(parse([*TINY, *flags, "--batch_size", "129"]))  # ten steps an epoch
+        run = modeling.start(parse([*TINY, *flags, "--batch_size", "5"]))  # ten steps an epoch
         return [modeling.learning_rate_at(run, epoch) for epoch in at]
 
     warm = rates("--epochs", "300", "--warmup_epochs", "5", at=(0, 2, 5, 149.9, 150, 225, 299))
@@ -214,6 +218,13 @@ def test_the_learning_rate_follows_its_schedule():
         (["--batch_size", "1"], "at least 2"),
         (["--lr_schedule", "stepp"], "did you mean 'step'"),
         (["--lr_schedule", "step(drops=0.5)"], "tuple"),
+        (["--lr_schedule", "step(drops=('a',))"], "wrong type"),
+        (["--prune_type", "structured", "--prune_phase", "after()", "--prune_until", "1"], "no epoch to fine-tune"),
+        (["--prune_type", "structured", "--prune_imp", "L1(reduce='sum', reduce='mean')"], "cannot read"),
+        (["--arch", "resnet20(classes=3)"], "the data set says"),
+        (["--epochs", "9" * 400], "at least 1"),
+        (["--threads", "5000000"], "at most 1024"),
+        (["--out_dir", ""], "--out_dir is empty"),
         (["--warmup_epochs", "300"], "leaves none"),
         (["--layers", "57"], "choose from 18, 20"),
         (["--arch", "vgg15"], "did you mean 'vgg1"),
@@ -244,6 +255,8 @@ def command(*flags, cwd):
         ["--prune_typ", "structured"],  # before torch
         ["--dataset", "folder", "--data_dir", "nowhere"],
         ["--dataset", "digits", "--layers", "20", "--prune_type", "structured", "--prune_rate", "0.99"],
+        [*TINY_DATA, "--image_size", "8", "--arch", "vgg16"],
+        [*TINY, "--out_dir", "/proc/run"],
         pytest.param(
             ["--dataset", "digits", "--device", "cuda"],
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is here"),
@@ -271,19 +284,14 @@ def test_the_plain_command_is_the_paper_with_cures():
     assert (settings.dataset, settings.val_size, settings.augment) == ("cifar10", 0.1, "crop_flip")
     lines = departures(settings)
     assert len(lines) == 5
-    undone = [flag for line in lines for flag in ast_flags(line)]
+    undone = [flag for line in lines for flag in undo_flags(line)]
     assert departures(parse([*PRUNED[:4], *undone])) == []
 
 
-def ast_flags(line):
+def undo_flags(line):
     """The flag after `undo:`, as a shell would split it."""
-    import shlex
 
-    return (
-        shlex.split(line.rpartition("undo: ")[2].rstrip(")"))
-        if not line.endswith('")')
-        else shlex.split(line.rpartition("undo: ")[2][:-1])
-    )
+    return shlex.split(re.search(r"undo: (.*)\)$", line)[1])
 
 
 def test_a_recipe_replaces_defaults_and_typed_flags_win():
@@ -300,10 +308,11 @@ def test_a_recipe_replaces_defaults_and_typed_flags_win():
 
 @pytest.mark.parametrize("recipe", arguments.RECIPES)
 def test_a_recipe_trains_and_says_what_was_typed_over_it(train, recipe):
-    out, err = train("--recipe", recipe, "--dry_run", "--dataset", "digits", "--layers", "20", "--device", "cpu")
-    assert notebook(out)["sparsity"]
+    out, err = train("--recipe", recipe, *TINY, "--batch_size", "9", "--reg", "reg_ortho", "--lr", "0.01")
+    assert notebook(out)["sparsity"][-1][2] > 0
     recipe_line = next(line for line in err if line.startswith("recipe"))
-    assert recipe_line == f"recipe {recipe}" + (", typed over it: --layers" if recipe == "ksc2020" else "")
+    typed = "--batch_size, --dataset, --epochs, --image_size, --layers, --lr, --reg"
+    assert recipe_line == f"recipe {recipe}, typed over it: {typed}"
 
 
 @pytest.mark.parametrize(
@@ -334,11 +343,99 @@ def test_the_answers_from_the_command_line(train, flags):
 
 @pytest.mark.parametrize("arch", ["vgg16", "resnet18"])
 def test_other_networks_from_the_command_line(train, arch):
-    out, _ = train("--arch", arch, "--dataset", "digits", "--dry_run", "--batch_size", "8", "--device", "cpu", *PRUNED)
+    out, _ = train("--arch", arch, *TINY_DATA, "--image_size", "32", "--dry_run", "--batch_size", "8", *PRUNED)
     assert len(notebook(out)["valid"]) == 1
 
 
 def test_flags_of_the_engine_have_an_effect(train, monkeypatch):
     base = notebook(train(*TINY)[0])["train"]
-    for flags in (["--normalise", "half"], ["--augment", "none"], ["--momentum", "0.5"], ["--weight_decay", "0.1"]):
+    for flags in (
+        ["--normalise", "half"],
+        ["--augment", "none"],
+        ["--momentum", "0.5"],
+        ["--weight_decay", "0.1"],
+        ["--lr", "0.1"],
+        ["--lr_schedule", "constant"],
+        ["--warmup_epochs", "1"],
+        ["--batch_size", "9"],
+        ["--val_size", "0.2"],
+        ["--shortcut", "pad"],
+        ["--reg", "reg_cov"],
+        ["--seed", "1"],
+        ["--amp", "bfloat16" if settings_of()["amp"] == "off" else "off"],
+    ):
         assert notebook(train(*TINY, *flags)[0])["train"] != base, flags
+
+
+def settings_of():
+    """What the defaults resolve to on this machine."""
+    settings = parse(TINY)
+    modeling.choose_device(settings)
+    return vars(settings)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--prune_rate", "0.5"],
+        ["--prune_imp", "random"],
+        ["--prune_imp", "grad"],
+        ["--prune_scope", "local"],
+        ["--prune_phase", "init"],
+        ["--prune_phase", "after"],
+        ["--prune_schedule", "cubic"],
+        ["--prune_freq", "2ep"],
+        ["--prune_freq", "1it"],
+        ["--prune_until", "0.3"],
+        ["--prune_gate", "weight"],
+        ["--prune_type", "unstructured"],
+        ["--reg", "reg_cov", "--odecay", "0.7"],
+        ["--reg", "reg_cov", "--odecay", "7"],
+        ["--reg", "reg_cov_ijcai2018"],
+        ["--reg", "reg_ortho"],
+    ],
+)
+def test_flags_of_the_pruning_have_an_effect(train, flags, tmp_path):
+    """Against a plain pruned run: another mask, or another course of training."""
+    base = [*TINY, "--prune_type", "structured", "--epochs", "4", "--lr", "0.5", "--amp", "off"]
+    if "7" in flags:
+        base += ["--reg", "reg_cov"]
+    rows = []
+    for number, typed in enumerate(([], flags)):
+        train(*base, *typed, "--out_dir", str(number))
+        lines = (tmp_path / str(number) / "metrics.jsonl").read_text().splitlines()
+        rows.append([{k: v for k, v in json.loads(line).items() if k not in ("seconds", "images_per_second")} for line in lines])
+    assert rows[0] != rows[1]
+    assert rows[1][-1]["cut"] > 0
+
+
+def test_score_batches_have_an_effect():
+    scores = []
+    for batches in ("1", "3"):
+        run = modeling.start(parse([*TINY, "--prune_type", "structured", "--prune_imp", "grad", "--score_batches", batches]))
+        scores.append(run.pruner.scores()["stem"])
+    assert not torch.equal(*scores)
+
+
+def test_the_best_epoch_is_one_at_the_rate(train):
+    """Trained dense for three epochs of four, the network of the best epoch is still the pruned one."""
+    out, _ = train(*TINY, "--epochs", "4", "--prune_type", "structured", "--prune_phase", "after", "--prune_rate", "0.9")
+    assert [zero > 0 for _, _, zero, _ in notebook(out)["sparsity"]] == [False, False, False, True]
+    assert ast.literal_eval(out[-1])[0] == 3
+    assert "at epoch 3" in out[-7]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--prune_freq", "5000it"],
+        ["--prune_phase", "after", "--epochs", "1", "--batch_size", "100"],
+        ["--prune_scope", "local(floor=100)"],
+        ["--prune_scope", "global(floor=100)"],
+        ["--prune_rate", "0.99"],
+    ],
+)
+def test_a_run_that_would_not_prune_as_asked_is_refused(train, flags, tmp_path):
+    with pytest.raises(RefusalError, match="--prune_"):
+        train(*TINY, "--prune_type", "structured", *flags)
+    assert list(tmp_path.iterdir()) == []

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # a file imports only from rows above its own; models/ and pruning/criteria/ also within the folder, criteria never each other
 ROWS = [
-    ["registry"],
+    ["registry", "output"],
     ["arguments", "learning_rate", "models.layers"],
     ["models"],
     ["data", "regularizers", "runs", "report", "pruning.masks", "pruning.context"],

@@ -6,6 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import models
 from pruning import OutputGate, accounting
+from registry import NETWORKS
 
 # parameters with 10 classes
 PARAMETERS = {
@@ -32,7 +33,7 @@ def test_macs(name):
     assert accounting.dense(models.build(name), 32).macs == MACS[name]
 
 
-@pytest.mark.parametrize("name", models.REGISTRY.entries)
+@pytest.mark.parametrize("name", NETWORKS.entries)
 def test_every_network_counts_what_torch_counts(name):
     with torch.device("meta"):
         network = models.build(name, classes=7).eval()

@@ -12,13 +12,14 @@ import pytest
 
 import arguments
 import modeling
+from conftest import TINY_DATA
 from registry import Registry
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("python modeling.py")]
-TINY = ["--dry_run", "--dataset", "digits", "--batch_size", "8", "--device", "cpu"]
+TINY = ["--dry_run", *TINY_DATA, "--batch_size", "4"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -26,7 +27,7 @@ def test_readme_commands(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     flags = shlex.split(command.split(">")[0])[2:]
     arguments.parse(flags)
-    modeling.main(arguments.parse([*flags, *TINY]))
+    modeling.main(arguments.parse([*flags, *TINY, *(["--image_size", "32"] if "vgg16" in flags else [])]))
     out = capsys.readouterr().out
     assert "result test accuracy" in out
     assert list(tmp_path.iterdir()) == []

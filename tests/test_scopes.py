@@ -47,9 +47,13 @@ def test_global_is_the_brute_force(lists, rate, floor, normalise):
 @settings(deadline=None, max_examples=100)
 @given(layers, st.floats(0, 0.99), st.integers(0, 2))
 def test_local_cuts_each_layer_alike(lists, rate, floor):
+    if any(int(rate * len(values) + 1e-9) > max(len(values) - floor, 0) for values in lists):
+        with pytest.raises(ValueError, match="has a floor of"):
+            local(tensors(lists), rate, floor=floor)
+        return
     keep = local(tensors(lists), rate, floor=floor)
     for name, values in zip(keep, lists, strict=True):
-        k = min(int(rate * len(values) + 1e-9), max(len(values) - floor, 0))
+        k = int(rate * len(values) + 1e-9)
         cut = sorted(range(len(values)), key=lambda i, values=values: (values[i], i))[:k]
         assert [i for i, kept in enumerate(keep[name].tolist()) if not kept] == sorted(cut)
 

@@ -3,6 +3,8 @@ from torch import Tensor
 from models import Unit
 from pruning.context import Context
 
+READS_IMAGES = True
+
 
 def syn(unit: Unit, context: Context) -> Tensor:
     """Connection sensitivity (Lee et al., 2019, arXiv 1810.02340): sum |w * g|, g the mean over the scoring sample."""

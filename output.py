@@ -1,0 +1,60 @@
+"""What a run says: the published lines and the summary on stdout, notes on stderr."""
+
+import sys
+
+from tqdm import tqdm
+
+
+def note(settings, line: str) -> None:
+    """A line on stderr, past the bar."""
+    if not settings.quiet:
+        tqdm.write(line, file=sys.stderr)
+
+
+def say_all(*lines: str) -> None:
+    """Lines on stdout, which may be a file that somebody follows, past the bar on the terminal."""
+    for line in lines:
+        tqdm.write(line, file=sys.stdout)
+    sys.stdout.flush()
+
+
+def header(settings) -> str:
+    """The published first line."""
+    rate = settings.prune_rate if settings.prune_type != "none" else 0.0
+    return f"prune rate {rate} regularization odecay {settings.odecay}"
+
+
+def epoch_lines(row: dict) -> list[str]:
+    """The published lines of an epoch."""
+    epoch, trained, valid = row["epoch"], row["train"], row["valid"]
+    lines = [f"train {epoch} ====> Acc@1 {trained['top1']:.3f} Acc@5 {trained['top5']:.3f}"]
+    if "num_zero" in row:
+        zero, total = row["num_zero"], row["num_total"]
+        lines.append(f"sparsity {epoch} ====> {100 * zero / total:.2f}% || num_zero/num_total: {zero}/{total}")
+    return [*lines, f"valid {epoch} ====> Acc@1 {valid['top1']:.3f} Acc@5 {valid['top5']:.3f}"]
+
+
+def closing_lines(result: dict, settings) -> list[str]:
+    """None begins with train, valid or sparsity; the last one is the published list of the best epoch."""
+    last, best, test = result["last"], result["best"], result["test"]
+    where = f"{last['valid']['images']} held-out images" if result["held_out"] else "test set, which so chose the best epoch"
+    lines = [
+        f"result accuracy: last {last['valid']['top1']:.2f}, best {best['valid']['top1']:.2f} at epoch {best['epoch']} ({where})",
+        f"result test accuracy: {test['top1']:.2f} after the last epoch ({test['images']} images)",
+    ]
+    how = "left after removal"
+    if settings.prune_type == "unstructured":
+        how = "not zero"
+    elif settings.prune_type == "structured" and settings.prune_gate == "weight":
+        how = "left after removal, which is not exact at this gate: batch norm's bias still passes"
+    for name, word in (("filters", "filters"), ("parameters", "parameters"), ("macs", "MACs")):
+        left, of = result["left"][name], result["dense"][name]
+        lines.append(f"result {word}: {left} of {of} ({100 * left / of:.2f} %) {how}")
+    lines.append(f"result seconds: {result['seconds']} of training, epochs 0 to {result['last']['epoch']}")
+    scores = [best["train"]["top1"], best["train"]["top5"], best["valid"]["top1"], best["valid"]["top5"]]
+    return [*lines, str([best["epoch"], *(round(score, 2) for score in scores)])]
+
+
+def duration(seconds: float) -> str:
+    """For people: 45 s, 12 min, 3.5 h."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
