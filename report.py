@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import io
 import json
 import statistics
 import sys
@@ -132,23 +133,13 @@ def write_table(rows: list[dict], style: str) -> str:
         return json.dumps(rows, indent=1)
     if style == "csv":
         lines = [["; ".join(map(str, v)) if isinstance(v, list) else str(v) for v in row.values()] for row in rows]
-        out = _Lines()
+        out = io.StringIO()
         csv.writer(out, lineterminator="\n").writerows([list(rows[0]), *lines])
-        return "".join(out.lines).rstrip("\n")
+        return out.getvalue().rstrip("\n")
     head = list(rows[0])
     lines = [head, ["---"] * len(head)]
     lines += [[f"`{value}`" if name == "command" else cell(value) for name, value in row.items()] for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-class _Lines:
-    """A file for csv.writer that is a list."""
-
-    def __init__(self):
-        self.lines = []
-
-    def write(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def draw(runs: list[Run], folder: Path) -> list[Path]:

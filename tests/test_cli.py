@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import TINY, TINY_DATA
 
 import arguments
 import modeling
 from arguments import RefusalError, departures, parse
-from conftest import TINY, TINY_DATA
 from runs import RunError
 
 ROOT = Path(__file__).resolve().parent.parent

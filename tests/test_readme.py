@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import TINY_DATA
 
 import arguments
 import modeling
-from conftest import TINY_DATA
 from registry import Registry
 
 ROOT = Path(__file__).resolve().parent.parent

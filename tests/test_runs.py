@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import TINY
 
 import modeling
 import runs
 from arguments import RefusalError, parse
-from conftest import TINY
 from runs import RunError
 
 ROOT = Path(__file__).resolve().parent.parent
