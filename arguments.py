@@ -1,6 +1,7 @@
 """The command line: flags in groups, recipes, and every refusal that needs no data. Imports no torch, so it is instant."""
 
 import argparse
+import importlib.util
 import json
 import math
 import re
@@ -67,9 +68,21 @@ PRUNING_FLAGS = (
 )
 
 # flags that change where and how fast, not what is computed
-ENGINE_FLAGS = ("recipe", "resume", "quiet", "dry_run", "out_dir", "data_dir", "device", "amp", "threads", "deterministic")
+ENGINE_FLAGS = (
+    "recipe",
+    "resume",
+    "quiet",
+    "tensorboard",
+    "dry_run",
+    "out_dir",
+    "data_dir",
+    "device",
+    "amp",
+    "threads",
+    "deterministic",
+)
 # what may be typed with --resume although the run began otherwise; --epochs may also grow
-MAY_CHANGE = ("resume", "device", "threads", "quiet", "data_dir")
+MAY_CHANGE = ("resume", "device", "threads", "quiet", "tensorboard", "data_dir")
 
 
 class RefusalError(Exception):
@@ -127,6 +140,7 @@ def _add_experiment(parser) -> None:
     group.add_argument("--seed", type=_number(int, 0, 2**31), default=0, help="of weights, order and crops (default 0)")
     group.add_argument("--out_dir", help="folder for config.json and metrics.jsonl (default: numbered, below result/)")
     group.add_argument("--resume", metavar="PATH", help="go on with the run in this folder, or from this checkpoint in it")
+    group.add_argument("--tensorboard", action="store_true", help="also write the scalars as TensorBoard events")
     group.add_argument("--quiet", action="store_true", help="no bar and no notes on stderr")
     group.add_argument("--dry_run", action="store_true", help="two batches of everything, then stop; writes no file")
 
@@ -298,6 +312,10 @@ def _check_pairs(settings, typed: dict) -> None:
         (
             "odecay" in typed and settings.reg == "none",
             f"--odecay has no effect without --reg: choose from {', '.join(REGULARIZERS.entries)}",
+        ),
+        (
+            settings.tensorboard and importlib.util.find_spec("tensorboard") is None,
+            "--tensorboard needs a package that is not here: pip install tensorboard",
         ),
         (settings.out_dir == "", "--out_dir is empty: name a folder, or leave it out"),
         ("arch" in typed and "layers" in typed, "--arch and --layers both name a network: choose one"),

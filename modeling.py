@@ -35,7 +35,7 @@ import models
 from output import closing_lines, duration, epoch_lines, header, note, say_all
 from pruning import Pruner, accounting
 from registry import LEARNING_RATES, REGULARIZERS
-from runs import Folder, RunError, provenance, refuse_used
+from runs import Folder, RunError, Scalars, provenance, refuse_used
 
 EVALUATION_BATCH = 500
 
@@ -369,6 +369,7 @@ def fit(run: Experiment, folder: Folder | None) -> dict:
     say_all(header(settings), *(line for row in rows for line in epoch_lines(row)))
     images, hidden = run.steps * run.batch, True if settings.quiet else None
     bar = tqdm(total=settings.epochs * images, unit="img", unit_scale=True, disable=hidden, initial=len(rows) * images)
+    scalars = Scalars(folder) if folder and settings.tensorboard else None
     run.stop.listen()
     with bar:
         for epoch in range(len(rows), settings.epochs):
@@ -379,6 +380,8 @@ def fit(run: Experiment, folder: Folder | None) -> dict:
             rows.append(epoch_row(run, epoch, trained, valid, seconds))
             if folder:
                 folder.log(rows[-1], run.state())
+            if scalars:
+                scalars.log(rows[-1])
             say_all(*epoch_lines(rows[-1]))
             if len(rows) == 1 and settings.epochs > 1:
                 whole = (time.monotonic() - began) * settings.epochs

@@ -1,5 +1,6 @@
 """Runs survive: killed at any moment and resumed, a run ends as if nothing had happened."""
 
+import functools
 import json
 import os
 import pickle
@@ -76,19 +77,25 @@ def assert_same_ending(folder, reference):
     assert [name for name in tensors if not torch.equal(tensors[name], wanted_tensors[name])] == []
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def whole(request, tmp_path_factory):
-    """A run that nobody interrupted: its kind, folder and output."""
-    place = tmp_path_factory.mktemp(request.param)
-    process = start(*RUN, *KINDS[request.param], "--out_dir", "whole", cwd=place)
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    return request.param, place / "whole", out.splitlines()
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """By kind, a run that nobody interrupted: its folder and output."""
+
+    @functools.cache
+    def run(kind):
+        place = tmp_path_factory.mktemp(kind)
+        process = start(*RUN, *KINDS[kind], "--out_dir", "whole", cwd=place)
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        return place / "whole", out.splitlines()
+
+    return run
 
 
-def test_killed_and_resumed(whole, tmp_path):
-    """SIGKILL at a random moment after the folder exists, in the first epoch too; once more while it resumes."""
-    kind, reference, wanted = whole
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_and_resumed(whole, kind, tmp_path):
+    """SIGKILL at a random moment after the folder exists, in the first epoch too."""
+    reference, wanted = whole(kind)
     process = start(*RUN, *KINDS[kind], "--out_dir", "run", cwd=tmp_path)
     while not (tmp_path / "run" / "config.json").exists():
         assert process.poll() is None, process.communicate()
@@ -106,9 +113,7 @@ def test_killed_and_resumed(whole, tmp_path):
 @pytest.fixture
 def structured(whole, tmp_path, monkeypatch, capsys):
     """A structured run of two of its four epochs, in a folder `run` of the current directory, and the whole one."""
-    kind, reference, wanted = whole
-    if kind != "structured":
-        pytest.skip("one kind is enough")
+    reference, wanted = whole("structured")
     monkeypatch.chdir(tmp_path)
     train = modeling.train_epoch
 
@@ -119,7 +124,7 @@ def structured(whole, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(modeling, "train_epoch", stop_in_third)
     with pytest.raises(modeling.StoppedError, match=r"SIGTERM in epoch 2 after step 0 of 3: go on with --resume run"):
-        call(*RUN, *KINDS[kind], "--out_dir", "run")
+        call(*RUN, *KINDS["structured"], "--out_dir", "run", "--tensorboard")
     monkeypatch.setattr(modeling, "train_epoch", train)
     capsys.readouterr()
     return tmp_path / "run", reference, wanted
@@ -139,6 +144,20 @@ def test_a_stopped_run_goes_on_and_prints_all_its_lines(structured, capsys):
     config = json.loads((folder / "config.json").read_text())
     assert (config["resumed"], config["settings"]["epochs"]) == (1, 4)
     assert "--out_dir run" in config["command"]
+
+
+def test_tensorboard_events_are_those_of_the_rows(structured):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder, _, _ = structured
+    call("--resume", "run")
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    events = EventAccumulator(str(folder)).Reload()
+    for name, value in (("valid/top1", lambda row: row["valid"]["top1"]), ("cut", lambda row: row["cut"])):
+        assert [(e.step, pytest.approx(e.value, rel=1e-6)) for e in events.Scalars(name)] == [
+            (row["epoch"], value(row)) for row in rows
+        ]
+    assert {"train/loss", "train/penalty", "sparsity", "mask_changes", "learning_rate"} <= set(events.Tags()["scalars"])
 
 
 @pytest.mark.parametrize("damage", ["unfinished write", "between the two renames", "truncated", "row not logged", "half a row"])

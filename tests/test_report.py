@@ -1,0 +1,129 @@
+"""Tables checked against metrics by hand; figures that are really drawn."""
+
+import csv
+import json
+from pathlib import Path
+
+from PIL import Image
+
+import report
+
+
+def make_run(folder, *, seed=0, accuracies=(50.0, 70.0, 60.0), test=61.0, ended=True, pruned=True, epochs=3, **settings):
+    folder.mkdir(parents=True)
+    settings = {"prune_type": "structured" if pruned else "none", "prune_rate": 0.5, "epochs": epochs, "seed": seed, **settings}
+    command = f"python modeling.py --seed {seed}"
+    (folder / "config.json").write_text(json.dumps({"settings": settings, "filters": {"a": 4, "b": 8}, "command": command}))
+    rows = []
+    for epoch, accuracy in enumerate(accuracies):
+        row = {"epoch": epoch, "train": {"top1": accuracy + 1}, "valid": {"top1": accuracy}, "seconds": 10.0}
+        if pruned:
+            row |= {"num_zero": 30 + epoch, "num_total": 120, "cut": 6, "mask_changes": 6 if epoch == 0 else epoch}
+            row |= {"kept_filters": {"a": 1, "b": 5}}
+        rows.append(row)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if ended:
+        dense = {"filters": 12, "parameters": 1200, "macs": 50_000}
+        left = {"filters": 6, "parameters": 300, "macs": 20_000} if pruned else dense
+        (folder / "summary.json").write_text(json.dumps({"dense": dense, "left": left, "test": {"top1": test}}))
+    return folder
+
+
+def table(capsys, *arguments):
+    assert report.main([str(argument) for argument in arguments]) == 0
+    captured = capsys.readouterr()
+    return captured.out, captured.err
+
+
+def cells(out):
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines()]
+    return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
+
+
+def test_one_run(tmp_path, capsys):
+    out, _ = table(capsys, make_run(tmp_path / "one"))
+    (row,) = cells(out)
+    assert row == {
+        "run": "one",
+        "n": "1",
+        "rate asked": "0.50",
+        "rate got": "0.50",
+        "accuracy last %": "60.00",
+        "accuracy best %": "70.00",
+        "test accuracy %": "61.00",
+        "filters left": "6",
+        "filters left %": "50.00",
+        "parameters left": "300",
+        "parameters left %": "25.00",
+        "MACs left": "20,000",
+        "MACs left %": "40.00",
+        "mask changes an epoch": "1.50",
+        "seconds": "30.00",
+        "command": "`python modeling.py --seed 0`",
+    }
+
+
+def test_seeds_are_one_row_with_mean_and_spread(tmp_path, capsys):
+    folders = [make_run(tmp_path / f"run{seed}", seed=seed, test=60.0 + seed) for seed in (1, 2, 3)]
+    dense = make_run(tmp_path / "dense", pruned=False)
+    out, _ = table(capsys, *folders, dense)
+    first, second = cells(out)
+    assert (first["n"], first["test accuracy %"], first["accuracy last %"]) == ("3", "62.00 ± 1.00", "60.00 ± 0.00")
+    assert (second["run"], second["rate got"], second["MACs left %"]) == ("dense", "0.00", "100.00")
+    assert second["mask changes an epoch"] == "-"
+
+
+def test_another_setting_is_another_row(tmp_path, capsys):
+    out, _ = table(capsys, make_run(tmp_path / "a", lr=0.1), make_run(tmp_path / "b", lr=0.2))
+    assert [row["run"] for row in cells(out)] == ["a", "b"]
+
+
+def test_unfinished_runs_are_marked_and_stay(tmp_path, capsys):
+    whole = make_run(tmp_path / "whole")
+    half = make_run(tmp_path / "half", accuracies=(50.0,), ended=False)
+    fresh = make_run(tmp_path / "fresh", accuracies=(), ended=False)
+    out, _ = table(capsys, whole, half, fresh)
+    rows = cells(out)
+    assert [row["run"] for row in rows] == ["whole", "half (unfinished: 1 of 3)", "fresh (unfinished: 0 of 3)"]
+    assert (rows[1]["accuracy last %"], rows[1]["test accuracy %"]) == ("50.00", "-")
+    assert rows[2]["accuracy last %"] == "-"
+
+
+def test_best_is_an_epoch_at_the_rate(tmp_path, capsys):
+    folder = make_run(tmp_path / "ramp")
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows[1]["cut"] = 3  # the best epoch came before the rate was reached
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert cells(table(capsys, folder)[0])[0]["accuracy best %"] == "60.00"
+
+
+def test_other_formats(tmp_path, capsys):
+    folders = [make_run(tmp_path / f"run{seed}", seed=seed, test=60.0 + seed) for seed in (1, 2)]
+    (row,) = json.loads(table(capsys, *folders, "--format", "json")[0])
+    assert row["test accuracy %"] == [61.0, 62.0]
+    (row,) = csv.DictReader(table(capsys, *folders, "--format", "csv")[0].splitlines())
+    assert (row["n"], row["test accuracy %"]) == ("2", "61.0; 62.0")
+
+
+def test_other_paths_are_passed_over_and_none_is_refused(tmp_path, capsys):
+    (tmp_path / "result.txt").write_text("prune rate")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{")
+    out, err = table(capsys, make_run(tmp_path / "one"), tmp_path / "result.txt", tmp_path / "broken")
+    assert len(cells(out)) == 1
+    assert err.count("passed over") == 2
+    assert report.main([str(tmp_path / "result.txt")]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines()[-1] == "report.py: error: none of these is the folder of a run"
+
+
+def test_figures(tmp_path, capsys):
+    runs = [make_run(tmp_path / "one"), make_run(tmp_path / "dense", pruned=False), make_run(tmp_path / "half", ended=False)]
+    _, err = table(capsys, *runs, "--plots", tmp_path / "plots")
+    written = {Path(line) for line in err.splitlines()}
+    assert {path.name for path in written} == {"accuracy.png", "sparsity.png", "trade_off.png", "kept_one.png", "kept_half.png"}
+    for path in written:
+        with Image.open(path) as image:
+            assert image.width > 500
+            assert len(image.convert("RGB").getcolors(10_000_000)) > 20  # not an empty page
