@@ -9,17 +9,20 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import TINY_DATA
+from conftest import TINY, TINY_DATA
 
 import arguments
 import modeling
+import report
+from modeling import run_name
 from registry import Registry
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("python modeling.py")]
-TINY = ["--dry_run", *TINY_DATA, "--batch_size", "4"]
+LINES = [line for block in BLOCKS for line in block.splitlines()]
+COMMANDS = sorted({line for line in LINES if line.startswith("python modeling.py") and "--resume" not in line})
+DRY = ["--dry_run", *TINY_DATA, "--batch_size", "4"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -27,21 +30,21 @@ def test_readme_commands(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     flags = shlex.split(command.split(">")[0])[2:]
     arguments.parse(flags)
-    modeling.main(arguments.parse([*flags, *TINY, *(["--image_size", "32"] if "vgg16" in flags else [])]))
+    modeling.main(arguments.parse([*flags, *DRY, *(["--image_size", "32"] if "vgg16" in flags else [])]))
     out = capsys.readouterr().out
     assert "result test accuracy" in out
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_readme_names_what_there_is():
-    assert "./run.sh quick\n" in BLOCKS[0]
-    assert "./run.sh test\n" in BLOCKS[-1]
+    assert "./run.sh quick" in LINES
+    assert "./run.sh test" in LINES
     assert len(COMMANDS) == 5
     flags = [action.option_strings[-1] for action in arguments.build_parser()._actions]
     for flag in flags[1:]:
         assert flag in README, f"{flag} is not in the README"
     for flag in set(re.findall(r"--[a-z_]+", README)):
-        assert flag in flags or flag in ("--help",), f"{flag} is in the README only"
+        assert flag in flags or flag in ("--help", "--format", "--plots"), f"{flag} is in the README only"
     for registry in (arguments.CRITERIA, arguments.SCOPES, arguments.PHASES, arguments.SCHEDULES, arguments.REGULARIZERS):
         for name in registry.entries:
             assert f"`{name}`" in README, name
@@ -64,6 +67,24 @@ def test_the_readme_criterion_is_one_file(tmp_path, two_blocks):
         assert scope["largest"](two_blocks.stem, context).shape == shape
 
 
+def test_readme_commands_on_records(tmp_path, monkeypatch, capsys):
+    """--resume and report.py, on a run of the folder name that the README shows."""
+    monkeypatch.chdir(tmp_path)
+    resume, table = (next(line for line in LINES if part in line) for part in ("--resume", "report.py"))
+    folder = shlex.split(resume)[3]
+    flags = ["--prune_type", "structured", "--prune_rate", "0.6", "--reg", "reg_cov"]
+    assert run_name(arguments.parse(flags)) == Path(folder).name
+    modeling.main(arguments.parse([*TINY, *flags, "--epochs", "1", "--out_dir", folder]))
+    modeling.main(arguments.parse(["--resume", folder, "--epochs", "2"]))
+    capsys.readouterr()
+    words = [
+        word for part in shlex.split(table)[2:] for word in (sorted(map(str, tmp_path.glob(part))) if "*" in part else [part])
+    ]
+    assert report.main(words) == 0
+    assert "| resnet50-structured-0.6-reg_cov | 1 |" in capsys.readouterr().out
+    assert (tmp_path / "result" / "plots" / "accuracy.png").exists()
+
+
 @pytest.fixture
 def checkout(tmp_path):
     """A checkout whose environment is this one, so that run.sh has nothing to install."""
@@ -83,12 +104,12 @@ def run_sh(place, *flags):
 
 
 def test_run_sh_runs_the_paper_and_keeps_earlier_results(checkout):
-    first = run_sh(checkout, *TINY, "--layers", "20")
+    first = run_sh(checkout, *DRY, "--layers", "20")
     assert first.returncode == 0, first.stderr
     result = checkout / "result" / "prune_60_reg_07.txt"
     assert result.read_text() == first.stdout
     assert first.stdout.startswith("prune rate 0.6 regularization odecay 0.7\n")
-    run_sh(checkout, *TINY, "--layers", "20", "--seed", "1")
+    run_sh(checkout, *DRY, "--layers", "20", "--seed", "1")
     assert result.read_text() == first.stdout
     assert (checkout / "result" / "prune_60_reg_07-2.txt").read_text().startswith("prune rate 0.6")
     refused = run_sh(checkout, "--prune_rat", "0.5")
@@ -97,7 +118,7 @@ def test_run_sh_runs_the_paper_and_keeps_earlier_results(checkout):
     # the flags at the top are there to be edited
     script = checkout / "run.sh"
     script.write_text(script.read_text().replace("prune_type=structured", "prune_type=none").replace("reg=reg_cov", "reg=none"))
-    dense = run_sh(checkout, *TINY, "--layers", "20")
+    dense = run_sh(checkout, *DRY, "--layers", "20")
     assert dense.stdout.startswith("prune rate 0.0 regularization odecay 0.0\n"), dense.stderr
 
 

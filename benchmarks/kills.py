@@ -1,0 +1,92 @@
+"""Kills runs with SIGKILL at random moments, resumes them, and compares their ends: `python benchmarks/kills.py 20`."""
+
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+MODELING = Path(__file__).resolve().parent.parent / "modeling.py"
+COMMON = "--dataset digits --layers 20 --epochs 4 --batch_size 320 --device cpu --threads 1 --deterministic --quiet"
+KINDS = {
+    "dense": "",
+    "structured": "--prune_type structured --prune_rate 0.6 --reg reg_cov",
+    "unstructured": "--prune_type unstructured --prune_rate 0.9 --prune_freq 1it",
+}
+
+
+def start(flags: str, folder: Path) -> subprocess.Popen:
+    command = [sys.executable, str(MODELING), *flags.split()]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen) -> list[str]:
+    out, err = process.communicate()
+    if process.returncode != 0:
+        raise SystemExit(f"a run failed: {err}")
+    return [line for line in out.splitlines() if not line.startswith("result seconds")]
+
+
+def flat(value, path: str = "") -> dict:
+    """Every leaf of nested dicts and lists by its path, without what a clock wrote."""
+    if isinstance(value, dict):
+        items = [(key, part) for key, part in value.items() if key not in ("seconds", "images_per_second")]
+    elif isinstance(value, (list, tuple)):
+        items = list(enumerate(value))
+    else:
+        return {path: value}
+    return {name: leaf for key, part in items for name, leaf in flat(part, f"{path}/{key}").items()}
+
+
+def ending(folder: Path) -> dict:
+    """Checkpoint (weights, masks, momentum, random state), metrics and summary."""
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    summary = json.loads((folder / "summary.json").read_text())
+    return flat([torch.load(folder / "checkpoint.pt", weights_only=True), metrics, summary])
+
+
+def same(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(
+        torch.equal(value, other[name]) if isinstance(value, torch.Tensor) else value == other[name]
+        for name, value in one.items()
+    )
+
+
+def main(kills: int) -> None:
+    chance = random.Random(0)
+    with tempfile.TemporaryDirectory() as name:
+        place, whole, length, identical = Path(name), {}, {}, 0
+        for kind, flags in KINDS.items():
+            out = finish(start(f"{COMMON} {flags} --out_dir {kind}", place))
+            whole[kind] = (out, ending(place / kind))
+            rows = (place / kind / "metrics.jsonl").read_text().splitlines()
+            length[kind] = 1.3 * sum(json.loads(row)["seconds"] for row in rows)
+        for number in range(kills):
+            kind = list(KINDS)[number % len(KINDS)]
+            run = f"run{number}"
+            process = start(f"{COMMON} {KINDS[kind]} --out_dir {run}", place)
+            while not (place / run / "config.json").exists():
+                time.sleep(0.005)
+            moment = chance.uniform(0, length[kind])
+            time.sleep(moment)
+            ended = process.poll() is not None
+            process.kill()
+            process.communicate()
+            done = (place / run / "metrics.jsonl").read_text().count("\n") if (place / run / "metrics.jsonl").exists() else 0
+            out = finish(start(f"--resume {run} --quiet", place))
+            equal = out == whole[kind][0] and same(ending(place / run), whole[kind][1])
+            identical += equal
+            when = "after its end" if ended else f"after {done} epochs"
+            print(
+                f"{number + 1:2} {kind:12} killed {moment:.2f} s in, {when}: {'identical' if equal else 'DIFFERENT'}", flush=True
+            )
+    print(f"{identical} of {kills} identical")
+    raise SystemExit(identical != kills)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 20)
