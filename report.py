@@ -158,7 +158,7 @@ def draw(runs: list[Run], folder: Path) -> list[Path]:
         pyplot.close(figure)
 
     runs = [run for run in runs if run.rows]
-    curves = [("accuracy", "held-out accuracy (%)", runs, lambda row: row["valid"]["top1"])]
+    curves = [("accuracy", "validation accuracy (%)", runs, lambda row: row["valid"]["top1"])]
     curves += [("sparsity", "weights of cut filters (% of all)", [run for run in runs if run.pruned], published_sparsity)]
     for name, axis, drawn, value in curves:
         if drawn:

@@ -1,0 +1,174 @@
+"""A wrong command: exit status 2, one line on stderr that helps, nothing on stdout, nothing left behind."""
+
+import json
+import pickle
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision.datasets.cifar
+from conftest import TINY, TINY_DATA
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+STRUCTURED = ["--prune_type", "structured"]
+
+
+def folder_of_images(place, train=("a", "b"), test=("a", "b")):
+    for part, names in (("train", train), ("test", test)):
+        for name in names:
+            (place / part / name).mkdir(parents=True)
+            for number in range(3):
+                Image.new("RGB", (16, 16), (number, 0, 0)).save(place / part / name / f"{number}.png")
+    return place
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """Things that are not as they should be."""
+    root = tmp_path_factory.mktemp("places")
+    for name in ("used", "bad", "newer", "code"):
+        (root / name).mkdir()
+        settings = {"epochs": 2, "typed": {}, "seed": 0, "prune_rate": 0.6}
+        (root / name / "config.json").write_text(json.dumps({"settings": settings}))
+    (root / "bad" / "checkpoint.pt").write_bytes(b"PK\x03\x04")
+    (root / "bad" / "previous.pt").write_bytes(b"")
+    torch.save({"format": 99, "rows": []}, root / "newer" / "checkpoint.pt")
+    (root / "code" / "checkpoint.pt").write_bytes(pickle.dumps(Path("x")))
+    (root / "file").touch()
+    folder_of_images(root / "other_classes", test=("a", "c"))
+    folder_of_images(root / "no_test", test=())
+    (folder_of_images(root / "broken") / "train" / "a" / "0.png").write_bytes(b"no image")
+    (folder_of_images(root / "empty") / "test" / "b" / "0.png").unlink()
+    for number in (1, 2):
+        (root / "empty" / "test" / "b" / f"{number}.png").unlink()
+    (root / "torn" / "cifar-10-batches-py").mkdir(parents=True)
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"):
+        (root / "torn" / "cifar-10-batches-py" / name).write_bytes(b"torn")
+    return root
+
+
+CASES = [
+    (["--prune_typ", "structured"], "did you mean '--prune_type'"),
+    (["--prun", "0.5"], "unknown argument '--prun'"),
+    (["extra"], "unknown argument 'extra'"),
+    (["--prune_type", "structurd"], "structurd"),
+    (["--prune_type", "structured", "--prune_imp", "L3"], "unknown criterion 'L3': did you mean 'L"),
+    (["--prune_type", "structured", "--prune_imp", "L1(reduce='max')"], "'sum', 'mean'"),
+    (["--prune_type", "structured", "--prune_imp", "L1(by='sum')"], "no option 'by'"),
+    (["--prune_type", "structured", "--prune_scope", "globl"], "did you mean 'global'"),
+    (["--prune_type", "structured", "--prune_phase", "later"], "unknown phase 'later'"),
+    (["--prune_type", "structured", "--prune_schedule", "cubik"], "did you mean 'cubic'"),
+    (["--prune_type", "structured", "--prune_freq", "4"], "1ep or 4it"),
+    (["--prune_type", "structured", "--prune_freq", "0ep"], "1ep or 4it"),
+    (["--prune_type", "structured", "--prune_rate", "1"], "at least 0 and below 1"),
+    (["--prune_type", "structured", "--prune_rate", "-0.1"], "at least 0 and below 1"),
+    (["--prune_type", "structured", "--prune_rate", "nan"], "at least 0 and below 1"),
+    (["--prune_type", "structured", "--prune_rate", "sixty"], "at least 0 and below 1"),
+    (["--prune_type", "structured", "--prune_until", "0"], "above 0 and at most 1"),
+    (["--prune_type", "unstructured", "--prune_gate", "weight"], "--prune_gate has no effect"),
+    (["--prune_type", "structured", "--score_batches", "2"], "--score_batches has no effect"),
+    (["--prune_type", "structured", "--prune_phase", "init", "--prune_freq", "2ep"], "--prune_freq has no effect"),
+    (["--prune_type", "structured", "--prune_phase", "init", "--prune_until", "0.5"], "--prune_until has no effect"),
+    (["--prune_type", "structured", "--prune_phase", "after", "--prune_until", "1"], "no epoch to fine-tune"),
+    (["--prune_rate", "0.6"], "--prune_rate has no effect without --prune_type"),
+    (["--reg", "reg_cof"], "did you mean 'reg_cov'"),
+    (["--odecay", "0.7"], "--odecay has no effect without --reg"),
+    (["--reg", "reg_cov", "--odecay", "-1"], "at least 0"),
+    (["--reg", "reg_cov", "--odecay", "inf"], "at least 0"),
+    (["--lr", "0"], "above 0"),
+    (["--lr", "inf"], "above 0"),
+    (["--momentum", "1"], "below 1"),
+    (["--epochs", "0"], "at least 1"),
+    (["--epochs", "2.5"], "whole number"),
+    (["--batch_size", "1"], "at least 2"),
+    (["--lr_schedule", "stepp"], "did you mean 'step'"),
+    (["--lr_schedule", "step(drops=0.5)"], "tuple"),
+    (["--lr_schedule", "step(drops=('a',))"], "wrong type"),
+    (["--prune_type", "structured", "--prune_phase", "after()", "--prune_until", "1"], "no epoch to fine-tune"),
+    (["--prune_type", "structured", "--prune_imp", "L1(reduce='sum', reduce='mean')"], "cannot read"),
+    (["--arch", "resnet20(classes=3)"], "the data set says"),
+    (["--epochs", "9" * 400], "at least 1"),
+    (["--threads", "5000000"], "at most 1024"),
+    (["--out_dir", ""], "--out_dir is empty"),
+    (["--warmup_epochs", "300"], "leaves none"),
+    (["--layers", "57"], "choose from 18, 20"),
+    (["--arch", "vgg15"], "did you mean 'vgg1"),
+    (["--arch", "vgg16", "--layers", "20"], "choose one"),
+    (["--layers", "50", "--shortcut", "pad"], "--shortcut has no effect on resnet50"),
+    (["--dataset", "imagenet"], "imagenet"),
+    (["--dataset", "digits", "--image_size", "64"], "--image_size is for --dataset folder"),
+    (["--val_size", "1"], "below 1"),
+    (["--recipe", "ksc"], "ksc2020"),
+    (["--seed", "-1"], "at least 0"),
+    (["--device", "tpu"], "tpu"),
+    ([*TINY, *STRUCTURED, "--prune_rate", "0.99"], "the largest rate is 0.9732"),
+    ([*TINY, *STRUCTURED, "--prune_scope", "local(floor=17)"], "has a floor of 17"),
+    ([*TINY, *STRUCTURED, "--prune_freq", "5000it"], "no mask would ever be made"),
+    ([*TINY_DATA, "--image_size", "8", "--arch", "vgg16"], "too small for vgg16"),
+    ([*TINY, "--out_dir", "/proc/run"], "cannot write to '/proc/run'"),
+    ([*TINY, "--out_dir", "{places}/file"], "no folder that can be written"),
+    ([*TINY, "--out_dir", "{places}/used"], "already holds a run"),
+    (["--resume", "{places}/file"], "no run in"),
+    (["--resume", "{places}/used"], "no checkpoint at"),
+    (["--resume", "{places}/used", "--seed", "1"], "--seed 1 contradicts the run"),
+    (["--resume", "{places}/used", "--epochs", "1"], "--epochs 1 contradicts the run"),
+    (["--resume", "{places}/bad"], "is truncated"),
+    (["--resume", "{places}/newer/checkpoint.pt"], "newer than this program's"),
+    (["--resume", "{places}/code/checkpoint.pt"], "no checkpoint"),
+    (["--dataset", "folder", "--data_dir", "{places}/absent"], "no folder"),
+    (["--dataset", "folder", "--data_dir", "{places}/no_test"], "no folder"),
+    (["--dataset", "folder", "--data_dir", "{places}/other_classes"], "differ between train and test: b, c"),
+    (["--dataset", "folder", "--data_dir", "{places}/broken", "--layers", "20"], "1 unreadable images"),
+    (["--dataset", "folder", "--data_dir", "{places}/empty", "--layers", "20"], "'{places}/empty/test'"),
+    (["--layers", "20", "--data_dir", "{places}/absent"], "or use --dataset digits, or --dataset folder"),
+    (["--layers", "20", "--data_dir", "{places}/torn"], "no usable cifar10 in '{places}/torn'"),
+    (["--dataset", "cifar100", "--layers", "20", "--data_dir", "{places}/file"], "no usable cifar100"),
+    pytest.param(
+        ["--dataset", "digits", "--device", "cuda"],
+        "choose from",
+        marks=pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is here"),
+    ),
+]
+
+
+def listing(place):
+    return sorted((str(path), path.stat().st_size) for path in place.rglob("*") if path.name != ".lock")
+
+
+@pytest.mark.parametrize(("flags", "words"), CASES)
+def test_a_wrong_command_is_refused(flags, words, places, tmp_path, monkeypatch, capsys):
+    """In this process, as the program itself: `python modeling.py` with these flags, without network."""
+
+    def no_network(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torchvision.datasets.cifar, "download_and_extract_archive", no_network)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["modeling.py", *(flag.replace("{places}", str(places)) for flag in flags)])
+    before = listing(places)
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(ROOT / "modeling.py"), run_name="__main__")
+    captured = capsys.readouterr()
+    assert left.value.code == 2
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith("modeling.py: error: ")
+    assert words.replace("{places}", str(places)) in line
+    assert list(tmp_path.iterdir()) == []
+    assert listing(places) == before
+
+
+def test_there_are_sixty_of_them():
+    assert len(CASES) >= 60
+
+
+def test_in_a_process_of_its_own_it_is_the_same(tmp_path):
+    done = subprocess.run(
+        [sys.executable, ROOT / "modeling.py", "--prune_typ", "structured"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "modeling.py: error: unknown argument '--prune_typ': did you mean '--prune_type'?\n"
