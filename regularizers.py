@@ -51,7 +51,7 @@ def _correlations(rows: Tensor, live: Tensor) -> Tensor:
 
 @_outside_autocast
 def reg_cov(network: Network) -> Tensor:
-    """Decorrelation of a layer's filters (Cho et al., KSC 2020): 0 where uncorrelated, 1 where all are copies of one.
+    """Decorrelation of a layer's filters (the correlation term of the KSC 2020 paper): 0 where uncorrelated, 1 where all are copies of one.
 
     Mean over layers of the mean |C_ij|, i != j, C the Pearson correlation between the layer's flattened live filters.
     A layer with one live filter gives 0.

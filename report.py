@@ -226,7 +226,8 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="report.py", description=__doc__)
     parser.add_argument("paths", nargs="+", type=Path, help="run folders; other paths are passed over")
     parser.add_argument("--format", choices=("markdown", "csv", "json"), default="markdown", help="of the table on stdout")
-    parser.add_argument("--plots", type=Path, help="write the figures into this folder")
+    parser.add_argument("--plots", type=Path, help="folder for the figures (default: plots, beside the first run)")
+    parser.add_argument("--no_plots", action="store_true", help="the table only")
     options = parser.parse_args(argv)
     runs = []
     for path in options.paths:
@@ -239,8 +240,8 @@ def main(argv: list[str]) -> int:
         print("report.py: error: none of these is the folder of a run", file=sys.stderr)
         return 2
     print(write_table([table_row(group) for group in groups(runs)], options.format))
-    if options.plots is not None:
-        for path in draw(runs, options.plots):
+    if not options.no_plots:
+        for path in draw(runs, options.plots or runs[0].path.parent / "plots"):
             print(path, file=sys.stderr)
     return 0
 

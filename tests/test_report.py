@@ -30,7 +30,8 @@ def make_run(folder, *, seed=0, accuracies=(50.0, 70.0, 60.0), test=61.0, ended=
 
 
 def table(capsys, *arguments):
-    assert report.main([str(argument) for argument in arguments]) == 0
+    plots = [] if "--plots" in arguments else ["--no_plots"]
+    assert report.main([*map(str, arguments), *plots]) == 0
     captured = capsys.readouterr()
     return captured.out, captured.err
 
