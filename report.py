@@ -109,6 +109,18 @@ def mask_changes(run: Run) -> float:
     return statistics.mean(row["mask_changes"] for row in run.rows[1:])
 
 
+def layer_rows(runs: list[Run]) -> list[dict]:
+    """Filters kept in each layer after each pruned run's last epoch; runs of another network are in rows of their own."""
+    rows = {}
+    for run in runs:
+        if run.pruned and run.rows:
+            for name, total in run.config["filters"].items():
+                row = rows.setdefault((name, total), {"layer": name, "filters": total})
+                row[run.name] = run.rows[-1]["kept_filters"][name]
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    return [{column: row.get(column, "-") for column in columns} for row in rows.values()]
+
+
 def cell(value) -> str:
     """A table cell: a mean, with the spread over seeds where there are several."""
     if isinstance(value, list):
@@ -226,6 +238,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="report.py", description=__doc__)
     parser.add_argument("paths", nargs="+", type=Path, help="run folders; other paths are passed over")
     parser.add_argument("--format", choices=("markdown", "csv", "json"), default="markdown", help="of the table on stdout")
+    parser.add_argument("--layers", action="store_true", help="the filters kept in each layer instead, after the last epoch")
     parser.add_argument("--plots", type=Path, help="folder for the figures (default: plots, beside the first run)")
     parser.add_argument("--no_plots", action="store_true", help="the table only")
     options = parser.parse_args(argv)
@@ -239,7 +252,11 @@ def main(argv: list[str]) -> int:
     if not runs:
         print("report.py: error: none of these is the folder of a run", file=sys.stderr)
         return 2
-    print(write_table([table_row(group) for group in groups(runs)], options.format))
+    rows = layer_rows(runs) if options.layers else [table_row(group) for group in groups(runs)]
+    if not rows:
+        print("report.py: error: none of these runs pruned anything", file=sys.stderr)
+        return 2
+    print(write_table(rows, options.format))
     if not options.no_plots:
         for path in draw(runs, options.plots or runs[0].path.parent / "plots"):
             print(path, file=sys.stderr)

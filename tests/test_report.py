@@ -98,6 +98,12 @@ def test_best_is_an_epoch_at_the_rate(tmp_path, capsys):
     assert cells(table(capsys, folder)[0])[0]["accuracy best %"] == "60.00"
 
 
+def test_filters_kept_per_layer(tmp_path, capsys):
+    out, _ = table(capsys, make_run(tmp_path / "one"), make_run(tmp_path / "dense", pruned=False), "--layers")
+    assert cells(out) == [{"layer": "a", "filters": "4", "one": "1"}, {"layer": "b", "filters": "8", "one": "5"}]
+    assert report.main([str(tmp_path / "dense"), "--layers", "--no_plots"]) == 2
+
+
 def test_other_formats(tmp_path, capsys):
     folders = [make_run(tmp_path / f"run{seed}", seed=seed, test=60.0 + seed) for seed in (1, 2)]
     (row,) = json.loads(table(capsys, *folders, "--format", "json")[0])
