@@ -53,8 +53,8 @@ def _correlations(rows: Tensor, live: Tensor) -> Tensor:
 def reg_cov(network: Network) -> Tensor:
     """Correlation of a layer's filters, the term of the KSC 2020 paper.
 
-    0 where they are uncorrelated, 1 where all are copies of one. Mean over layers of the mean |C_ij|, i != j, C the Pearson correlation between the layer's flattened live filters.
-    A layer with one live filter gives 0.
+    0 where they are uncorrelated, 1 where all are copies of one. Mean over layers of the mean |C_ij|, i != j, C the Pearson
+    correlation between the layer's flattened live filters. A layer with one live filter gives 0.
     """
     terms, layers = [], 0
     for rows, live in _stacks(network):
