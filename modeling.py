@@ -77,6 +77,21 @@ class Meter:
         return {"top1": 100 * top1, "top5": 100 * top5, "loss": loss, "penalty": penalty, "images": self.images}
 
 
+class Stop:
+    """SIGINT and SIGTERM end the run after the current step; a second one ends it at once."""
+
+    def __init__(self):
+        self.signal = None
+
+    def listen(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._note)
+
+    def _note(self, number, _) -> None:
+        self.signal = signal.Signals(number)
+        signal.signal(number, signal.SIG_DFL)
+
+
 @dataclass
 class Experiment:
     """Everything that exists before the first step. `learning_rate` maps progress in [0, 1] to a factor of --lr."""
@@ -91,7 +106,7 @@ class Experiment:
     autocast: Callable
     batch: int
     steps: int
-    stop: "Stop" = field(default_factory=lambda: Stop())
+    stop: Stop = field(default_factory=Stop)
 
     def state(self) -> dict:
         """All that the next epoch depends on, as tensors and plain values. The data's order depends on the epoch alone."""
@@ -112,21 +127,6 @@ class Experiment:
         torch.set_rng_state(state["random"][0])
         if self.settings.device == "cuda" and len(state["random"]) == 1 + torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["random"][1:])
-
-
-class Stop:
-    """SIGINT and SIGTERM end the run after the current step; a second one ends it at once."""
-
-    def __init__(self):
-        self.signal = None
-
-    def listen(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note)
-
-    def _note(self, number, _) -> None:
-        self.signal = signal.Signals(number)
-        signal.signal(number, signal.SIG_DFL)
 
 
 def train_epoch(run: Experiment, epoch: int, bar) -> dict:
