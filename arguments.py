@@ -250,8 +250,11 @@ def _resumed(path: Path, typed: dict, defaults: dict) -> argparse.Namespace:
     folder = path if path.is_dir() else path.parent
     try:
         saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))["settings"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise RefusalError(f"--resume: no run in '{folder}'") from None
+        whole = saved.keys() >= {"arch", "typed"} and isinstance(saved["epochs"], int)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise RefusalError(f"--resume: no run in '{folder}'")
     for name, value in typed.items():
         later = name == "epochs" and value >= saved["epochs"]
         if name not in MAY_CHANGE and not later and value != saved.get(name):
@@ -367,6 +370,11 @@ def departures(settings) -> list[str]:
         if not (same or no_matter):
             lines.append(f"{words} ({name} {value}; undo: --{name} {quote(published)})")
     return lines
+
+
+def method(settings) -> dict:
+    """The settings that say what is computed, but for the number of epochs, which may grow."""
+    return {name: value for name, value in vars(settings).items() if name not in (*ENGINE_FLAGS, "typed", "epochs")}
 
 
 def typed_over(settings) -> list[str]:

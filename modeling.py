@@ -1,11 +1,13 @@
 """Trains a convolutional network on CIFAR-10 (or other images) and prunes it while it learns. `--help` lists the flags."""
 
+import signal
 import sys
 import time
 
-from arguments import RefusalError, departures, fail, parse, typed_over
+from arguments import RefusalError, departures, fail, method, parse, typed_over
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while torch is being imported, Ctrl-C just ends the program
     # a wrong command is refused before torch is loaded
     try:
         SETTINGS = parse(sys.argv[1:])
@@ -17,10 +19,9 @@ import os
 import platform
 import random
 import re
-import signal
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from tqdm import tqdm
 
 import data
 import models
-from output import closing_lines, duration, epoch_lines, header, note, say_all
+from output import best_row, closing_lines, duration, epoch_lines, header, note, say_all
 from pruning import Pruner, accounting
 from registry import LEARNING_RATES, REGULARIZERS
 from runs import Folder, RunError, Scalars, provenance, refuse_used
@@ -106,19 +107,24 @@ class Experiment:
     autocast: Callable
     batch: int
     steps: int
-    stop: Stop = field(default_factory=Stop)
+    stop: Stop
 
     def state(self) -> dict:
         """All that the next epoch depends on, as tensors and plain values. The data's order depends on the epoch alone."""
         cuda = torch.cuda.get_rng_state_all() if self.settings.device == "cuda" else []
         return {
+            "settings": method(self.settings),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "random": [torch.get_rng_state(), *cuda],
         }
 
     def restore(self, state: dict) -> None:
-        """Go on from a checkpoint. RunError if it is another network's."""
+        """Go on from a checkpoint. RunError if it is another run's."""
+        for name, value in method(self.settings).items():
+            there = state["settings"].get(name, value)
+            if there != value:
+                raise RunError(f"the checkpoint is another run's, with {name} {there}, not {value}")
         try:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -240,7 +246,7 @@ def build_pruner(model: models.Network, settings) -> Pruner | None:
         raise RefusalError(f"--prune_rate: {error}") from None
 
 
-def start(settings) -> Experiment:
+def start(settings, stop: Stop | None = None) -> Experiment:
     """Build everything, the data last: what cannot work is refused before it is read."""
     choose_device(settings)
     seed_everything(settings)
@@ -287,6 +293,7 @@ def start(settings) -> Experiment:
         autocast=partial(torch.autocast, settings.device, torch.bfloat16, enabled=settings.amp == "bfloat16"),
         batch=batch,
         steps=steps,
+        stop=stop or Stop(),
     )
 
 
@@ -320,11 +327,9 @@ def epoch_row(run: Experiment, epoch: int, trained: dict, valid: dict, seconds: 
 def outcome(run: Experiment, rows: list[dict], test: dict) -> dict:
     """What came of the run, for the closing lines and summary.json."""
     size = run.settings.image_size
-    # before the rate is reached the network is another one
-    pruned = [row for row in rows if row.get("cut", 0) >= rows[-1].get("cut", 0)]
     return {
         "last": rows[-1],
-        "best": max(pruned, key=lambda row: row["valid"]["top1"]),
+        "best": best_row(rows),
         "test": test,
         "dense": asdict(accounting.dense(run.model, size)),
         "left": asdict(accounting.remaining(run.model, size)),
@@ -334,6 +339,8 @@ def outcome(run: Experiment, rows: list[dict], test: dict) -> dict:
 
 
 def main(settings) -> None:
+    stop = Stop()
+    stop.listen()
     refuse_used(settings.out_dir)
     with ExitStack() as held:
         folder = held.enter_context(Folder.resume(Path(settings.resume))) if settings.resume else None
@@ -342,7 +349,7 @@ def main(settings) -> None:
                 header(settings), *(line for row in folder.rows for line in epoch_lines(row)), *closing_lines(result, settings)
             )
             return
-        run = start(settings)
+        run = start(settings, stop)
         if folder:
             run.restore(folder.state)
         elif not settings.dry_run:
@@ -350,6 +357,8 @@ def main(settings) -> None:
             folder.save(run.state())
         describe(run)
         if folder:
+            for line in folder.changed(config(run)):
+                note(settings, f"otherwise than when the run began: {line}")
             folder.begin({**provenance(), **config(run)})
         try:
             result = fit(run, folder)
@@ -370,7 +379,6 @@ def fit(run: Experiment, folder: Folder | None) -> dict:
     images, hidden = run.steps * run.batch, True if settings.quiet else None
     bar = tqdm(total=settings.epochs * images, unit="img", unit_scale=True, disable=hidden, initial=len(rows) * images)
     scalars = Scalars(folder) if folder and settings.tensorboard else None
-    run.stop.listen()
     with bar:
         for epoch in range(len(rows), settings.epochs):
             began = time.monotonic()
@@ -397,6 +405,7 @@ def config(run: Experiment) -> dict:
     return {
         "settings": vars(run.settings) | {"resume": None},
         "filters": {name: unit.filters for name, unit in run.model.units.items()},
+        "prunable": sum(mask.mask.numel() for mask in run.pruner.gates.values()) if run.pruner else 0,
         "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__, "numpy": np.__version__},
         "device_name": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),

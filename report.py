@@ -1,16 +1,22 @@
 """Tables and figures from run folders: `python report.py result/*`. Reads files only; unfinished runs are marked, not dropped."""
 
 import argparse
+import contextlib
 import csv
 import io
 import json
+import re
 import statistics
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-# settings that do not change what is computed
-ENGINE = ("seed", "typed", "out_dir", "data_dir", "device", "threads", "deterministic", "dry_run", "amp")
+from arguments import ENGINE_FLAGS
+from output import best_row
+
+# settings that do not tell one row of the table from another; precision does
+NO_MATTER = {*ENGINE_FLAGS, "seed", "typed"} - {"amp"}
 # told apart by people with any colour vision: Okabe and Ito, 2008
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = "osD^vPX*"
@@ -20,14 +26,10 @@ MARKERS = "osD^vPX*"
 class Run:
     """One run folder: config.json, the rows of metrics.jsonl, and summary.json where the run has ended."""
 
-    path: Path
+    name: str
     config: dict
     rows: list[dict]
     summary: dict | None
-
-    @property
-    def name(self) -> str:
-        return self.path.name
 
     @property
     def label(self) -> str:
@@ -46,21 +48,36 @@ def read_run(path: Path) -> Run | None:
     """A run folder, or None where there is no readable one."""
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        metrics = path / "metrics.jsonl"
-        lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
-        summary = path / "summary.json"
-        ended = json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else None
-        return Run(path, config, [json.loads(line) for line in lines], ended)
-    except (OSError, ValueError):
+        if not {"epochs", "seed", "prune_type", "prune_rate"} <= config["settings"].keys():
+            return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+    rows, summary = [], None
+    with contextlib.suppress(OSError, ValueError):  # the last line may be half written
+        for line in (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+            rows.append(json.loads(line))
+    with contextlib.suppress(OSError, ValueError):
+        summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+    return Run(path.resolve().name, config, rows, summary)
+
+
+def name_apart(runs: list[Run]) -> None:
+    """Two folders of the same name are numbered."""
+    seen = Counter()
+    for run in runs:
+        seen[run.name] += 1
+        if seen[run.name] > 1:
+            run.name = f"{run.name} ({seen[run.name]})"
 
 
 def groups(runs: list[Run]) -> list[list[Run]]:
     """Runs that differ by nothing but the seed and the machine, in the order of their first; unfinished ones by themselves."""
     found = {}
     for run in runs:
-        settings = {name: value for name, value in run.config["settings"].items() if name not in ENGINE}
-        key = json.dumps([settings, run.name if run.summary is None else None], sort_keys=True)
+        settings = {name: value for name, value in run.config["settings"].items() if name not in NO_MATTER}
+        # a run whose epochs grew on the way is another experiment
+        grew = any("epochs was" in change for session in run.config.get("resumed", []) for change in session["changed"])
+        key = json.dumps([settings, run.name if grew or run.summary is None else None], sort_keys=True)
         found.setdefault(key, []).append(run)
     return list(found.values())
 
@@ -70,15 +87,10 @@ def table_row(runs: list[Run]) -> dict:
     first, settings = runs[0], runs[0].config["settings"]
     ended = [run.summary for run in runs if run.summary]
     last = [run.rows[-1]["valid"]["top1"] for run in runs if run.rows]
-    # before the rate is reached the network is another one
-    best = [
-        max(row["valid"]["top1"] for row in run.rows if row.get("cut", 0) >= run.rows[-1].get("cut", 0))
-        for run in runs
-        if run.rows
-    ]
+    best = [best_row(run.rows)["valid"]["top1"] for run in runs if run.rows]
     row = {
         "run": first.label,
-        "n": len(runs),
+        "n": len({run.config["settings"]["seed"] for run in runs}),
         "rate asked": settings["prune_rate"] if first.pruned else 0.0,
         "rate got": [rate_got(run) for run in runs if run.rows],
         "accuracy last %": last,
@@ -88,7 +100,7 @@ def table_row(runs: list[Run]) -> dict:
     for what, word in (("filters", "filters left"), ("parameters", "parameters left"), ("macs", "MACs left")):
         row[word] = [summary["left"][what] for summary in ended]
         row[f"{word} %"] = [100 * run.share(what) for run in runs if run.summary]
-    row["mask changes an epoch"] = [mask_changes(run) for run in runs if run.pruned and len(run.rows) > 1]
+    row["mask changes an epoch"] = [mask_changes(run) for run in runs if run.pruned and run.rows]
     row["seconds"] = [sum(row["seconds"] for row in run.rows) for run in runs if run.rows]
     row["command"] = first.config["command"]
     return row
@@ -100,13 +112,15 @@ def rate_got(run: Run) -> float:
     if not run.pruned:
         return 0.0
     if run.config["settings"]["prune_type"] == "unstructured":
-        return row["num_zero"] / row["num_total"]
+        return row["cut"] / run.config["prunable"]
     return 1 - sum(row["kept_filters"].values()) / sum(run.config["filters"].values())
 
 
 def mask_changes(run: Run) -> float:
     """Mean number of mask entries that moved in an epoch, the first masks not counted."""
-    return statistics.mean(row["mask_changes"] for row in run.rows[1:])
+    changes = [row["mask_changes"] for row in run.rows]
+    first = next((epoch for epoch, moved in enumerate(changes) if moved), len(changes))
+    return statistics.mean(changes[first + 1 :] or [0])
 
 
 def layer_rows(runs: list[Run]) -> list[dict]:
@@ -140,7 +154,7 @@ def number(value: float) -> str:
 
 
 def write_table(rows: list[dict], style: str) -> str:
-    """The table as "markdown", "csv" (means only) or "json" (every value)."""
+    """The table as "markdown" (means and spreads), "csv" or "json" (every value)."""
     if style == "json":
         return json.dumps(rows, indent=1)
     if style == "csv":
@@ -170,17 +184,19 @@ def draw(runs: list[Run], folder: Path) -> list[Path]:
         pyplot.close(figure)
 
     runs = [run for run in runs if run.rows]
+    # a run looks the same in every figure, and eight times eight of them differ
+    styles = {run.name: (COLOURS[i % 8], MARKERS[(i + i // 8) % 8]) for i, run in enumerate(runs)}
     curves = [("accuracy", "validation accuracy (%)", runs, lambda row: row["valid"]["top1"])]
-    curves += [("sparsity", "weights of cut filters (% of all)", [run for run in runs if run.pruned], published_sparsity)]
+    curves += [("sparsity", "weights under a mask (% of all)", [run for run in runs if run.pruned], published_sparsity)]
     for name, axis, drawn, value in curves:
         if drawn:
-            save(curve_figure(pyplot, drawn, axis, value), name)
+            save(curve_figure(pyplot, styles, drawn, axis, value), name)
     ended = [run for run in runs if run.summary]
     if ended:
-        save(trade_figure(pyplot, ended), "trade_off")
+        save(trade_figure(pyplot, styles, ended), "trade_off")
     for run in runs:
         if run.pruned:
-            save(kept_figure(pyplot, run), f"kept_{run.name}")
+            save(kept_figure(pyplot, run), "kept_" + re.sub(r"[^\w.-]+", "_", run.name))
     return written
 
 
@@ -188,11 +204,11 @@ def published_sparsity(row: dict) -> float:
     return 100 * row["num_zero"] / row["num_total"]
 
 
-def curve_figure(pyplot, runs: list[Run], axis: str, value):
+def curve_figure(pyplot, styles: dict, runs: list[Run], axis: str, value):
     """One line a run over epochs."""
     figure, axes = pyplot.subplots(figsize=(9, 5))
-    for place, run in enumerate(runs):
-        colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
+    for run in runs:
+        colour, marker = styles[run.name]
         epochs, values = [row["epoch"] for row in run.rows], [value(row) for row in run.rows]
         every = max(len(epochs) // 10, 1)
         axes.plot(epochs, values, color=colour, marker=marker, markevery=every, markersize=5, linewidth=1.5, label=run.label)
@@ -203,12 +219,12 @@ def curve_figure(pyplot, runs: list[Run], axis: str, value):
     return figure
 
 
-def trade_figure(pyplot, runs: list[Run]):
+def trade_figure(pyplot, styles: dict, runs: list[Run]):
     """Test accuracy against what is left of parameters and MACs."""
     figure, panels = pyplot.subplots(1, 2, figsize=(11, 4.5), sharey=True)
     for axes, what, word in zip(panels, ("parameters", "macs"), ("parameters", "MACs"), strict=True):
-        for place, run in enumerate(runs):
-            colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
+        for run in runs:
+            colour, marker = styles[run.name]
             point = (100 * run.share(what), run.summary["test"]["top1"])
             axes.plot(*point, color=colour, marker=marker, markersize=8, linestyle="none", label=run.name)
         axes.set(xlabel=f"{word} left (% of the dense network)", title=f"Accuracy against {word}")
@@ -242,13 +258,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--plots", type=Path, help="folder for the figures (default: plots, beside the first run)")
     parser.add_argument("--no_plots", action="store_true", help="the table only")
     options = parser.parse_args(argv)
-    runs = []
+    runs, found = [], []
     for path in options.paths:
         run = read_run(path)
         if run is None:
             print(f"report.py: no run in '{path}', passed over", file=sys.stderr)
         else:
             runs.append(run)
+            found.append(path.resolve())
+    name_apart(runs)
     if not runs:
         print("report.py: error: none of these is the folder of a run", file=sys.stderr)
         return 2
@@ -258,8 +276,13 @@ def main(argv: list[str]) -> int:
         return 2
     print(write_table(rows, options.format))
     if not options.no_plots:
-        for path in draw(runs, options.plots or runs[0].path.parent / "plots"):
-            print(path, file=sys.stderr)
+        folder = options.plots or found[0].parent / "plots"
+        try:
+            for path in draw(runs, folder):
+                print(path, file=sys.stderr)
+        except OSError as error:
+            print(f"report.py: error: cannot write figures to '{folder}': {error.strerror}", file=sys.stderr)
+            return 1
     return 0
 
 

@@ -15,7 +15,10 @@ import shlex
 import subprocess
 import sys
 import warnings
+import zipfile
 from pathlib import Path
+
+from arguments import MAY_CHANGE
 
 ROOT = Path(__file__).resolve().parent
 FORMAT = 1
@@ -45,6 +48,7 @@ class Folder:
         self.path = path
         self.rows: list[dict] = []
         self.state: dict | None = None
+        self._earlier: dict = {}
         self._lock = None
 
     def __enter__(self) -> "Folder":
@@ -76,28 +80,41 @@ class Folder:
         except RunError:
             folder._lock.close()
             raise
+        folder._earlier = folder.read("config.json")
         folder.rows = folder.state["rows"]
         # what was logged after the checkpoint happens again
         folder._replace("metrics.jsonl", "".join(_line(row) for row in folder.rows).encode())
         return folder
 
     def begin(self, config: dict) -> None:
-        """Say what is asked. A run that goes on keeps its first record; its last epoch may have moved."""
+        """Say what is asked. A run that goes on keeps its first record, and lists how it went on: `resumed`."""
         if self.state:
-            earlier = self.read("config.json")
-            earlier["settings"]["epochs"] = config["settings"]["epochs"]
-            config = {**earlier, "resumed": earlier.get("resumed", 0) + 1}
+            session = {name: value for name, value in config.items() if name not in ("settings", "filters", "prunable")}
+            session |= {"from_epoch": len(self.rows), "changed": self.changed(config)}
+            settings = {**self._earlier["settings"], **{name: config["settings"][name] for name in ("epochs", *MAY_CHANGE)}}
+            config = {**self._earlier, "settings": settings, "resumed": [*self._earlier.get("resumed", []), session]}
             (self.path / "summary.json").unlink(missing_ok=True)
         self.write("config.json", config)
+
+    def changed(self, config: dict) -> list[str]:
+        """What is not as it was when the run began, so that it will not end bit for bit as it would have."""
+        if not self.state:
+            return []
+        then = {**self._earlier, "epochs": self._earlier["settings"]["epochs"]}
+        now = {**config, "epochs": config["settings"]["epochs"]}
+        names = ("epochs", "threads", "device_name", "versions")
+        return [f"{name} was {then.get(name)}, is {now[name]}" for name in names if then.get(name) != now[name]]
 
     def write(self, name: str, record: dict) -> None:
         """A JSON file in the folder."""
         self._replace(name, (json.dumps(record, indent=1) + "\n").encode())
 
     def read(self, name: str) -> dict | None:
-        """A JSON file of the folder, or None where there is none."""
-        path = self.path / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        """A JSON file of the folder, or None where there is no whole one."""
+        try:
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
 
     def log(self, row: dict, state: dict) -> None:
         """An epoch has ended: its row, and the state that the next one starts from."""
@@ -118,9 +135,13 @@ class Folder:
         troubles = []
         for name in ("checkpoint.pt", "previous.pt"):
             try:
-                return load_checkpoint(self.path / name)
+                state = load_checkpoint(self.path / name)
             except RunError as error:
                 troubles.append(str(error))
+                continue
+            if troubles:  # or the next save would put the bad one in the good one's place
+                (self.path / "checkpoint.pt").unlink(missing_ok=True)
+            return state
         raise RunError("; ".join(troubles))
 
     def _replace(self, name: str, content, keep: str | None = None) -> None:
@@ -156,12 +177,14 @@ class Folder:
 
 
 class Scalars:
-    """TensorBoard events of the same rows; those of epochs that happen again replace the earlier ones."""
+    """TensorBoard events of the same rows; a run that goes on writes all of them again, in the place of the earlier ones."""
 
     def __init__(self, folder: Folder):
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(folder.path), purge_step=len(folder.rows))
+        self.writer = SummaryWriter(str(folder.path), purge_step=0)
+        for row in folder.rows:
+            self.log(row)
 
     def log(self, row: dict) -> None:
         flat = {f"{part}/{name}": value for part in ("train", "valid") for name, value in row[part].items()}
@@ -174,10 +197,13 @@ class Scalars:
 
 
 def load_checkpoint(path: Path) -> dict:
-    """A checkpoint's tensors and plain values. RunError if it is missing, truncated, foreign, newer, or holds code."""
+    """A checkpoint's tensors and plain values. RunError if it is missing, damaged, foreign, newer, or holds code."""
     import torch
 
     try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                raise RunError(f"'{path}' is damaged")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a foreign pickle is refused, not remarked on
             state = torch.load(path, map_location="cpu", weights_only=True)
@@ -185,12 +211,14 @@ def load_checkpoint(path: Path) -> dict:
         raise RunError(f"no checkpoint at '{path}'") from None
     except pickle.UnpicklingError:
         raise RunError(f"'{path}' is no checkpoint of this program: it holds something other than tensors and values") from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError):
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError, zipfile.BadZipFile):
         raise RunError(f"'{path}' is truncated or no checkpoint") from None
     if not isinstance(state, dict) or not isinstance(state.get("format"), int):
         raise RunError(f"'{path}' is no checkpoint of this program")
     if state["format"] > FORMAT:
         raise RunError(f"'{path}' has format {state['format']}, newer than this program's {FORMAT}: update the program")
+    if not {"rows", "settings", "model", "optimizer", "random"} <= state.keys():
+        raise RunError(f"'{path}' is no checkpoint of this program")
     return state
 
 

@@ -71,10 +71,11 @@ class Pruner:
         """Called before every training step: masks change, become fixed, or stay."""
         position = epoch * self.steps + step
         update, moving = self._plan(position)
-        if update:
-            self.update(self.rate * self.schedule(position / self.total, self.updates))
+        # before scoring: a gradient criterion sees what cut filters would learn
         for mask in self.gates.values():
             mask.straight_through = moving
+        if update:
+            self.update(self.rate * self.schedule(position / self.total, self.updates))
 
     def scores(self) -> dict[str, Tensor]:
         """The criterion's scores, in the masks' shapes; the network is left as it was."""

@@ -2,6 +2,7 @@
 
 import atexit
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -57,6 +58,15 @@ class TwoBlocks(Network):
         x = residual(self.a2(self.a1(x)), x)
         x = residual(self.b2(self.b1(x)), x)
         return self.classifier(x.mean((2, 3)))
+
+
+@pytest.fixture(autouse=True)
+def _signals():
+    """Running the program in this process leaves pytest's own handlers in place."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

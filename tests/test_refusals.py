@@ -32,7 +32,7 @@ def places(tmp_path_factory):
     root = tmp_path_factory.mktemp("places")
     for name in ("used", "bad", "newer", "code"):
         (root / name).mkdir()
-        settings = {"epochs": 2, "typed": {}, "seed": 0, "prune_rate": 0.6}
+        settings = {"epochs": 2, "typed": {}, "seed": 0, "prune_rate": 0.6, "arch": "resnet20"}
         (root / name / "config.json").write_text(json.dumps({"settings": settings}))
     (root / "bad" / "checkpoint.pt").write_bytes(b"PK\x03\x04")
     (root / "bad" / "previous.pt").write_bytes(b"")

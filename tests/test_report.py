@@ -74,6 +74,41 @@ def test_seeds_are_one_row_with_mean_and_spread(tmp_path, capsys):
     assert second["mask changes an epoch"] == "-"
 
 
+def test_the_same_seed_twice_is_one_seed(tmp_path, capsys):
+    (row,) = cells(table(capsys, make_run(tmp_path / "a", quiet=False), make_run(tmp_path / "b", quiet=True))[0])
+    assert row["n"] == "1"
+
+
+def test_a_run_whose_epochs_grew_is_a_row_of_its_own(tmp_path, capsys):
+    whole, grown = make_run(tmp_path / "whole"), make_run(tmp_path / "grown", seed=1)
+    config = json.loads((grown / "config.json").read_text())
+    config["resumed"] = [{"changed": ["epochs was 2, is 3"]}]
+    (grown / "config.json").write_text(json.dumps(config))
+    assert [row["run"] for row in cells(table(capsys, whole, grown)[0])] == ["whole", "grown"]
+
+
+def test_folders_of_the_same_name_are_told_apart(tmp_path, capsys):
+    folders = [make_run(tmp_path / part / "run", lr=number) for number, part in enumerate("ab")]
+    out, err = table(capsys, *folders, "--plots", tmp_path / "plots")
+    assert [row["run"] for row in cells(out)] == ["run", "run (2)"]
+    assert {"kept_run.png", "kept_run_2_.png"} <= {Path(line).name for line in err.splitlines()}
+
+
+def test_a_half_written_end_is_an_unfinished_run(tmp_path, capsys):
+    folder = make_run(tmp_path / "one")
+    (folder / "metrics.jsonl").write_text((folder / "metrics.jsonl").read_text()[:-40])
+    (folder / "summary.json").write_text('{"dense": {')
+    assert cells(table(capsys, folder)[0])[0]["run"] == "one (unfinished: 2 of 3)"
+
+
+def test_unstructured_rates_are_those_of_prunable_weights(tmp_path, capsys):
+    folder = make_run(tmp_path / "one")
+    config = json.loads((folder / "config.json").read_text())
+    config["settings"]["prune_type"], config["prunable"] = "unstructured", 8
+    (folder / "config.json").write_text(json.dumps(config))
+    assert cells(table(capsys, folder)[0])[0]["rate got"] == "0.75"
+
+
 def test_another_setting_is_another_row(tmp_path, capsys):
     out, _ = table(capsys, make_run(tmp_path / "a", lr=0.1), make_run(tmp_path / "b", lr=0.2))
     assert [row["run"] for row in cells(out)] == ["a", "b"]
@@ -116,13 +151,23 @@ def test_other_paths_are_passed_over_and_none_is_refused(tmp_path, capsys):
     (tmp_path / "result.txt").write_text("prune rate")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{")
-    out, err = table(capsys, make_run(tmp_path / "one"), tmp_path / "result.txt", tmp_path / "broken")
+    for number, content in enumerate(("{}", "[]", '{"settings": {"epochs": 3}}')):
+        (tmp_path / f"odd{number}").mkdir()
+        (tmp_path / f"odd{number}" / "config.json").write_text(content)
+    odd = [tmp_path / f"odd{number}" for number in range(3)]
+    out, err = table(capsys, make_run(tmp_path / "one"), tmp_path / "result.txt", tmp_path / "broken", *odd)
     assert len(cells(out)) == 1
-    assert err.count("passed over") == 2
+    assert err.count("passed over") == 5
     assert report.main([str(tmp_path / "result.txt")]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.splitlines()[-1] == "report.py: error: none of these is the folder of a run"
+
+
+def test_figures_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert report.main([str(make_run(tmp_path / "one")), "--plots", str(tmp_path / "file")]) == 1
+    assert "cannot write figures" in capsys.readouterr().err
 
 
 def test_figures(tmp_path, capsys):

@@ -26,6 +26,7 @@ RUN = [*TINY, "--epochs", "4", "--deterministic"]
 KINDS = {
     "dense": [],
     "structured": ["--prune_type", "structured", "--prune_rate", "0.6", "--reg", "reg_cov"],
+    "gradient": ["--prune_type", "structured", "--prune_imp", "grad", "--prune_rate", "0.4"],
     "unstructured": ["--prune_type", "unstructured", "--prune_rate", "0.9", "--prune_freq", "1it"],
 }
 
@@ -33,14 +34,11 @@ KINDS = {
 def call(*flags):
     """The command in this process."""
     deterministic, argv, sys.argv = torch.are_deterministic_algorithms_enabled(), sys.argv, ["modeling.py", *flags]
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         modeling.main(parse(list(flags)))
     finally:
         sys.argv = argv
         torch.use_deterministic_algorithms(deterministic)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 def start(*flags, cwd, **options):
@@ -136,13 +134,19 @@ def test_a_stopped_run_goes_on_and_prints_all_its_lines(structured, capsys):
     call("--resume", "run")
     assert untimed(capsys.readouterr().out.splitlines()) == untimed(wanted)
     assert_same_ending(folder, reference)
+    if (folder / "summary.json").exists():  # half of it is none: the end is computed again
+        (folder / "summary.json").write_text('{"last": {')
+    call("--resume", "run")
+    assert untimed(capsys.readouterr().out.splitlines()) == untimed(wanted)
     # a finished run prints the same once more, and does nothing
     before = (folder / "checkpoint.pt").stat().st_mtime_ns
     call("--resume", "run/checkpoint.pt")
     assert untimed(capsys.readouterr().out.splitlines()) == untimed(wanted)
     assert (folder / "checkpoint.pt").stat().st_mtime_ns == before
     config = json.loads((folder / "config.json").read_text())
-    assert (config["resumed"], config["settings"]["epochs"]) == (1, 4)
+    session, _ = config["resumed"]
+    assert (session["from_epoch"], session["changed"], config["settings"]["epochs"]) == (2, [], 4)
+    assert session["command"] == "python modeling.py --resume run"
     assert "--out_dir run" in config["command"]
 
 
@@ -151,6 +155,7 @@ def test_tensorboard_events_are_those_of_the_rows(structured):
 
     folder, _, _ = structured
     call("--resume", "run")
+    call("--resume", "run", "--epochs", "5")
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     events = EventAccumulator(str(folder)).Reload()
     for name, value in (("valid/top1", lambda row: row["valid"]["top1"]), ("cut", lambda row: row["cut"])):
@@ -158,6 +163,106 @@ def test_tensorboard_events_are_those_of_the_rows(structured):
             (row["epoch"], value(row)) for row in rows
         ]
     assert {"train/loss", "train/penalty", "sparsity", "mask_changes", "learning_rate"} <= set(events.Tags()["scalars"])
+
+
+def test_after_a_fallback_the_good_checkpoint_is_not_lost(structured, monkeypatch):
+    """The newest is truncated; the run that goes on from the one before is killed as it saves for the first time."""
+    folder, reference, _ = structured
+    newest = folder / "checkpoint.pt"
+    newest.write_bytes(newest.read_bytes()[:-3000])
+
+    class KilledError(BaseException):
+        pass
+
+    def killed(path, target):
+        if path.name == "checkpoint.pt.new":
+            raise KilledError
+        return rename(path, target)
+
+    rename = Path.replace
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KilledError):
+        call("--resume", "run")
+    monkeypatch.setattr(Path, "replace", rename)
+    call("--resume", "run")
+    assert_same_ending(folder, reference)
+
+
+SLOW_WRITE = """
+import os, runpy, sys, time
+from pathlib import Path
+sys.path.insert(0, {root!r})
+sync, calls = os.fsync, 0
+def slow(file):
+    global calls
+    size = os.fstat(file).st_size
+    if size > 1_000_000:  # a checkpoint, whole but not yet in its place
+        calls += 1
+        if calls == 3:
+            Path("writing").touch()
+            time.sleep(60)
+    sync(file)
+os.fsync = slow
+sys.argv = ["modeling.py", *{flags!r}]
+runpy.run_path({root!r} + "/modeling.py", run_name="__main__")
+"""
+
+
+def test_killed_by_sigkill_during_a_checkpoint_write(whole, tmp_path):
+    reference, wanted = whole("structured")
+    flags = [*RUN, *KINDS["structured"], "--out_dir", "run", "--threads", str(torch.get_num_threads())]
+    code = SLOW_WRITE.format(root=str(ROOT), flags=flags)
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while not (tmp_path / "writing").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    assert (tmp_path / "run" / "checkpoint.pt.new").exists()
+    process = start("--resume", "run", cwd=tmp_path)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert untimed(out.splitlines()) == untimed(wanted)
+    assert_same_ending(tmp_path / "run", reference)
+
+
+def test_a_checkpoint_is_synced_before_it_gets_its_name(tmp_path, monkeypatch):
+    order = []
+    sync, rename = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda file: order.append("sync") or sync(file))
+    monkeypatch.setattr(Path, "replace", lambda path, target: order.append(path.name) or rename(path, target))
+    with runs.Folder.create(str(tmp_path / "run"), "") as folder:
+        folder.save({})
+        folder.save({})
+    assert order == ["sync", "checkpoint.pt.new", "sync", "sync", "checkpoint.pt", "checkpoint.pt.new", "sync"]
+
+
+def test_the_random_state_is_restored():
+    run = modeling.start(parse(RUN))
+    state = run.state()
+    wanted = torch.rand(3)
+    torch.manual_seed(99)
+    run.restore(state)
+    assert torch.equal(torch.rand(3), wanted)
+
+
+def test_a_checkpoint_of_another_run_is_refused(structured):
+    folder, _, _ = structured
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    state["settings"]["seed"] = 5
+    torch.save(state, folder / "checkpoint.pt")
+    with pytest.raises(RunError, match="another run's, with seed 5, not 0"):
+        call("--resume", "run")
+
+
+def test_a_checkpoint_with_a_hole_falls_back(structured):
+    folder, reference, _ = structured
+    content = bytearray((folder / "checkpoint.pt").read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 4096] = bytes(4096)
+    (folder / "checkpoint.pt").write_bytes(content)
+    call("--resume", "run")
+    assert_same_ending(folder, reference)
 
 
 @pytest.mark.parametrize("damage", ["unfinished write", "between the two renames", "truncated", "row not logged", "half a row"])
@@ -216,11 +321,22 @@ def test_typed_flags_that_contradict_the_run_are_refused(structured):
     assert (settings.epochs, settings.reg, settings.threads, settings.quiet) == (6, "reg_cov", 1, True)
 
 
-def test_more_epochs_may_be_asked_for(structured, capsys):
+def test_more_epochs_may_be_asked_for(structured, capsys, monkeypatch):
     folder, _, _ = structured
     call("--resume", "run", "--epochs", "5")
     assert [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("valid")] == list("01234")
-    assert json.loads((folder / "config.json").read_text())["settings"]["epochs"] == 5
+    config = json.loads((folder / "config.json").read_text())
+    assert config["settings"]["epochs"] == 5
+    assert config["resumed"][0]["changed"] == ["epochs was 4, is 5"]
+    # and once more, stopped: the run is unfinished again
+    monkeypatch.setattr(modeling, "train_epoch", stop_at_once)
+    with pytest.raises(modeling.StoppedError):
+        call("--resume", "run", "--epochs", "6")
+    assert not (folder / "summary.json").exists()
+
+
+def stop_at_once(run, epoch, bar):
+    raise modeling.StoppedError(signal.SIGTERM, "SIGTERM")
 
 
 def test_two_processes_do_not_write_to_one_folder(structured):
@@ -270,6 +386,7 @@ def test_checkpoints_of_others_are_refused(tmp_path):
     assert "format 99, newer than this program's 1" in refused({"format": 99})
     assert "no checkpoint of this program" in refused({"state_dict": {}})
     assert "no checkpoint of this program" in refused([1, 2])
+    assert "no checkpoint of this program" in refused({"format": 1, "rows": []})
     (tmp_path / "empty.pt").touch()
     for name in ("empty.pt", "absent.pt"):
         with pytest.raises(RunError):
@@ -281,7 +398,7 @@ def test_another_networks_checkpoint_is_refused(structured):
     config = json.loads((folder / "config.json").read_text())
     config["settings"]["arch"] = "resnet32"
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(RunError, match="another network's"):
+    with pytest.raises(RunError, match="another run's, with arch resnet20, not resnet32"):
         call("--resume", "run")
 
 
@@ -289,6 +406,10 @@ def test_where_there_is_no_run_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "absent", tmp_path / "absent" / "checkpoint.pt"):
         with pytest.raises(RefusalError, match="no run in"):
             parse(["--resume", str(path)])
+    for content in ("{}", "[]", '{"settings": {}}', '{"settings": []}', '{"settings": {"epochs": 3', ""):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(RefusalError, match="no run in"):
+            parse(["--resume", str(tmp_path)])
 
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
