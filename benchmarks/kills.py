@@ -15,6 +15,7 @@ COMMON = "--dataset digits --layers 20 --epochs 4 --batch_size 320 --device cpu 
 KINDS = {
     "dense": "",
     "structured": "--prune_type structured --prune_rate 0.6 --reg reg_cov",
+    "gradient": "--prune_type structured --prune_imp grad",
     "unstructured": "--prune_type unstructured --prune_rate 0.9 --prune_freq 1it",
 }
 
@@ -57,33 +58,34 @@ def same(one: dict, other: dict) -> bool:
 
 
 def main(kills: int) -> None:
-    chance = random.Random(0)
+    chance, whole, length, killed, tried, identical = random.Random(0), {}, {}, 0, 0, 0
     with tempfile.TemporaryDirectory() as name:
-        place, whole, length, identical = Path(name), {}, {}, 0
+        place = Path(name)
         for kind, flags in KINDS.items():
             out = finish(start(f"{COMMON} {flags} --out_dir {kind}", place))
             whole[kind] = (out, ending(place / kind))
             rows = (place / kind / "metrics.jsonl").read_text().splitlines()
-            length[kind] = 1.3 * sum(json.loads(row)["seconds"] for row in rows)
-        for number in range(kills):
-            kind = list(KINDS)[number % len(KINDS)]
-            run = f"run{number}"
+            length[kind] = sum(json.loads(row)["seconds"] for row in rows)
+        while killed < kills:
+            kind, run, tried = list(KINDS)[killed % len(KINDS)], f"run{tried}", tried + 1
             process = start(f"{COMMON} {KINDS[kind]} --out_dir {run}", place)
-            while not (place / run / "config.json").exists():
+            while process.poll() is None and not (place / run / "config.json").exists():
                 time.sleep(0.005)
             moment = chance.uniform(0, length[kind])
             time.sleep(moment)
-            ended = process.poll() is not None
+            if process.poll() is not None:  # it ended by itself: no kill, and none counted
+                finish(process)
+                continue
             process.kill()
             process.communicate()
-            done = (place / run / "metrics.jsonl").read_text().count("\n") if (place / run / "metrics.jsonl").exists() else 0
+            killed += 1
+            metrics = place / run / "metrics.jsonl"
+            done = metrics.read_text().count("\n") if metrics.exists() else 0
             out = finish(start(f"--resume {run} --quiet", place))
             equal = out == whole[kind][0] and same(ending(place / run), whole[kind][1])
             identical += equal
-            when = "after its end" if ended else f"after {done} epochs"
-            print(
-                f"{number + 1:2} {kind:12} killed {moment:.2f} s in, {when}: {'identical' if equal else 'DIFFERENT'}", flush=True
-            )
+            words = "identical" if equal else "DIFFERENT"
+            print(f"{killed:2} {kind:12} killed {moment:.2f} s in, after {done} of 4 epochs: {words}", flush=True)
     print(f"{identical} of {kills} identical")
     raise SystemExit(identical != kills)
 

@@ -144,6 +144,19 @@ def test_the_test_set_is_read_once_unless_it_is_the_validation_set(train, monkey
     assert f"result test accuracy: {last:.2f} after the last epoch (24 images)" in out
 
 
+def test_what_is_said_on_the_way(train):
+    _, err = train(*TINY, *PRUNED)
+    assert any(line.startswith("epoch 0 took ") and "all 2 will take about " in line for line in err)
+    assert err[-1].startswith("records: result")
+    _, err = train(*TINY, *PRUNED, "--quiet")
+    assert err == []
+    run = modeling.start(parse([*TINY, *PRUNED]))
+    assert modeling.pruning_text(run) == " kept 784 filters, sparsity 0.0%, 0 masks changed"
+    run.pruner.before_step(0, 0)
+    assert modeling.pruning_text(run).startswith(" kept 314 filters, sparsity 6")
+    assert modeling.pruning_text(run).endswith("470 masks changed")
+
+
 def test_masked_filters_never_show(train, monkeypatch):
     """The network that is evaluated has the masks on: silencing cut filters' weights changes nothing."""
     seen = {}
