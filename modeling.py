@@ -36,7 +36,8 @@ import models
 from output import best_row, closing_lines, duration, epoch_lines, header, note, say_all
 from pruning import Pruner, accounting
 from registry import LEARNING_RATES, REGULARIZERS
-from runs import Folder, RunError, Scalars, provenance, refuse_used
+from runs import Folder, RunError, provenance, refuse_used
+from scalars import Scalars
 
 EVALUATION_BATCH = 500
 

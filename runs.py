@@ -176,26 +176,6 @@ class Folder:
             raise RunError(f"another process is writing to '{self.path}'") from None
 
 
-class Scalars:
-    """TensorBoard events of the same rows; a run that goes on writes all of them again, in the place of the earlier ones."""
-
-    def __init__(self, folder: Folder):
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.writer = SummaryWriter(str(folder.path), purge_step=0)
-        for row in folder.rows:
-            self.log(row)
-
-    def log(self, row: dict) -> None:
-        flat = {f"{part}/{name}": value for part in ("train", "valid") for name, value in row[part].items()}
-        flat |= {name: row[name] for name in ("learning_rate", "mask_changes", "cut", "images_per_second") if name in row}
-        if "num_zero" in row:
-            flat["sparsity"] = row["num_zero"] / row["num_total"]
-        for name, value in flat.items():
-            self.writer.add_scalar(name, value, row["epoch"])
-        self.writer.flush()
-
-
 def load_checkpoint(path: Path) -> dict:
     """A checkpoint's tensors and plain values. RunError if it is missing, damaged, foreign, newer, or holds code."""
     import torch
