@@ -1,5 +1,6 @@
-"""What every network here is made of: units with a slot for a gate, and the wiring that says how they hang together."""
+"""What every network here is made of: units with a slot for a gate, joints, and the wiring that says how they hang together."""
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,7 @@ class Unit(nn.Module):
         self.norm = kind(width) if norm else None
         self.activation = activation
         self.gate = None
+        self.in_place = False
 
     @property
     def is_convolution(self) -> bool:
@@ -49,9 +51,14 @@ class Unit(nn.Module):
     def multiply(self, x: Tensor, weight: Tensor) -> Tensor:
         """The layer's product with another weight of the same shape."""
         layer = self.layer
-        if self.is_convolution:
-            return F.conv2d(x, weight, layer.bias, layer.stride, layer.padding)
-        return F.linear(x, weight, layer.bias)
+        if not self.is_convolution:
+            return F.linear(x, weight, layer.bias)
+        if weight.numel() == 0:
+            # without an input or a filter there is nothing to multiply: what is left is the bias, if anything
+            sizes = zip(x.shape[2:], layer.kernel_size, layer.stride, layer.padding, strict=True)
+            y = x.new_zeros(len(x), len(weight), *((n + 2 * padding - k) // stride + 1 for n, k, stride, padding in sizes))
+            return y if layer.bias is None else y + layer.bias.view(-1, 1, 1)
+        return F.conv2d(x, weight, layer.bias, layer.stride, layer.padding)
 
     def forward(self, x: Tensor) -> Tensor:
         gate = self.gate
@@ -59,8 +66,34 @@ class Unit(nn.Module):
         if self.norm is not None:
             x = self.norm(x)
         if self.activation:
-            x = F.relu(x)
+            x = F.relu(x, inplace=self.in_place)
         return x if gate is None else gate(x)
+
+    def resize(self, filters: int, inputs: int) -> None:
+        """Another width, the values yet to be loaded. A unit without filters keeps its place and computes nothing."""
+        weight = self.layer.weight
+        self.layer.weight = nn.Parameter(weight.new_empty(filters, inputs, *weight.shape[2:]))
+        if self.is_convolution:
+            self.layer.out_channels, self.layer.in_channels = filters, inputs
+        else:
+            self.layer.out_features, self.layer.in_features = filters, inputs
+        if self.layer.bias is not None:
+            self.layer.bias = nn.Parameter(weight.new_empty(filters))
+        if self.norm is not None:
+            old, place = self.norm, {"device": weight.device, "dtype": weight.dtype}
+            self.norm = type(old)(filters, old.eps, old.momentum, **place).train(self.training) if filters else None
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Batch norm's evaluation into the layer: W' = W * s, b' = (b - mean) * s + beta, s = gamma / sqrt(var + eps)."""
+        if self.norm is not None:
+            norm, layer = self.norm, self.layer
+            scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+            bias = -norm.running_mean if layer.bias is None else layer.bias - norm.running_mean
+            layer.bias = nn.Parameter(bias * scale + norm.bias)
+            layer.weight = nn.Parameter(layer.weight * scale.view(-1, *[1] * (layer.weight.dim() - 1)))
+            self.norm = None
+        self.in_place = True
 
 
 def conv_unit(inputs: int, filters: int, kernel: int, stride: int = 1, activation: bool = True) -> Unit:
@@ -73,13 +106,15 @@ def conv_unit(inputs: int, filters: int, kernel: int, stride: int = 1, activatio
 class Link:
     """One step of a network's wiring: a unit reads the channels of `source` and adds its own to those of `target`.
 
-    A target with several writers is a residual stream. `unit` is the unit's path in the model; None means a shortcut
-    without parameters, which copies channel c of the source to channel c of the target.
+    A target with several writers is a residual stream: each but the first one names the joint, by its path in the
+    model, that adds it. `unit` is the unit's path; None means a shortcut without parameters, which copies channel c of
+    the source to channel c of the target.
     """
 
     unit: str | None
     source: str
     target: str
+    joint: str | None = None
 
 
 class Network(nn.Module):
@@ -89,9 +124,9 @@ class Network(nn.Module):
         super().__init__()
         self.links: list[Link] = []
 
-    def wire(self, unit: str | None, source: str, target: str) -> None:
+    def wire(self, unit: str | None, source: str, target: str, joint: str | None = None) -> None:
         """Declare one step; the order of the calls is the order of execution."""
-        self.links.append(Link(unit, source, target))
+        self.links.append(Link(unit, source, target, joint))
 
     @property
     def all_units(self) -> dict[str, Unit]:
@@ -102,6 +137,35 @@ class Network(nn.Module):
     def units(self) -> dict[str, Unit]:
         """The convolutions: the units that have filters to prune. The classifier's linear layers are not among them."""
         return {name: unit for name, unit in self.all_units.items() if unit.is_convolution}
+
+    @property
+    def joints(self) -> dict[str, "Joint"]:
+        """Every residual joint by its path."""
+        return {link.joint: self.get_submodule(link.joint) for link in self.links if link.joint is not None}
+
+    def shapes(self) -> dict:
+        """The widths and indices in force, as plain values: what `reshape` takes."""
+        return {
+            "units": {name: [unit.filters, unit.weight.shape[1]] for name, unit in self.all_units.items()},
+            "joints": {name: joint.shape() for name, joint in self.joints.items() if joint.width is not None},
+        }
+
+    def reshape(self, shapes: dict) -> None:
+        """Give every unit and joint these widths and indices, the values yet to be loaded. KeyError for another network's."""
+        for name, unit in self.all_units.items():
+            unit.resize(*shapes["units"][name])
+        weight = next(self.parameters())
+        for name, joint in self.joints.items():
+            if name in shapes["joints"]:
+                joint.place(**shapes["joints"][name])
+                joint.to(weight.device, weight.dtype)
+
+    def folded(self) -> "Network":
+        """A copy for deployment: batch norm folded into the layers, which then run in place. Evaluation mode only."""
+        network = copy.deepcopy(self).eval().requires_grad_(False)
+        for part in (*network.all_units.values(), *network.joints.values()):
+            part.fold()
+        return network
 
 
 def initialise(network: nn.Module) -> None:
@@ -118,12 +182,48 @@ def initialise(network: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def pad_shortcut(x: Tensor, filters: int, stride: int) -> Tensor:
-    """He et al., 2016 (arXiv 1512.03385), option A: every stride-th pixel, new channels zero, no parameters."""
-    x = x[:, :, ::stride, ::stride]
-    return F.pad(x, (0, 0, 0, 0, 0, filters - x.shape[1]))
+class Joint(nn.Module):
+    """The residual joint: the branch is added to its stream, then the ReLU.
+
+    A stream with fewer channels than are written gets zeros behind its own: He et al., 2016 (arXiv 1512.03385), option
+    A. Where filters were removed, the branch's channel i is channel `index[i]` of the stream, which has `width` (as the
+    indexed addition of Tessier et al., 2022, arXiv 2206.06247); `constant`, (width,), is what filters removed from
+    before batch norm still add.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.width: int | None = None
+        self.register_buffer("index", None, persistent=False)
+        self.register_buffer("constant", None)
+        self.in_place = False
+
+    def shape(self) -> dict:
+        """What `place` takes, as plain values."""
+        return {"width": self.width, "index": self.index.tolist(), "constant": self.constant is not None}
+
+    def place(self, width: int, index: list[int], constant: bool = False) -> None:
+        """Say where the branch writes; a constant's values are yet to be loaded."""
+        self.width, self.index = width, torch.tensor(index, dtype=torch.int64)
+        self.constant = torch.zeros(width) if constant else None
+
+    def fold(self) -> None:
+        self.in_place = True
+
+    def forward(self, branch: Tensor, stream: Tensor) -> Tensor:
+        width = branch.shape[1] if self.width is None else self.width
+        if stream.shape[1] < width:
+            stream = F.pad(stream, (0, 0, 0, 0, 0, width - stream.shape[1]))
+        if self.constant is not None:
+            stream = stream + self.constant.to(stream.dtype).view(-1, 1, 1)
+        if branch.shape[1] == width:
+            stream = stream.add_(branch) if self.in_place else stream + branch
+        elif branch.shape[1]:
+            add = stream.index_add_ if self.in_place else stream.index_add
+            stream = add(1, self.index, branch.to(stream.dtype))
+        return F.relu(stream, inplace=self.in_place)
 
 
-def residual(branch: Tensor, shortcut: Tensor) -> Tensor:
-    """The residual joint: the branch is added to the stream, then the ReLU."""
-    return torch.relu(branch + shortcut)
+def subsample(x: Tensor, stride: int) -> Tensor:
+    """The shortcut without parameters of He et al., 2016 (arXiv 1512.03385), option A: every stride-th pixel."""
+    return x[:, :, ::stride, ::stride]

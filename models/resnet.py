@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from models.layers import Network, Unit, conv_unit, initialise, residual
+from models.layers import Joint, Network, Unit, conv_unit, initialise
 
 
 class _Basic(nn.Module):
@@ -43,9 +43,10 @@ class _Block(nn.Module):
         self.branch = branch(inputs, width, stride)
         changes = stride != 1 or inputs != filters
         self.projection = conv_unit(inputs, filters, 1, stride, activation=False) if changes else None
+        self.joint = Joint()
 
     def forward(self, x: Tensor) -> Tensor:
-        return residual(self.branch(x), x if self.projection is None else self.projection(x))
+        return self.joint(self.branch(x), x if self.projection is None else self.projection(x))
 
     def declare(self, network: Network, path: str, source: str, target: str) -> None:
         if self.projection is not None:
@@ -53,8 +54,9 @@ class _Block(nn.Module):
         convolutions = [f"{path}.branch.{name}" for name, _ in self.branch.named_children()]
         reads = source
         for convolution in convolutions:
-            writes = target if convolution == convolutions[-1] else convolution
-            network.wire(convolution, reads, writes)
+            last = convolution == convolutions[-1]
+            writes = target if last else convolution
+            network.wire(convolution, reads, writes, f"{path}.joint" if last else None)
             reads = writes
 
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from models.layers import Network, Unit, conv_unit, initialise, pad_shortcut, residual
+from models.layers import Joint, Network, Unit, conv_unit, initialise, subsample
 
 
 class _Block(nn.Module):
@@ -14,7 +14,7 @@ class _Block(nn.Module):
         super().__init__()
         self.conv1 = conv_unit(inputs, filters, 3, stride)
         self.conv2 = conv_unit(filters, filters, 3, activation=False)
-        self.filters, self.stride = filters, stride
+        self.joint, self.stride = Joint(), stride
         changes = stride != 1 or inputs != filters
         self.projection = (
             conv_unit(inputs, filters, 1, stride, activation=False) if changes and shortcut == "projection" else None
@@ -26,14 +26,14 @@ class _Block(nn.Module):
         if self.projection is not None:
             x = self.projection(x)
         elif self.pads:
-            x = pad_shortcut(x, self.filters, self.stride)
-        return residual(branch, x)
+            x = subsample(x, self.stride)
+        return self.joint(branch, x)
 
     def declare(self, network: Network, path: str, source: str, target: str) -> None:
         network.wire(f"{path}.conv1", source, f"{path}.conv1")
         if source != target:
             network.wire(f"{path}.projection" if self.projection is not None else None, source, target)
-        network.wire(f"{path}.conv2", f"{path}.conv1", target)
+        network.wire(f"{path}.conv2", f"{path}.conv1", target, f"{path}.joint")
 
 
 class _ResNetCifar(Network):

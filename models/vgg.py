@@ -7,6 +7,16 @@ from models.layers import Network, Unit, conv_unit, initialise
 _WIDTHS = (64, 128, 256, 512, 512)
 
 
+class _Halve(nn.MaxPool2d):
+    """Max-pooling by 2, also of no channels at all."""
+
+    def __init__(self):
+        super().__init__(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if x.shape[1] else x[:, :, 1::2, 1::2]
+
+
 class _VGG(Network):
     def __init__(self, repeats: tuple, classes: int):
         super().__init__()
@@ -18,7 +28,7 @@ class _VGG(Network):
                 self.features.append(conv_unit(inputs, width, 3))
                 self.wire(path, source, path)
                 inputs, source = width, path
-            self.features.append(nn.MaxPool2d(2))
+            self.features.append(_Halve())
         self.hidden = Unit(nn.Linear(512, 512))
         self.classifier = Unit(nn.Linear(512, classes), norm=False, activation=False)
         self.wire("hidden", source, "hidden")

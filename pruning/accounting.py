@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from models import Network, Unit
+from pruning.channels import follow
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ def positions(network: Network, image_size: int, channels: int = 3) -> dict[str,
     """Output pixels of every unit for one image: height * width, 1 for a linear layer."""
     found, hooks = {}, []
     for name, unit in network.all_units.items():
-        hooks.append(unit.register_forward_hook(lambda _, __, y, name=name: found.update({name: y[0, 0].numel()})))
+        hooks.append(unit.register_forward_hook(lambda _, __, y, name=name: found.update({name: y.shape[2:].numel()})))
     training, weight = network.training, next(network.parameters())
     network.eval()(torch.zeros(1, channels, image_size, image_size, device=weight.device, dtype=weight.dtype))
     network.train(training)
@@ -41,71 +42,31 @@ def filter_masks(network: Network) -> dict[str, Tensor]:
     return {name: live.bool().cpu() for name, live in every.items()}
 
 
-def _needed(network: Network, kept: dict[str, Tensor]) -> set[str]:
-    """Units that the output still depends on: a branch whose last convolution is empty goes as a whole."""
-    needed, read = set(), {"output"}
-    for link in reversed(network.links):
-        if link.target not in read or (link.unit in kept and not kept[link.unit].any()):
-            continue
-        read.add(link.source)
-        if link.unit is not None:
-            needed.add(link.unit)
-    return needed
+def count(network: Network, pixels: dict[str, int]) -> Count:
+    """What a network holds as it stands, masks aside; `pixels` are its `positions`."""
+    units = network.all_units
+    return Count(
+        filters=sum(unit.filters for unit in network.units.values()),
+        parameters=sum(parameter.numel() for unit in units.values() for parameter in unit.parameters()),
+        macs=sum(unit.weight.numel() * pixels[name] for name, unit in units.items()),
+    )
 
 
-def live_inputs(network: Network, kept: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The channels that each unit still reads, (channels,) bool, once the filters not in `kept` are taken out.
-
-    `kept` is {unit: (filters,) bool}; a unit without an entry keeps all. Units that the output no longer depends on are
-    left out of the answer. A consumer reads the channels of its source that somebody has written by then.
-    """
-    needed, inputs = _needed(network, kept), {}
-    live = {"input": torch.ones(3, dtype=torch.bool)}
-    for link in network.links:
-        written = live.get(link.source)
-        if link.unit is None:
-            if written is not None:
-                live[link.target] = _merge(live.get(link.target), written, _width(network, link.target))
-        elif link.unit in needed:
-            unit = network.get_submodule(link.unit)
-            # a source that nobody has written to is a layer without a filter left
-            inputs[link.unit] = torch.zeros(unit.weight.shape[1], dtype=torch.bool) if written is None else written
-            live[link.target] = _merge(live.get(link.target), _keep(unit, link.unit, kept), unit.filters)
-    return inputs
-
-
-def _keep(unit: Unit, name: str, kept: dict[str, Tensor]) -> Tensor:
-    return kept[name] if name in kept else torch.ones(unit.filters, dtype=torch.bool)
-
-
-def removed(network: Network, kept: dict[str, Tensor], image_size: int) -> Count:
-    """What is left once the filters not in `kept` are taken out; see `live_inputs`.
+def removed(network: Network, kept: dict[str, Tensor], pixels: dict[str, int]) -> Count:
+    """What is left once the filters not in `kept`, {unit: (filters,) bool}, are taken out; see `channels.follow`.
 
     Any filter may go: the last convolution of a branch writes the rest into its stream by index. A unit all of whose
-    inputs are gone writes one constant a filter: that many parameters, no MACs.
+    inputs are gone keeps its bias and batch norm, and has no MACs.
     """
-    pixels = positions(network, image_size)
+    units, channels = network.all_units, follow(network, kept)
     filters = parameters = macs = 0
-    for name, live in live_inputs(network, kept).items():
-        unit = network.get_submodule(name)
-        inputs, outputs = int(live.sum()), int(_keep(unit, name, kept).sum())
-        weights = inputs * outputs * unit.weight[0, 0].numel()
-        parameters += weights + outputs * _vectors(unit) if inputs else outputs
+    for name, left in channels.filters.items():
+        unit, outputs = units[name], len(left)
+        weights = outputs * len(channels.inputs[name]) * unit.weight[0, 0].numel()
+        parameters += weights + outputs * _vectors(unit)
         macs += weights * pixels[name]
         filters += outputs if unit.is_convolution else 0
     return Count(filters, parameters, macs)
-
-
-def _width(network: Network, node: str) -> int:
-    """Channels of a stream: those of its writers that have weights."""
-    return max(network.get_submodule(link.unit).filters for link in network.links if link.target == node and link.unit)
-
-
-def _merge(live: Tensor | None, written: Tensor, width: int) -> Tensor:
-    """Channels written so far, with another writer's."""
-    merged = torch.zeros(width, dtype=torch.bool) if live is None else live.clone()
-    merged[: len(written)] |= written
-    return merged
 
 
 def _vectors(unit: Unit) -> int:
@@ -115,7 +76,7 @@ def _vectors(unit: Unit) -> int:
 
 def dense(network: Network, image_size: int) -> Count:
     """The network without masks."""
-    return removed(network, {}, image_size)
+    return count(network, positions(network, image_size))
 
 
 def remaining(network: Network, image_size: int) -> Count:
@@ -125,9 +86,10 @@ def remaining(network: Network, image_size: int) -> Count:
     for them.
     """
     gates = {name: unit.gate for name, unit in network.all_units.items() if unit.gate is not None}
+    pixels = positions(network, image_size)
     if all(gate.mask.dim() == 1 for gate in gates.values()):
-        return removed(network, filter_masks(network), image_size)
-    full, pixels = dense(network, image_size), positions(network, image_size)
+        return removed(network, filter_masks(network), pixels)
+    full = count(network, pixels)
     zeros = {name: int((gate.mask == 0).sum()) for name, gate in gates.items()}
     filters = sum(int(live.sum()) for live in filter_masks(network).values())
     return Count(filters, full.parameters - sum(zeros.values()), full.macs - sum(z * pixels[name] for name, z in zeros.items()))

@@ -15,7 +15,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from models.layers import Network, Unit, conv_unit, initialise, residual  # noqa: E402
+from models.layers import Joint, Network, Unit, conv_unit, initialise  # noqa: E402
 
 
 def _tiny_images() -> Path:
@@ -45,18 +45,19 @@ class TwoBlocks(Network):
         self.stem = conv_unit(3, width, 3)
         self.a1, self.a2 = conv_unit(width, inner, 3), conv_unit(inner, width, 3, activation=False)
         self.b1, self.b2 = conv_unit(width, inner, 3), conv_unit(inner, width, 3, activation=False)
+        self.a, self.b = Joint(), Joint()
         self.classifier = Unit(torch.nn.Linear(width, classes), norm=False, activation=False)
         self.wire("stem", "input", "stream")
         for block in "ab":
             self.wire(f"{block}1", "stream", f"{block}1")
-            self.wire(f"{block}2", f"{block}1", "stream")
+            self.wire(f"{block}2", f"{block}1", "stream", block)
         self.wire("classifier", "stream", "output")
         initialise(self)
 
     def forward(self, x):
         x = self.stem(x)
-        x = residual(self.a2(self.a1(x)), x)
-        x = residual(self.b2(self.b1(x)), x)
+        x = self.a(self.a2(self.a1(x)), x)
+        x = self.b(self.b2(self.b1(x)), x)
         return self.classifier(x.mean((2, 3)))
 
 
