@@ -5,26 +5,22 @@ checkpoint.pt   the state after the last epoch      summary.json    what came of
 previous.pt     the state before that
 """
 
-import contextlib
-import io
 import json
 import os
-import pickle
 import platform
 import shlex
 import subprocess
 import sys
-import warnings
-import zipfile
 from pathlib import Path
 
 from arguments import MAY_CHANGE
+from storage import FileError, packed, read_tensors, replace
 
 ROOT = Path(__file__).resolve().parent
 FORMAT = 1
 
 
-class RunError(Exception):
+class RunError(FileError):
     """A run folder that cannot be used; the message is one line for the user."""
 
 
@@ -83,7 +79,7 @@ class Folder:
         folder._earlier = folder.read("config.json")
         folder.rows = folder.state["rows"]
         # what was logged after the checkpoint happens again
-        folder._replace("metrics.jsonl", "".join(_line(row) for row in folder.rows).encode())
+        replace(folder.path / "metrics.jsonl", "".join(_line(row) for row in folder.rows).encode())
         return folder
 
     def begin(self, config: dict) -> None:
@@ -107,7 +103,7 @@ class Folder:
 
     def write(self, name: str, record: dict) -> None:
         """A JSON file in the folder."""
-        self._replace(name, (json.dumps(record, indent=1) + "\n").encode())
+        replace(self.path / name, (json.dumps(record, indent=1) + "\n").encode())
 
     def read(self, name: str) -> dict | None:
         """A JSON file of the folder, or None where there is no whole one."""
@@ -125,11 +121,8 @@ class Folder:
 
     def save(self, state: dict) -> None:
         """A checkpoint of tensors and plain values; the one before it is kept. OSError leaves both as they were."""
-        import torch
-
-        buffer = io.BytesIO()
-        torch.save({"format": FORMAT, "rows": self.rows, **state}, buffer)
-        self._replace("checkpoint.pt", buffer.getbuffer(), keep="previous.pt")
+        content = packed({"format": FORMAT, "rows": self.rows, **state})
+        replace(self.path / "checkpoint.pt", content, keep=self.path / "previous.pt")
 
     def _newest(self) -> dict:
         troubles = []
@@ -143,26 +136,6 @@ class Folder:
                 (self.path / "checkpoint.pt").unlink(missing_ok=True)
             return state
         raise RunError("; ".join(troubles))
-
-    def _replace(self, name: str, content, keep: str | None = None) -> None:
-        """Write a file whole or not at all: beside it first, synced, then renamed. `keep` names the old one's place."""
-        path, fresh = self.path / name, self.path / f"{name}.new"
-        try:
-            with fresh.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError:
-            with contextlib.suppress(OSError):
-                fresh.unlink()
-            raise
-        if keep is not None and path.exists():
-            path.replace(self.path / keep)
-        fresh.replace(path)
-        # the names too: a power cut may not bring the old ones back
-        directory = os.open(self.path, os.O_RDONLY)
-        os.fsync(directory)
-        os.close(directory)
 
     def _take(self) -> None:
         """Hold the folder for this process; the system lets go of it when the process ends, however it ends."""
@@ -178,28 +151,10 @@ class Folder:
 
 def load_checkpoint(path: Path) -> dict:
     """A checkpoint's tensors and plain values. RunError if it is missing, damaged, foreign, newer, or holds code."""
-    import torch
-
     try:
-        with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:
-                raise RunError(f"'{path}' is damaged")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a foreign pickle is refused, not remarked on
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise RunError(f"no checkpoint at '{path}'") from None
-    except pickle.UnpicklingError:
-        raise RunError(f"'{path}' is no checkpoint of this program: it holds something other than tensors and values") from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError, zipfile.BadZipFile):
-        raise RunError(f"'{path}' is truncated or no checkpoint") from None
-    if not isinstance(state, dict) or not isinstance(state.get("format"), int):
-        raise RunError(f"'{path}' is no checkpoint of this program")
-    if state["format"] > FORMAT:
-        raise RunError(f"'{path}' has format {state['format']}, newer than this program's {FORMAT}: update the program")
-    if not {"rows", "settings", "model", "optimizer", "random"} <= state.keys():
-        raise RunError(f"'{path}' is no checkpoint of this program")
-    return state
+        return read_tensors(path, "checkpoint", {"rows", "settings", "model", "optimizer", "random"}, FORMAT)
+    except FileError as error:
+        raise RunError(str(error)) from None
 
 
 def provenance() -> dict:

@@ -1,6 +1,7 @@
 """Networks by name. A new one is a public function in a file of this folder; this file is never edited for it."""
 
-from models.layers import Link, Network, Unit
+from models.files import Card, load, save
+from models.layers import Joint, Link, Network, Unit
 from registry import NETWORKS
 
 
@@ -9,4 +10,4 @@ def build(name: str, **options) -> Network:
     return NETWORKS.get(name)(**options)
 
 
-__all__ = ["Link", "Network", "Unit", "build"]
+__all__ = ["Card", "Joint", "Link", "Network", "Unit", "build", "load", "save"]

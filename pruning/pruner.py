@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from models import Network, Unit
+from pruning.budget import Budget, round_up
 from pruning.context import Context
+from pruning.decisions import Decisions
 from pruning.granularity import GRANULARITIES
 from pruning.masks import Mask, OutputGate, WeightMask
 from registry import CRITERIA, PHASES, SCHEDULES, SCOPES
@@ -17,8 +19,10 @@ from registry import CRITERIA, PHASES, SCHEDULES, SCOPES
 class Pruner:
     """Puts a mask on every unit of the granularity, and moves the masks as the phase says.
 
-    `rate` is the fraction removed, `gate` the place of a filter mask, `frequency` such as "1ep" or "4it", `until` a
-    fraction of the run. `begin` tells how long the run is. ValueError if the rate would cut into the scope's floor.
+    `rate` is the fraction removed: of the decisions, filters unless `residual` groups them, or with `budget`, "macs" or
+    "parameters", of those, as removal leaves them on images of `image_size`. `round_to` keeps a multiple of filters in
+    each layer. `gate` is the place of a filter mask, `frequency` such as "1ep" or "4it", `until` a fraction of the run.
+    `begin` tells how long the run is. ValueError if so much may not go, the scope having a floor.
     """
 
     def __init__(
@@ -35,6 +39,10 @@ class Pruner:
         frequency: str = "1ep",
         until: float = 0.75,
         seed: int = 0,
+        residual: str = "free",
+        budget: str | None = None,
+        round_to: int = 1,
+        image_size: int = 32,
     ):
         self.network, self.rate, self.until, self.seed, self.sample = network, rate, until, seed, None
         self.granularity = GRANULARITIES[prune_type]
@@ -48,7 +56,11 @@ class Pruner:
         for name, mask in self.gates.items():
             self.units[name].gate = mask
         self.changes = torch.zeros((), dtype=torch.int64, device=next(network.parameters()).device)
-        self.scope({name: mask.mask for name, mask in self.gates.items()}, rate)
+        self.decisions = Decisions(network, list(self.units), residual if by_filter else "free")
+        self.round_to, self.budget = round_to, None if budget is None else Budget(network, budget, image_size)
+        smallest = self._choose({name: mask.mask for name, mask in self.gates.items()}, rate)
+        if self.budget is not None and (share := self.budget.share(smallest)) > 1 - rate:
+            raise ValueError(f"{1 - rate:g} of the {budget} is less than the least that can be left, about {share:.4f}")
 
     def begin(self, epochs: int, steps: int, sample: Callable[[], Iterable]) -> None:
         """How long the run is, an epoch having `steps`; `sample` yields batches of images and labels to score with.
@@ -84,9 +96,27 @@ class Pruner:
 
     def update(self, rate: float) -> None:
         """New masks that cut this fraction; `changes` grows by the number of entries that moved."""
-        for name, keep in self.scope(self.scores(), rate).items():
-            self.changes += (self.gates[name].mask != keep).sum()
+        for name, keep in self._choose(self.scores(), rate).items():
+            self.changes += (self.gates[name].mask.bool() != keep.to(self.changes.device)).sum()
             self.gates[name].set(keep)
+
+    def _choose(self, scores: dict[str, Tensor], rate: float) -> dict[str, Tensor]:
+        """What to keep of every unit."""
+        if self.budget is not None:  # the search is one of many small steps
+            scores = {name: score.cpu() for name, score in scores.items()}
+        merged = self.decisions.merge(scores)
+
+        def choose(rate: float) -> dict[str, Tensor]:
+            keep = self.scope(merged, rate)
+            return round_up(merged, keep, self.round_to) if self.round_to > 1 else keep
+
+        def spread(keep: dict[str, Tensor]) -> dict[str, Tensor]:
+            return self.decisions.spread(keep, scores)
+
+        if self.budget is None:
+            return spread(choose(rate))
+        total = sum(score.numel() for score in merged.values())
+        return spread(self.budget.search(lambda k: choose(k / total), spread, total, 1 - rate))
 
     def cut(self) -> int:
         """Mask entries that are 0 now: filters, or single weights."""

@@ -1,0 +1,48 @@
+"""Accuracy and loss over images."""
+
+import torch
+import torch.nn.functional as F
+
+import data
+from models import Network
+
+BATCH = 500
+
+
+class Meter:
+    """Sums over an epoch, kept on the device: nothing is read back before `read`."""
+
+    def __init__(self, device):
+        self.sums = torch.zeros(4, device=device)
+        self.images = 0
+        self.first_bad = torch.full((), -1, device=device)
+        self.steps = 0
+
+    @torch.no_grad()
+    def add(self, logits, labels, loss, penalty=None):
+        ranked = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+        penalty = torch.zeros_like(loss) if penalty is None else penalty
+        self.sums += torch.stack([ranked[:, 0].sum(), ranked.sum(), loss * len(labels), penalty * len(labels)])
+        bad = ~torch.isfinite(loss + penalty) & (self.first_bad < 0)
+        self.first_bad = torch.where(bad, self.steps, self.first_bad)
+        self.images += len(labels)
+        self.steps += 1
+
+    def read(self) -> dict:
+        """Top-1 and top-5 in %, loss and penalty, each a mean over so many images."""
+        top1, top5, loss, penalty = (total / self.images for total in self.sums.tolist())
+        return {"top1": 100 * top1, "top5": 100 * top5, "loss": loss, "penalty": penalty, "images": self.images}
+
+
+@torch.no_grad()
+def evaluate(model: Network, dataset: data.Dataset, images: data.Images, autocast, batches: int | None = None) -> dict:
+    """Accuracy and loss over a split, in evaluation mode, masks in force; `batches` ends it early."""
+    model.eval()
+    meter = Meter(dataset.device)
+    for number, (pixels, labels) in enumerate(dataset.ordered(images, BATCH)):
+        if number == batches:
+            break
+        with autocast():
+            logits = model(pixels)
+        meter.add(logits, labels, F.cross_entropy(logits.float(), labels))
+    return meter.read()

@@ -1,0 +1,54 @@
+"""model.pt: a network in one file, with all that is needed to use it, rebuilt without any pruning code."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+from models.layers import Network
+from registry import NETWORKS
+from storage import FileError, packed, read_tensors, replace
+
+FORMAT = 1
+
+
+@dataclass
+class Card:
+    """What a network is and where it comes from, as plain values.
+
+    Pixels are bytes; they are normalised by `mean` and `std`, one a channel. `training` is what the run was asked and
+    what came of it.
+    """
+
+    arch: str
+    classes: list[str]
+    image_size: int
+    mean: list[float]
+    std: list[float]
+    training: dict = field(default_factory=dict)
+
+
+def save(path: str | Path, network: Network, card: Card) -> int:
+    """Write a network without masks; the file's size in bytes. ValueError if it has masks, OSError if it cannot."""
+    if any(unit.gate is not None for unit in network.all_units.values()):
+        raise ValueError("a network with masks is not written: remove the filters first")
+    tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    content = packed({"format": FORMAT, **asdict(card), "shapes": network.shapes(), "tensors": tensors})
+    replace(Path(path), content)
+    return len(content)
+
+
+def load(path: str | Path) -> Network:
+    """The network in a file, on the CPU and in evaluation mode, its `Card` as `.card`. FileError if there is none."""
+    keys = {"arch", "classes", "image_size", "mean", "std", "training"}
+    state = read_tensors(Path(path), "model file", {*keys, "shapes", "tensors"}, FORMAT)
+    try:
+        with torch.device("meta"):
+            network = NETWORKS.get(state["arch"])(classes=len(state["classes"]))
+        network.to_empty(device="cpu")
+        network.reshape(state["shapes"])
+        network.load_state_dict(state["tensors"])
+    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+        raise FileError(f"'{path}' does not fit this program: {' '.join(str(error).split())[:200]}") from None
+    network.card = Card(**{name: state[name] for name in keys})
+    return network.to(memory_format=torch.channels_last).eval()

@@ -1,0 +1,49 @@
+"""What is decided as one: each filter by itself, or all the filters that write one channel of a residual stream."""
+
+import torch
+from torch import Tensor
+
+from models import Network
+
+
+class Decisions:
+    """Scores and masks of units, seen as decisions.
+
+    Policy "free": every filter is one, and a branch writes what is left of it into the stream by index. Policy
+    "grouped": the filters that write channel c of a stream are one, and so are channels that a shortcut without
+    parameters copies, so that a channel that is cut leaves the stream itself.
+    """
+
+    def __init__(self, network: Network, names: list[str], policy: str):
+        root = {}
+        for link in network.links:
+            root.setdefault(link.source, link.source)
+            root.setdefault(link.target, link.target)
+            if link.unit is None:
+                old, new = root[link.target], root[link.source]
+                root = {node: new if top == old else top for node, top in root.items()}
+        self.layers: dict[str, list[str]] = {}
+        for link in network.links:
+            if link.unit in names:
+                self.layers.setdefault(root[link.target] if policy == "grouped" else link.unit, []).append(link.unit)
+
+    def merge(self, scores: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A score for every decision: the mean over its filters, each layer's scores made comparable by their mean."""
+        return {
+            layer: scores[members[0]] if len(members) == 1 else _together([scores[name] for name in members])
+            for layer, members in self.layers.items()
+        }
+
+    def spread(self, keep: dict[str, Tensor], scores: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The decisions, given back to the units: in the shapes of their `scores`."""
+        return {name: keep[layer][: len(scores[name])] for layer, members in self.layers.items() for name in members}
+
+
+def _together(scores: list[Tensor]) -> Tensor:
+    means = [score.float().mean().clamp_min(1e-30) for score in scores]
+    total = torch.zeros(max(map(len, scores)), device=scores[0].device)
+    writers = torch.zeros_like(total)
+    for score, mean in zip(scores, means, strict=True):
+        total[: len(score)] += score.float() / mean
+        writers[: len(score)] += 1
+    return total / writers * torch.stack(means).mean()

@@ -1,0 +1,76 @@
+"""Files that last: written whole or not at all, and read without running anything that is in them."""
+
+import contextlib
+import io
+import os
+import pickle
+import warnings
+import zipfile
+from pathlib import Path
+
+
+class FileError(Exception):
+    """A file that cannot be used; the message is one line for the user."""
+
+
+def replace(path: Path, content, keep: Path | None = None) -> None:
+    """Write a file beside its place first, synced, then rename it; `keep` is where the old one goes.
+
+    OSError leaves everything as it was.
+    """
+    fresh = path.with_name(f"{path.name}.new")
+    try:
+        with fresh.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        with contextlib.suppress(OSError):
+            fresh.unlink()
+        raise
+    if keep is not None and path.exists():
+        path.replace(keep)
+    fresh.replace(path)
+    # the names too: a power cut may not bring the old ones back
+    directory = os.open(path.parent, os.O_RDONLY)
+    os.fsync(directory)
+    os.close(directory)
+
+
+def packed(state: dict):
+    """Tensors and plain values as the bytes of a torch file."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getbuffer()
+
+
+def read_tensors(path: Path, what: str, keys: set[str], newest: int) -> dict:
+    """A torch file of tensors and plain values that has these keys, and a `format` up to `newest`.
+
+    FileError if it is missing, damaged, foreign, newer, or holds code; `what` is the word for it in messages.
+    """
+    import torch
+
+    foreign = f"'{path}' is no {what} of this program"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                raise FileError(f"'{path}' is damaged")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a foreign pickle is refused, not remarked on
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise FileError(f"no {what} at '{path}'") from None
+    except pickle.UnpicklingError:
+        raise FileError(f"{foreign}: it holds something other than tensors and values") from None
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError, zipfile.BadZipFile):
+        raise FileError(f"'{path}' is truncated or no {what}") from None
+    if not isinstance(state, dict) or not isinstance(state.get("format"), int):
+        raise FileError(foreign)
+    if state["format"] > newest:
+        raise FileError(f"'{path}' has format {state['format']}, newer than this program's {newest}: update the program")
+    if not keys <= state.keys():
+        raise FileError(foreign)
+    return state
