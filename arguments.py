@@ -1,13 +1,13 @@
 """The command line: flags in groups, recipes, and every refusal that needs no data. Imports no torch, so it is instant."""
 
 import argparse
-import importlib.util
 import json
 import math
 import re
 import sys
 from pathlib import Path
 
+from refusals import check_after, check_names, check_pairs, check_use
 from registry import (
     CRITERIA,
     LEARNING_RATES,
@@ -62,11 +62,8 @@ CURES = {
     "lr_schedule": ("constant", "the learning rate drops at 50 % and 75 % of the run"),
     "prune_until": (1.0, "masks are fixed from this fraction of the run on"),
 }
-PRUNING_FLAGS = (
-    *("prune_rate", "prune_imp", "prune_scope", "prune_phase", "prune_schedule", "prune_freq", "prune_until", "prune_gate"),
-    "score_batches",
-)
-
+# what is done with the network after the last mask; may be asked for later, with --resume
+AFTER_FLAGS = ("compact", "recalibrate", "finetune_epochs", "finetune_lr", "export")
 # flags that change where and how fast, not what is computed
 ENGINE_FLAGS = (
     "recipe",
@@ -80,9 +77,11 @@ ENGINE_FLAGS = (
     "amp",
     "threads",
     "deterministic",
+    "evaluate",
+    "predict",
 )
 # what may be typed with --resume although the run began otherwise; --epochs may also grow
-MAY_CHANGE = ("resume", "device", "threads", "quiet", "tensorboard", "data_dir")
+MAY_CHANGE = ("resume", "device", "threads", "quiet", "tensorboard", "data_dir", *AFTER_FLAGS)
 
 
 class RefusalError(Exception):
@@ -182,6 +181,31 @@ def _add_pruning(parser) -> None:
         "training batches that grad and syn measure on (default 4)"))  # fmt: skip
 
 
+def _add_amount(parser) -> None:
+    group = parser.add_argument_group("how much is left", "instead of --prune_rate, for structured pruning")
+    fraction = _number(float, 0, 1, above=True, below=True)
+    group.add_argument("--target_macs", type=fraction, metavar="LEFT", help="fraction of the MACs that removal may leave")
+    group.add_argument("--target_params", type=fraction, metavar="LEFT", help="fraction of the parameters that it may leave")
+    group.add_argument("--round_to", type=_number(int, 1, 1024), default=1, help=(
+        "a multiple that each layer's filters are rounded up to (default 1)"))  # fmt: skip
+    group.add_argument("--residual", choices=("free", "grouped"), default="free", help=(
+        "free: any filter may go; grouped: those that write one channel of a residual stream go together, so that it "
+        "leaves the stream (default free)"))  # fmt: skip
+
+
+def _add_after(parser) -> None:
+    group = parser.add_argument_group("and then", "also for a run that has ended: --resume DIR --compact")
+    group.add_argument("--compact", action="store_true", help=(
+        "take the pruned filters out: a smaller network with the same outputs, checked, timed, saved as model.pt"))  # fmt: skip
+    group.add_argument("--recalibrate", type=_number(int, 0), default=0, metavar="BATCHES", help=(
+        "measure batch norm's statistics anew on so many training batches after the last mask (default 0)"))  # fmt: skip
+    group.add_argument("--finetune_epochs", type=_number(int, 0), default=0, help="epochs after --compact (default 0)")
+    group.add_argument("--finetune_lr", type=_number(float, 0, above=True), help="its learning rate (default 0.01 x --lr)")
+    group.add_argument("--export", nargs="+", metavar="FILE", help="write .onnx (checked by onnxruntime) or .pt2 files")
+    group.add_argument("--evaluate", metavar="MODEL", help="test a model.pt, on its own data set or on --dataset")
+    group.add_argument("--predict", nargs="+", metavar=("MODEL", "IMAGE"), help="classes and probabilities of image files")
+
+
 def _add_training(parser) -> None:
     group = parser.add_argument_group("regulariser")
     group.add_argument("--reg", default="none", help=f"none, or: {_listing(REGULARIZERS)} (default none)")
@@ -213,7 +237,7 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         description="Trains and prunes a convolutional network. Epoch lines and the summary go to stdout, the rest to stderr.",
     )
-    for add in (_add_experiment, _add_model_and_data, _add_pruning, _add_training, _add_engine):
+    for add in (_add_experiment, _add_model_and_data, _add_pruning, _add_amount, _add_after, _add_training, _add_engine):
         add(parser)
     return parser
 
@@ -232,13 +256,19 @@ def parse(argv: list[str]) -> argparse.Namespace:
         raise RefusalError(f"unknown argument '{word}'" + (f": {suggest(word, known)}" if word.startswith("--") else ""))
     typed = {name: value for name, value in vars(typed).items() if value is not _Unset}
     defaults = {name: action.default for name, action in flags.items()}
-    if "resume" in typed:
-        return _resumed(Path(typed["resume"]), typed, defaults)
     settings = argparse.Namespace(**defaults | RECIPES.get(typed.get("recipe"), {}) | typed)
     settings.typed = typed
     try:
-        _check_names(settings)
-        _check_pairs(settings, typed)
+        if "evaluate" in typed or "predict" in typed:
+            check_use(settings, typed)
+            return settings
+        if "resume" in typed:
+            settings = _resumed(Path(typed["resume"]), typed, defaults)
+            check_after(settings, typed)
+            return settings
+        check_names(settings)
+        check_pairs(settings, typed)
+        check_after(settings, typed)
     except ValueError as error:
         raise RefusalError(str(error)) from None
     _resolve(settings, typed)
@@ -261,79 +291,8 @@ def _resumed(path: Path, typed: dict, defaults: dict) -> argparse.Namespace:
             raise RefusalError(f"--{name} {value} contradicts the run in '{folder}', which has {saved.get(name)}")
     settings = argparse.Namespace(**defaults | saved | typed)
     settings.typed, settings.out_dir = saved["typed"], None
+    settings.finetune_lr = settings.finetune_lr or 0.01 * settings.lr
     return settings
-
-
-def _check_names(settings) -> None:
-    """Every name and option in a name is known. ValueError otherwise."""
-    CRITERIA.check(settings.prune_imp)
-    SCOPES.check(settings.prune_scope)
-    PHASES.check(settings.prune_phase)
-    SCHEDULES.check(settings.prune_schedule)
-    try:
-        LEARNING_RATES.get(settings.lr_schedule)(0.5)
-    except TypeError:
-        raise ValueError(f"--lr_schedule {settings.lr_schedule}: an option's value has the wrong type") from None
-    if settings.reg != "none":
-        REGULARIZERS.check(settings.reg)
-    if settings.arch is not None:
-        _, options = NETWORKS.check(settings.arch)
-        if "classes" in options:
-            raise ValueError(f"--arch {settings.arch}: the data set says how many classes there are")
-
-
-def _check_pairs(settings, typed: dict) -> None:
-    """Flags that contradict each other, or would have no effect. ValueError for the first."""
-    legal = CRITERIA.constants(settings.prune_imp).get("GRANULARITIES", ("structured", "unstructured"))
-    off, phase = settings.prune_type == "none", parse_call(settings.prune_phase)[0]
-    once = {"init": ("prune_schedule", "prune_freq", "prune_until"), "after": ("prune_schedule", "prune_freq")}
-    idle = [name for name in PRUNING_FLAGS if name in typed] if off else []
-    idle_in_phase = [name for name in once.get(phase, ()) if name in typed]
-    reads_weights_only = not CRITERIA.constants(settings.prune_imp).get("READS_IMAGES")
-    rules = [
-        (idle, f"--{''.join(idle[:1])} has no effect without --prune_type structured or unstructured"),
-        (
-            not off and settings.prune_type not in legal,
-            f"criterion '{settings.prune_imp}' scores {' or '.join(legal)} pruning only, not {settings.prune_type}",
-        ),
-        (
-            "prune_gate" in typed and settings.prune_type != "structured",
-            "--prune_gate has no effect without --prune_type structured: single weights have one place only",
-        ),
-        (
-            "score_batches" in typed and reads_weights_only,
-            f"--score_batches has no effect on criterion '{settings.prune_imp}', which reads no images",
-        ),
-        (
-            idle_in_phase,
-            f"--{''.join(idle_in_phase[:1])} has no effect with --prune_phase {settings.prune_phase}, which cuts once",
-        ),
-        (
-            phase == "after" and settings.prune_until >= 1,
-            "--prune_phase after leaves no epoch to fine-tune with --prune_until 1: choose less than 1",
-        ),
-        (
-            "odecay" in typed and settings.reg == "none",
-            f"--odecay has no effect without --reg: choose from {', '.join(REGULARIZERS.entries)}",
-        ),
-        (
-            settings.tensorboard and importlib.util.find_spec("tensorboard") is None,
-            "--tensorboard needs a package that is not here: pip install tensorboard",
-        ),
-        (settings.out_dir == "", "--out_dir is empty: name a folder, or leave it out"),
-        ("arch" in typed and "layers" in typed, "--arch and --layers both name a network: choose one"),
-        (
-            "image_size" in typed and settings.dataset != "folder",
-            f"--image_size is for --dataset folder; images of {settings.dataset} are 32x32",
-        ),
-        (
-            settings.warmup_epochs >= settings.epochs,
-            f"--warmup_epochs {settings.warmup_epochs:g} leaves none of {settings.epochs} epochs",
-        ),
-    ]
-    for broken, message in rules:
-        if broken:
-            raise ValueError(message)
 
 
 def _resolve(settings, typed: dict) -> None:
@@ -351,6 +310,11 @@ def _resolve(settings, typed: dict) -> None:
         if "shortcut" not in NETWORKS.entries[name].options or "shortcut" in options:
             raise RefusalError(f"--shortcut has no effect on {settings.arch}: it is for ResNet-20, 32, 44, 56 and 110")
         settings.arch = f"{name}({', '.join(f'{k}={v!r}' for k, v in {**options, 'shortcut': settings.shortcut}.items())})"
+    target = settings.target_macs or settings.target_params
+    if target is not None:
+        settings.prune_rate = round(1 - target, 12)
+    if settings.finetune_lr is None:
+        settings.finetune_lr = 0.01 * settings.lr
     if settings.augment is None:
         settings.augment = "crop" if settings.dataset == "digits" else "crop_flip"
 
@@ -374,7 +338,7 @@ def departures(settings) -> list[str]:
 
 def method(settings) -> dict:
     """The settings that say what is computed, but for the number of epochs, which may grow."""
-    return {name: value for name, value in vars(settings).items() if name not in (*ENGINE_FLAGS, "typed", "epochs")}
+    return {name: value for name, value in vars(settings).items() if name not in (*ENGINE_FLAGS, *AFTER_FLAGS, "typed", "epochs")}
 
 
 def typed_over(settings) -> list[str]:

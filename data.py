@@ -56,7 +56,7 @@ class Dataset:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Bytes (n, height, width, 3) to floats (n, 3, height, width), which lie in memory as channels_last."""
-        return ((pixels.float() - self.mean) / self.std).permute(0, 3, 1, 2)
+        return normalised(pixels, self.mean, self.std)
 
     def ordered(self, images: Images, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All images in their order, not augmented."""
@@ -93,6 +93,11 @@ class Dataset:
             columns = corners[part, 1:] + torch.where(flips[part, None], span.flip(0), span)
             images = pixels[order[part, None, None], rows[:, :, None], columns[:, None, :]]
             yield self.normalise(images), self.train.labels[order[part]]
+
+
+def normalised(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Bytes (n, height, width, 3) to floats (n, 3, height, width), by channel."""
+    return ((pixels.float() - mean.to(pixels.device)) / std.to(pixels.device)).permute(0, 3, 1, 2)
 
 
 def _statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -188,7 +193,7 @@ def _folder(directory: Path, size: int) -> tuple[Images, Images, list[str]]:
         for path, _ in samples:
             try:
                 with Image.open(path) as image:
-                    pixels.append(_fit(image, size))
+                    pixels.append(fit(image, size))
             except (OSError, ValueError, SyntaxError):
                 unreadable.append(path)
         if not unreadable:
@@ -198,7 +203,7 @@ def _folder(directory: Path, size: int) -> tuple[Images, Images, list[str]]:
     return *parts, classes
 
 
-def _fit(image, size: int) -> np.ndarray:
+def fit(image, size: int) -> np.ndarray:
     """A PIL image as bytes (size, size, 3), the shorter side scaled to `size`, centre cropped."""
     from PIL import Image, ImageOps
 

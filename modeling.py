@@ -13,16 +13,19 @@ if __name__ == "__main__":
         SETTINGS = parse(sys.argv[1:])
     except RefusalError as refusal:
         fail(str(refusal))
+    if SETTINGS.evaluate or SETTINGS.predict:
+        from deploy import use
+
+        raise SystemExit(use.main(SETTINGS))
 
 import argparse
-import os
 import platform
-import random
 import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -33,13 +36,16 @@ from tqdm import tqdm
 
 import data
 import models
+from deploy import conclude, export
+from engine import Stop, autocast, choose_device, seed_everything
+from evaluation import Meter, evaluate
 from output import best_row, closing_lines, duration, epoch_lines, header, note, say_all
 from pruning import Pruner, accounting
+from pruning.removal import ungated
 from registry import LEARNING_RATES, REGULARIZERS
 from runs import Folder, RunError, provenance, refuse_used
 from scalars import Scalars
-
-EVALUATION_BATCH = 500
+from storage import FileError
 
 
 class DivergedError(Exception):
@@ -54,49 +60,12 @@ class StoppedError(Exception):
         self.number = number
 
 
-class Meter:
-    """Sums over an epoch, kept on the device: nothing is read back before `read`."""
-
-    def __init__(self, device):
-        self.sums = torch.zeros(4, device=device)
-        self.images = 0
-        self.first_bad = torch.full((), -1, device=device)
-        self.steps = 0
-
-    @torch.no_grad()
-    def add(self, logits, labels, loss, penalty=None):
-        ranked = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-        penalty = torch.zeros_like(loss) if penalty is None else penalty
-        self.sums += torch.stack([ranked[:, 0].sum(), ranked.sum(), loss * len(labels), penalty * len(labels)])
-        bad = ~torch.isfinite(loss + penalty) & (self.first_bad < 0)
-        self.first_bad = torch.where(bad, self.steps, self.first_bad)
-        self.images += len(labels)
-        self.steps += 1
-
-    def read(self) -> dict:
-        """Top-1 and top-5 in %, loss and penalty, each a mean over so many images."""
-        top1, top5, loss, penalty = (total / self.images for total in self.sums.tolist())
-        return {"top1": 100 * top1, "top5": 100 * top5, "loss": loss, "penalty": penalty, "images": self.images}
-
-
-class Stop:
-    """SIGINT and SIGTERM end the run after the current step; a second one ends it at once."""
-
-    def __init__(self):
-        self.signal = None
-
-    def listen(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note)
-
-    def _note(self, number, _) -> None:
-        self.signal = signal.Signals(number)
-        signal.signal(number, signal.SIG_DFL)
-
-
 @dataclass
 class Experiment:
-    """Everything that exists before the first step. `learning_rate` maps progress in [0, 1] to a factor of --lr."""
+    """Everything that exists before the first step. `learning_rate` maps progress in [0, 1] to a factor of --lr.
+
+    `whole` counts the network without masks; `after` says what was done after the last mask, once it was.
+    """
 
     settings: argparse.Namespace
     dataset: data.Dataset
@@ -109,6 +78,12 @@ class Experiment:
     batch: int
     steps: int
     stop: Stop
+    whole: accounting.Count
+    after: dict | None = None
+
+    def evaluate(self, images: data.Images) -> dict:
+        """Accuracy and loss over a split."""
+        return evaluate(self.model, self.dataset, images, self.autocast, 2 if self.settings.dry_run else None)
 
     def state(self) -> dict:
         """All that the next epoch depends on, as tensors and plain values. The data's order depends on the epoch alone."""
@@ -118,6 +93,7 @@ class Experiment:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "random": [torch.get_rng_state(), *cuda],
+            "after": self.after and {**self.after, "shapes": self.model.shapes()},
         }
 
     def restore(self, state: dict) -> None:
@@ -127,6 +103,8 @@ class Experiment:
             if there != value:
                 raise RunError(f"the checkpoint is another run's, with {name} {there}, not {value}")
         try:
+            if after := state.get("after"):
+                self._continue_after(after)
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
         except (KeyError, RuntimeError, ValueError) as error:
@@ -134,6 +112,21 @@ class Experiment:
         torch.set_rng_state(state["random"][0])
         if self.settings.device == "cuda" and len(state["random"]) == 1 + torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["random"][1:])
+
+    def _continue_after(self, after: dict) -> None:
+        """The checkpoint is of the smaller network."""
+        for name in ("epochs", "finetune_lr"):
+            if getattr(self.settings, name) != after[name]:
+                raise RunError(f"fine-tuning has begun with --{name} {after[name]}: only --finetune_epochs may change now")
+        smaller = ungated(self.model)
+        smaller.reshape(after["shapes"])
+        self.go_on_with(smaller.to(memory_format=torch.channels_last))
+        self.after = {name: value for name, value in after.items() if name != "shapes"}
+
+    def go_on_with(self, smaller: models.Network) -> None:
+        """The smaller network takes the place of the masked one, with an optimizer of its own."""
+        self.model, self.pruner = smaller, None
+        self.optimizer = build_optimizer(smaller, self.settings)
 
 
 def train_epoch(run: Experiment, epoch: int, bar) -> dict:
@@ -168,23 +161,11 @@ def train_epoch(run: Experiment, epoch: int, bar) -> dict:
     return meter.read()
 
 
-@torch.no_grad()
-def evaluate(run: Experiment, images: data.Images) -> dict:
-    """Accuracy and loss over a split, in evaluation mode, the masks in force."""
-    run.model.eval()
-    meter = Meter(run.settings.device)
-    for number, (pixels, labels) in enumerate(run.dataset.ordered(images, EVALUATION_BATCH)):
-        if run.settings.dry_run and number == 2:
-            break
-        with run.autocast():
-            logits = run.model(pixels)
-        meter.add(logits, labels, F.cross_entropy(logits.float(), labels))
-    return meter.read()
-
-
 def learning_rate_at(run: Experiment, epochs_done: float) -> float:
-    """The schedule's factor of --lr, after a linear rise over --warmup_epochs."""
+    """The schedule's factor of --lr, after a linear rise over --warmup_epochs; then the same of --finetune_lr."""
     settings = run.settings
+    if epochs_done >= settings.epochs:
+        return settings.finetune_lr * run.learning_rate((epochs_done - settings.epochs) / settings.finetune_epochs)
     risen = min((epochs_done + 1 / run.steps) / settings.warmup_epochs, 1.0) if settings.warmup_epochs else 1.0
     return settings.lr * risen * run.learning_rate(epochs_done / settings.epochs)
 
@@ -198,36 +179,13 @@ def pruning_text(run: Experiment) -> str:
     return f" kept {kept} filters, sparsity {100 * zero / total:.1f}%, {int(run.pruner.changes)} masks changed"
 
 
-def choose_device(settings) -> None:
-    """The best device there is, and its precision. RefusalError if the one asked for is not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    settings.device = settings.device or next(name for name, present in there.items() if present)
-    if not there[settings.device]:
-        raise RefusalError(
-            f"--device {settings.device}: torch finds no such device here; choose from {', '.join(n for n in there if there[n])}"
-        )
-    if settings.amp is None:
-        # without the processor's own instructions bfloat16 is emulated, and slower than float32
-        native = settings.device == "cuda" or (settings.device == "cpu" and torch.cpu._is_avx512_bf16_supported())
-        settings.amp = "bfloat16" if native else "off"
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-
-
-def seed_everything(settings) -> None:
-    random.seed(settings.seed)
-    np.random.seed(settings.seed)
-    torch.manual_seed(settings.seed)
-    torch.backends.cudnn.benchmark = not settings.deterministic
-    if settings.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-
-
 def build_pruner(model: models.Network, settings) -> Pruner | None:
-    """Masks on the network. RefusalError if the rate leaves a layer without a filter."""
+    """Masks on the network. RefusalError if so much may not go."""
     if settings.prune_type == "none":
         return None
+    budgets = {"target_macs": "macs", "target_params": "parameters"}
+    flag = next((name for name in budgets if getattr(settings, name) is not None), "prune_rate")
+    budget = budgets.get(flag)
     try:
         return Pruner(
             model,
@@ -242,9 +200,23 @@ def build_pruner(model: models.Network, settings) -> Pruner | None:
             frequency="1ep" if settings.dry_run else settings.prune_freq,
             until=settings.prune_until,
             seed=settings.seed,
+            residual=settings.residual,
+            budget=budget,
+            round_to=settings.round_to,
+            image_size=settings.image_size,
         )
     except ValueError as error:
-        raise RefusalError(f"--prune_rate: {error}") from None
+        raise RefusalError(f"--{flag}: {error}") from None
+
+
+def build_optimizer(model: models.Network, settings) -> torch.optim.Optimizer:
+    return torch.optim.SGD(
+        model.parameters(),
+        settings.lr,
+        settings.momentum,
+        weight_decay=settings.weight_decay,
+        fused=settings.device != "mps",
+    )
 
 
 def start(settings, stop: Stop | None = None) -> Experiment:
@@ -254,7 +226,7 @@ def start(settings, stop: Stop | None = None) -> Experiment:
     model = models.build(settings.arch, classes=data.class_count(settings.dataset, settings.data_dir))
     model = model.to(settings.device, memory_format=torch.channels_last)
     try:
-        accounting.positions(model, settings.image_size)
+        whole = accounting.dense(model, settings.image_size)
     except RuntimeError:
         raise RefusalError(f"images of {settings.image_size} pixels are too small for {settings.arch}") from None
     pruner = build_pruner(model, settings)
@@ -276,25 +248,19 @@ def start(settings, stop: Stop | None = None) -> Experiment:
             pruner.begin(settings.epochs, steps, sample)
         except ValueError as error:
             raise RefusalError(f"--prune_freq, --prune_until: {error}") from None
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        settings.lr,
-        settings.momentum,
-        weight_decay=settings.weight_decay,
-        fused=settings.device != "mps",
-    )
     return Experiment(
         settings,
         dataset,
         model,
         pruner,
         penalty=None if settings.reg == "none" else REGULARIZERS.get(settings.reg),
-        optimizer=optimizer,
+        optimizer=build_optimizer(model, settings),
         learning_rate=LEARNING_RATES.get(settings.lr_schedule),
-        autocast=partial(torch.autocast, settings.device, torch.bfloat16, enabled=settings.amp == "bfloat16"),
+        autocast=autocast(settings),
         batch=batch,
         steps=steps,
         stop=stop or Stop(),
+        whole=whole,
     )
 
 
@@ -313,8 +279,8 @@ def describe(run: Experiment) -> None:
         note(settings, line)
 
 
-def epoch_row(run: Experiment, epoch: int, trained: dict, valid: dict, seconds: float) -> dict:
-    """One row of metrics.jsonl."""
+def epoch_row(run: Experiment, epoch: int, trained: dict, valid: dict, seconds: float, before: list[dict]) -> dict:
+    """One row of metrics.jsonl. While the smaller network is trained, what was pruned is as it was `before`."""
     row = {"epoch": epoch, "train": trained, "valid": valid, "learning_rate": learning_rate_at(run, epoch)}
     row |= {"seconds": round(seconds, 3), "images_per_second": round(run.steps * run.batch / seconds, 1)}
     if run.pruner is not None:
@@ -322,21 +288,53 @@ def epoch_row(run: Experiment, epoch: int, trained: dict, valid: dict, seconds: 
         kept = {name: int(live.sum()) for name, live in accounting.filter_masks(run.model).items()}
         row |= {"num_zero": zero, "num_total": total, "cut": run.pruner.cut(), "mask_changes": run.pruner.take_changes()}
         row |= {"kept_filters": kept}
+    elif run.after:
+        row |= {name: before[-1][name] for name in ("num_zero", "num_total", "cut", "kept_filters")} | {"mask_changes": 0}
     return row
 
 
-def outcome(run: Experiment, rows: list[dict], test: dict) -> dict:
-    """What came of the run, for the closing lines and summary.json."""
-    size = run.settings.image_size
-    return {
+def after_the_last_mask(run: Experiment) -> None:
+    """Measure batch norm anew and take the filters out, where that is asked for; `run.after` says what came of it."""
+    settings, dataset = run.settings, run.dataset
+    run.after = {"epochs": settings.epochs, "finetune_lr": settings.finetune_lr}
+    if settings.recalibrate:
+        split = dataset.valid or dataset.test
+        before = run.evaluate(split)["top1"]
+        batches = dataset.epoch(run.batch, settings.augment, settings.seed, settings.epochs)
+        conclude.recalibrate(run.model, islice(batches, settings.recalibrate), run.autocast)
+        run.after["recalibration"] = {"batches": settings.recalibrate, "before": before, "after": run.evaluate(split)["top1"]}
+    if settings.compact:
+        removal, smaller, run.after["removal"] = conclude.take_out(run.model, dataset, 2 if settings.dry_run else None)
+        momentum = run.optimizer
+        run.go_on_with(smaller)
+        removal.carry(momentum, smaller, run.optimizer)
+
+
+def outcome(run: Experiment, rows: list[dict], test: dict, folder: Folder | None) -> dict:
+    """What came of the run, for the closing lines and summary.json; the smaller network is saved, timed and exported."""
+    settings, dataset = run.settings, run.dataset
+    left = accounting.dense if settings.compact else accounting.remaining
+    result = {
         "last": rows[-1],
         "best": best_row(rows),
         "test": test,
-        "dense": asdict(accounting.dense(run.model, size)),
-        "left": asdict(accounting.remaining(run.model, size)),
+        "dense": asdict(run.whole),
+        "left": asdict(left(run.model, settings.image_size)),
         "seconds": round(sum(row["seconds"] for row in rows), 1),
-        "held_out": run.dataset.valid is not None,
+        "held_out": dataset.valid is not None,
+        **run.after,
     }
+    if settings.compact and folder:
+        whole = models.build(settings.arch, classes=len(dataset.classes)).to(settings.device, memory_format=torch.channels_last)
+        trained = {"settings": vars(settings), **{name: result[name] for name in ("test", "dense", "left", "last")}}
+        card = models.Card(
+            settings.arch, dataset.classes, settings.image_size, dataset.mean.tolist(), dataset.std.tolist(), trained
+        )
+        result["file"] = conclude.write(folder.path / "model.pt", whole, run.model, card)
+        result["speed"] = conclude.timed(whole, run.model, settings.image_size, settings.device)
+        sample = next(dataset.ordered(dataset.test, 16))[0]
+        result["exports"] = [export.export(run.model, path, sample) for path in settings.export or ()]
+    return result
 
 
 def main(settings) -> None:
@@ -345,7 +343,7 @@ def main(settings) -> None:
     refuse_used(settings.out_dir)
     with ExitStack() as held:
         folder = held.enter_context(Folder.resume(Path(settings.resume))) if settings.resume else None
-        if folder and len(folder.rows) >= settings.epochs and (result := folder.read("summary.json")):
+        if folder and folder.holds(settings) and (result := folder.read("summary.json")):
             say_all(
                 header(settings), *(line for row in folder.rows for line in epoch_lines(row)), *closing_lines(result, settings)
             )
@@ -378,26 +376,31 @@ def fit(run: Experiment, folder: Folder | None) -> dict:
     rows = list(folder.rows) if folder else []
     say_all(header(settings), *(line for row in rows for line in epoch_lines(row)))
     images, hidden = run.steps * run.batch, True if settings.quiet else None
-    bar = tqdm(total=settings.epochs * images, unit="img", unit_scale=True, disable=hidden, initial=len(rows) * images)
+    epochs = settings.epochs + settings.finetune_epochs
+    bar = tqdm(total=epochs * images, unit="img", unit_scale=True, disable=hidden, initial=len(rows) * images)
     scalars = Scalars(folder) if folder and settings.tensorboard else None
     with bar:
-        for epoch in range(len(rows), settings.epochs):
+        for epoch in range(len(rows), epochs):
+            if epoch == settings.epochs:
+                after_the_last_mask(run)
             began = time.monotonic()
             trained = train_epoch(run, epoch, bar)
             seconds = time.monotonic() - began
-            valid = evaluate(run, dataset.valid or dataset.test)
-            rows.append(epoch_row(run, epoch, trained, valid, seconds))
+            valid = run.evaluate(dataset.valid or dataset.test)
+            rows.append(epoch_row(run, epoch, trained, valid, seconds, rows))
             if folder:
                 folder.log(rows[-1], run.state())
             if scalars:
                 scalars.log(rows[-1])
             say_all(*epoch_lines(rows[-1]))
-            if len(rows) == 1 and settings.epochs > 1:
-                whole = (time.monotonic() - began) * settings.epochs
-                note(settings, f"epoch 0 took {seconds:.1f} s; all {settings.epochs} will take about {duration(whole)}")
+            if len(rows) == 1 and epochs > 1:
+                whole = (time.monotonic() - began) * epochs
+                note(settings, f"epoch 0 took {seconds:.1f} s; all {epochs} will take about {duration(whole)}")
+    if run.after is None:
+        after_the_last_mask(run)
     # the held-out images made every choice; the test images are read here, once
-    test = evaluate(run, dataset.test) if dataset.valid else rows[-1]["valid"]
-    return outcome(run, rows, test)
+    as_validated = dataset.valid is None and not (settings.compact or settings.recalibrate)
+    return outcome(run, rows, rows[-1]["valid"] if as_validated else run.evaluate(dataset.test), folder)
 
 
 def config(run: Experiment) -> dict:
@@ -416,7 +419,8 @@ def config(run: Experiment) -> dict:
 def run_name(settings) -> str:
     """Such as resnet50-structured-0.6-reg_cov."""
     parts = [settings.arch, settings.recipe, settings.prune_type]
-    parts += [f"{settings.prune_rate:g}"] if settings.prune_type != "none" else []
+    budget = "macs" if settings.target_macs else "params" if settings.target_params else ""
+    parts += [f"{budget}{1 - settings.prune_rate if budget else settings.prune_rate:g}"] if settings.prune_type != "none" else []
     parts += [settings.reg] if settings.reg != "none" else []
     return "-".join(re.sub(r"[^\w.]+", "_", part).strip("_") for part in parts if part)
 
@@ -424,9 +428,9 @@ def run_name(settings) -> str:
 if __name__ == "__main__":
     try:
         main(SETTINGS)
-    except (RefusalError, data.DataError, RunError) as error:
+    except (RefusalError, data.DataError, FileError) as error:
         fail(str(error))
-    except (DivergedError, OSError) as error:
+    except (DivergedError, conclude.RemovalError, OSError) as error:
         fail(str(error), 1)
     except StoppedError as error:
         fail(str(error), 128 + error.number)

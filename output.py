@@ -47,17 +47,59 @@ def closing_lines(result: dict, settings) -> list[str]:
         f"result accuracy: last {last['valid']['top1']:.2f}, best {best['valid']['top1']:.2f} at epoch {best['epoch']} ({where})",
         f"result test accuracy: {test['top1']:.2f} after the last epoch ({test['images']} images)",
     ]
+    if again := result.get("recalibration"):
+        lines.append(
+            f"result recalibration: accuracy {again['before']:.2f} before, {again['after']:.2f} after "
+            f"{again['batches']} batches (where validated)"
+        )
     how = "left after removal"
     if settings.prune_type == "unstructured":
         how = "not zero"
+    elif settings.compact:
+        how = "left"
     elif settings.prune_type == "structured" and settings.prune_gate == "weight":
         how = "left after removal, which is not exact at this gate: batch norm's bias still passes"
     for name, word in (("filters", "filters"), ("parameters", "parameters"), ("macs", "MACs")):
         left, of = result["left"][name], result["dense"][name]
         lines.append(f"result {word}: {left} of {of} ({100 * left / of:.2f} %) {how}")
+    for name, target in (("MACs", settings.target_macs), ("parameters", settings.target_params)):
+        if target is not None:
+            got = result["left"][name.lower()] / result["dense"][name.lower()]
+            lines.append(f"result budget: asked for {100 * target:.2f} % of the {name}, got {100 * got:.2f} %")
+    lines += _compact_lines(result)
     lines.append(f"result seconds: {result['seconds']} of training, epochs 0 to {result['last']['epoch']}")
     scores = [best["train"]["top1"], best["train"]["top5"], best["valid"]["top1"], best["valid"]["top5"]]
     return [*lines, str([best["epoch"], *(round(score, 2) for score in scores)])]
+
+
+def _compact_lines(result: dict) -> list[str]:
+    """What removal, saving, timing and exporting came to."""
+    lines = []
+    if removal := result.get("removal"):
+        how = "the same outputs" if removal["exact"] else "NOT exact at --prune_gate weight"
+        lines.append(
+            f"result removal: {how}: largest difference {removal['difference']:.1e} of outputs up to "
+            f"{removal['largest_output']:.1f}; {removal['same']} of {removal['images']} predictions the same"
+        )
+    if file := result.get("file"):
+        lines.append(f"result file: {file['file']}, {file['bytes'] / 1e6:.3f} MB, dense {file['dense_bytes'] / 1e6:.3f} MB")
+    gain = result["dense"]["macs"] / max(result["left"]["macs"], 1)
+    for row in result.get("speed", ()):
+        dense, compact = row["dense"], row["compact"]
+        line = f"result latency: {row['engine']}, batch {row['batch']}: {compact['ms']:.2f} ms, dense {dense['ms']:.2f} ms, "
+        line += f"{dense['ms'] / compact['ms']:.2f} times as fast ({gain:.2f} in MACs)"
+        if "peak_mb" in dense:
+            line += f", peak memory {compact['peak_mb']:.1f} MB, dense {dense['peak_mb']:.1f} MB"
+        lines.append(line + f"; {row['where']}")
+    return lines + [export_line(exported) for exported in result.get("exports", ())]
+
+
+def export_line(exported: dict) -> str:
+    """What came of one export."""
+    return (
+        f"result export: {exported['file']}, {exported['bytes'] / 1e6:.3f} MB, "
+        f"differs by {exported['difference']:.1e} of the largest output from PyTorch"
+    )
 
 
 def duration(seconds: float) -> str:

@@ -161,7 +161,7 @@ def _check_value(what: str, option: Option, value) -> None:
         raise ValueError(f"{what} is a number of at least 0, not {value!r}")
 
 
-NETWORKS = Registry("network", "models/*.py", leave_out=("__init__.py", "files.py", "layers.py"))
+NETWORKS = Registry("network", "models/*.py", leave_out=("__init__.py", "files.py", "layers.py", "network.py"))
 CRITERIA = Registry("criterion", "pruning/criteria/*.py")
 SCOPES = Registry("scope", "pruning/scopes.py")
 SCHEDULES = Registry("pruning schedule", "pruning/schedules.py")

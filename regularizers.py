@@ -30,6 +30,8 @@ def _stacks(network: Network) -> list[tuple[Tensor, Tensor]]:
     """The convolutions' filters as rows, (layers, filters, weights), with 1 or 0 for each, (layers, filters)."""
     by_shape = defaultdict(list)
     for unit in network.units.values():
+        if unit.weight.numel() == 0:
+            continue
         rows = unit.weight_in_force.flatten(1)
         rows = rows if rows.dtype == torch.float64 else rows.float()
         live = torch.ones_like(rows[:, 0]) if unit.live is None else unit.live.to(rows.dtype)

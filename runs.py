@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from arguments import MAY_CHANGE
+from arguments import AFTER_FLAGS, MAY_CHANGE
 from storage import FileError, packed, read_tensors, replace
 
 ROOT = Path(__file__).resolve().parent
@@ -100,6 +100,12 @@ class Folder:
         now = {**config, "epochs": config["settings"]["epochs"]}
         names = ("epochs", "threads", "device_name", "versions")
         return [f"{name} was {then.get(name)}, is {now[name]}" for name in names if then.get(name) != now[name]]
+
+    def holds(self, settings) -> bool:
+        """Whether the run in the folder has ended and did all that is asked now."""
+        then = self._earlier["settings"]
+        same = all((then.get(name) or None) == (getattr(settings, name) or None) for name in AFTER_FLAGS if name != "finetune_lr")
+        return same and len(self.rows) >= settings.epochs + settings.finetune_epochs
 
     def write(self, name: str, record: dict) -> None:
         """A JSON file in the folder."""

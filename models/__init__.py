@@ -1,7 +1,8 @@
 """Networks by name. A new one is a public function in a file of this folder; this file is never edited for it."""
 
 from models.files import Card, load, save
-from models.layers import Joint, Link, Network, Unit
+from models.layers import Joint, Unit
+from models.network import Link, Network
 from registry import NETWORKS
 
 

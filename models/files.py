@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from models.layers import Network
+from models.network import Network
 from registry import NETWORKS
 from storage import FileError, packed, read_tensors, replace
 

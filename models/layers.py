@@ -1,7 +1,4 @@
-"""What every network here is made of: units with a slot for a gate, joints, and the wiring that says how they hang together."""
-
-import copy
-from dataclasses import dataclass
+"""What every network here is made of: units with a slot for a gate, and residual joints."""
 
 import torch
 import torch.nn.functional as F
@@ -95,84 +92,22 @@ class Unit(nn.Module):
             self.norm = None
         self.in_place = True
 
+    @torch.no_grad()
+    def fill_up(self, filters: int, inputs: int) -> None:
+        """Zero rows and columns up to a multiple of filters and inputs, in a folded unit; none where there are none."""
+        layer = self.layer
+        weight = layer.weight.flatten(2) if self.is_convolution else layer.weight.unsqueeze(-1)
+        rows, columns = -weight.shape[0] % filters, -weight.shape[1] % inputs
+        if rows or columns:
+            weight = F.pad(weight, (0, 0, 0, columns, 0, rows)).view(-1, weight.shape[1] + columns, *layer.weight.shape[2:])
+            layer.weight = nn.Parameter(weight, False)
+            layer.bias = nn.Parameter(F.pad(layer.bias, (0, rows)), False)
+
 
 def conv_unit(inputs: int, filters: int, kernel: int, stride: int = 1, activation: bool = True) -> Unit:
     """A convolution without bias, padded to keep the size, with batch norm."""
     layer = nn.Conv2d(inputs, filters, kernel, stride, padding=kernel // 2, bias=False)
     return Unit(layer, activation=activation)
-
-
-@dataclass(frozen=True)
-class Link:
-    """One step of a network's wiring: a unit reads the channels of `source` and adds its own to those of `target`.
-
-    A target with several writers is a residual stream: each but the first one names the joint, by its path in the
-    model, that adds it. `unit` is the unit's path; None means a shortcut without parameters, which copies channel c of
-    the source to channel c of the target.
-    """
-
-    unit: str | None
-    source: str
-    target: str
-    joint: str | None = None
-
-
-class Network(nn.Module):
-    """A network with declared wiring: `links` in the order of execution, from "input" to "output"."""
-
-    def __init__(self):
-        super().__init__()
-        self.links: list[Link] = []
-
-    def wire(self, unit: str | None, source: str, target: str, joint: str | None = None) -> None:
-        """Declare one step; the order of the calls is the order of execution."""
-        self.links.append(Link(unit, source, target, joint))
-
-    @property
-    def all_units(self) -> dict[str, Unit]:
-        """Every unit by its path, in the order of execution."""
-        return {link.unit: self.get_submodule(link.unit) for link in self.links if link.unit is not None}
-
-    @property
-    def units(self) -> dict[str, Unit]:
-        """The convolutions: the units that have filters to prune. The classifier's linear layers are not among them."""
-        return {name: unit for name, unit in self.all_units.items() if unit.is_convolution}
-
-    @property
-    def joints(self) -> dict[str, "Joint"]:
-        """Every residual joint by its path."""
-        return {link.joint: self.get_submodule(link.joint) for link in self.links if link.joint is not None}
-
-    def shapes(self) -> dict:
-        """The widths and indices in force, as plain values: what `reshape` takes."""
-        return {
-            "units": {name: [unit.filters, unit.weight.shape[1]] for name, unit in self.all_units.items()},
-            "joints": {name: joint.shape() for name, joint in self.joints.items() if joint.width is not None},
-        }
-
-    def reshape(self, shapes: dict) -> None:
-        """Give every unit and joint these widths and indices, the values yet to be loaded. KeyError for another network's."""
-        for name, unit in self.all_units.items():
-            unit.resize(*shapes["units"][name])
-        weight = next(self.parameters())
-        for name, joint in self.joints.items():
-            if name in shapes["joints"]:
-                joint.place(**shapes["joints"][name])
-                joint.to(weight.device, weight.dtype)
-
-    def folded(self) -> "Network":
-        """A copy for deployment: batch norm folded into the layers, which then run in place. Evaluation mode only.
-
-        Branches that write by index get zero rows for the other channels of their stream. A vector unit computes 16
-        filters at once, so that these cost less than the indexed addition.
-        """
-        network = copy.deepcopy(self).eval().requires_grad_(False)
-        for unit in network.all_units.values():
-            unit.fold()
-        for link in network.links:
-            if link.joint is not None:
-                network.get_submodule(link.joint).fold(network.get_submodule(link.unit))
-        return network
 
 
 def initialise(network: nn.Module) -> None:

@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from models.layers import Joint, Network, Unit, conv_unit, initialise
+from models.layers import Joint, Unit, conv_unit, initialise
+from models.network import Network
 
 
 class _Basic(nn.Module):

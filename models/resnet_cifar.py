@@ -4,7 +4,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from models.layers import Joint, Network, Unit, conv_unit, initialise, subsample
+from models.layers import Joint, Unit, conv_unit, initialise, subsample
+from models.network import Network
 
 
 class _Block(nn.Module):

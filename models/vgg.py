@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from models.layers import Network, Unit, conv_unit, initialise
+from models.layers import Unit, conv_unit, initialise
+from models.network import Network
 
 _WIDTHS = (64, 128, 256, 512, 512)
 

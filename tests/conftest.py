@@ -15,7 +15,8 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from models.layers import Joint, Network, Unit, conv_unit, initialise  # noqa: E402
+from models import Joint, Network, Unit  # noqa: E402
+from models.layers import conv_unit, initialise  # noqa: E402
 
 
 def _tiny_images() -> Path:

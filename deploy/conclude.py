@@ -1,0 +1,90 @@
+"""After the last mask: batch norm measured anew, filters taken out and the outputs compared, the result timed and saved."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+import data
+from deploy.export import onnxruntime_latency
+from deploy.latency import networks
+from models import Card, Network, save
+from pruning.removal import Removal
+from storage import packed
+
+CHECK_BATCH = 500
+# of the largest output; float32 sums of thousands of terms, in another order
+TOLERANCE = 1e-4
+
+
+class RemovalError(Exception):
+    """The smaller network is not the same function."""
+
+
+@torch.no_grad()
+def recalibrate(model: Network, batches: Iterable, autocast) -> None:
+    """Batch norm's statistics from these batches alone, each with the same weight."""
+    norms = [unit.norm for unit in model.all_units.values() if unit.norm is not None]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches
+    model.train()
+    for images, _ in batches:
+        with autocast():
+            model(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+@torch.no_grad()
+def take_out(model: Network, dataset: data.Dataset, batches: int | None = None) -> tuple[Removal, Network, dict]:
+    """Remove the masked filters and compare both networks on the test images, in float32.
+
+    RemovalError if the outputs differ although every mask is on a unit's output; at the published placement they do.
+    """
+    removal = Removal(model)
+    smaller = removal.compact().eval()
+    model.eval()
+    largest = scale = 0.0
+    images_seen = same = 0
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        for number, (pixels, _) in enumerate(dataset.ordered(dataset.test, CHECK_BATCH)):
+            if number == batches:
+                break
+            masked, compact = model(pixels), smaller(pixels)
+            largest = max(largest, float((masked - compact).abs().max()))
+            scale = max(scale, float(masked.abs().max()))
+            same += int((masked.argmax(1) == compact.argmax(1)).sum())
+            images_seen += len(pixels)
+    if removal.exact and not largest <= TOLERANCE * scale:
+        raise RemovalError(
+            f"removal changed the outputs by {largest:.2e} of {scale:.2e}: please report this; no file was written"
+        )
+    record = {"exact": removal.exact, "difference": largest, "largest_output": scale, "same": same, "images": images_seen}
+    return removal, smaller, record
+
+
+def timed(whole: Network, smaller: Network, image_size: int, device: str) -> list[dict]:
+    """Latency and peak memory of both, in PyTorch and, on the CPU where it is there, in onnxruntime; batches of 1 and 128."""
+    rows = []
+    where = f"cpu, {torch.get_num_threads()} threads" if device == "cpu" else device
+    where += ", float32, batch norm folded, median of turns"
+    for batch in (1, 128):
+        engines = {"PyTorch": lambda batch=batch: networks(whole, smaller, image_size, batch, device)}
+        if device == "cpu":
+            engines["onnxruntime"] = lambda batch=batch: onnxruntime_latency(whole, smaller, image_size, batch)
+        for engine, measure in engines.items():
+            try:
+                rows.append({"engine": engine, "batch": batch, **measure(), "where": where})
+            except ImportError:
+                continue
+    return rows
+
+
+def write(path: Path, whole: Network, smaller: Network, card: Card) -> dict:
+    """Save the smaller network; its size on disk and that of the whole one in the same format."""
+    tensors = {name: value.detach().cpu() for name, value in whole.state_dict().items()}
+    dense = len(packed({**asdict(card), "shapes": whole.shapes(), "tensors": tensors}))
+    return {"file": str(path), "bytes": save(path, smaller, card), "dense_bytes": dense}

@@ -1,0 +1,97 @@
+"""A network as an ONNX or torch.export file, checked against PyTorch before it is kept."""
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from deploy.latency import alternate
+from models import Network
+from storage import FileError, replace
+
+LARGEST_DIFFERENCE = 1e-4
+
+
+def export(network: Network, path: str, images: torch.Tensor) -> dict:
+    """Write the network, batch norm folded, to a .onnx or .pt2 file that takes any number of images (n, 3, h, w).
+
+    The file's own runtime (onnxruntime; PyTorch) must give what PyTorch gives on `images`, relative to the largest
+    output, to within 1e-4: FileError otherwise, and nothing is written. Returns the difference and the bytes.
+    """
+    folded = network.folded().cpu()
+    images = images.detach().cpu().float().contiguous()
+    with torch.inference_mode():
+        expected = folded(images)
+    with tempfile.TemporaryDirectory() as place:
+        draft = Path(place) / f"network{Path(path).suffix}"
+        got = write_onnx(folded, draft, images) if draft.suffix == ".onnx" else _write_pt2(folded, draft, images)
+        difference = float((got.detach() - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
+        if not difference <= LARGEST_DIFFERENCE:
+            raise FileError(f"'{path}' would not be the same network: it differs by {difference:.1e} of the largest output")
+        content = draft.read_bytes()
+    replace(Path(path), content)
+    return {"file": path, "difference": difference, "bytes": len(content)}
+
+
+def write_onnx(folded: Network, path: Path, images: torch.Tensor) -> torch.Tensor:
+    """Write an ONNX file, its weights inside; what onnxruntime makes of the images."""
+    batch = torch.export.Dim("n", min=1)
+    with _silence():
+        program = torch.onnx.export(
+            folded, (images,), dynamo=True, dynamic_shapes=({0: batch},), input_names=["images"], output_names=["logits"]
+        )
+        program.save(str(path), external_data=False)
+    return torch.from_numpy(session(path).run(None, {"images": images.numpy()})[0])
+
+
+def _write_pt2(folded: Network, path: Path, images: torch.Tensor) -> torch.Tensor:
+    with _silence():
+        program = torch.export.export(folded, (images,), dynamic_shapes=({0: torch.export.Dim("n", min=1)},))
+        torch.export.save(program, str(path))
+        return torch.export.load(str(path)).module()(images)
+
+
+def session(path: Path):
+    """An onnxruntime session on the CPU with as many threads as torch has."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    # idle threads that spin would take the cores from whoever runs next
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def onnxruntime_latency(whole: Network, smaller: Network, image_size: int, batch: int) -> dict[str, dict]:
+    """Milliseconds of "dense" and "compact" in onnxruntime on the CPU, measured in turns."""
+    images = np.zeros((batch, 3, image_size, image_size), dtype=np.float32)
+    with tempfile.TemporaryDirectory() as place:
+        sessions = {}
+        for name, network in (("dense", whole), ("compact", smaller)):
+            path = Path(place) / f"{name}.onnx"
+            write_onnx(network.folded().cpu(), path, torch.zeros(2, 3, image_size, image_size))
+            sessions[name] = session(path)
+        took = alternate({name: lambda s=s: s.run(None, {"images": images}) for name, s in sessions.items()})
+    return {name: {"ms": 1e3 * seconds} for name, seconds in took.items()}
+
+
+@contextlib.contextmanager
+def _silence():
+    """The exporters tell their progress; only their errors matter here."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,91 @@
+"""How long a network takes and how much memory it holds, whole and smaller measured in turns."""
+
+import statistics
+import time
+import weakref
+from collections.abc import Callable
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from models import Network
+
+WARM_UP, FEWEST, MOST, ENOUGH_SECONDS = 3, 5, 50, 4.0
+
+
+def alternate(runs: dict[str, Callable[[], object]], wait: Callable[[], object] = lambda: None, fewest: int = FEWEST) -> dict:
+    """Median seconds of each, measured in turns, so that what else the machine does meets all of them alike.
+
+    After a warm-up, between `fewest` and 50 rounds, fewer than 50 once 4 s have passed; `wait` ends asynchronous work.
+    """
+    took, began = {name: [] for name in runs}, None
+    for number in range(WARM_UP + MOST):
+        if number == WARM_UP:
+            began = time.perf_counter()
+        elif began and number >= WARM_UP + fewest and time.perf_counter() - began > ENOUGH_SECONDS:
+            break
+        for name, run in runs.items():
+            wait()
+            start = time.perf_counter()
+            run()
+            wait()
+            if began:
+                took[name].append(time.perf_counter() - start)
+    return {name: statistics.median(seconds) for name, seconds in took.items()}
+
+
+def networks(whole: Network, smaller: Network, image_size: int, batch: int, device: str) -> dict[str, dict]:
+    """Milliseconds and peak memory in MB of "dense" and "compact" for one batch, in float32 with batch norm folded."""
+    folded = {"dense": whole.folded(), "compact": smaller.folded()}
+    images = torch.zeros(batch, 3, image_size, image_size, device=device).contiguous(memory_format=torch.channels_last)
+    wait = getattr(torch, device).synchronize if device != "cpu" else lambda: None
+    with torch.inference_mode():
+        took = alternate({name: lambda network=network: network(images) for name, network in folded.items()}, wait)
+        return {name: {"ms": 1e3 * took[name], "peak_mb": peak_memory(network, images) / 1e6} for name, network in folded.items()}
+
+
+def peak_memory(network: Network, images: torch.Tensor) -> int:
+    """Bytes of all tensors alive at once at the worst moment: weights, images and what lies between.
+
+    On CUDA the allocator's own peak; elsewhere counted tensor by tensor, without what a kernel takes for itself.
+    """
+    if images.is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+        network(images)
+        # other tensors of the process are alive at all times
+        held = {value.untyped_storage() for value in (*network.parameters(), *network.buffers(), images)}
+        before = torch.cuda.memory_allocated()
+        return torch.cuda.max_memory_allocated() - before + sum(storage.nbytes() for storage in held)
+    with _Tensors() as tensors:
+        for value in (*network.parameters(), *network.buffers(), images):
+            tensors.see(value)
+        network(images)
+    return tensors.peak
+
+
+class _Tensors(TorchDispatchMode):
+    """Counts the bytes of the storages that are alive."""
+
+    def __init__(self):
+        super().__init__()
+        self.alive = self.peak = 0
+        self.known = weakref.WeakSet()
+
+    def see(self, value) -> None:
+        if not isinstance(value, torch.Tensor):
+            return
+        storage = value.untyped_storage()
+        if storage not in self.known:
+            self.known.add(storage)
+            self.alive += storage.nbytes()
+            self.peak = max(self.peak, self.alive)
+            weakref.finalize(storage, self._gone, storage.nbytes())
+
+    def _gone(self, size: int) -> None:
+        self.alive -= size
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for value in out if isinstance(out, (tuple, list)) else (out,):
+            self.see(value)
+        return out
