@@ -164,7 +164,7 @@ def train_epoch(run: Experiment, epoch: int, bar) -> dict:
 def learning_rate_at(run: Experiment, epochs_done: float) -> float:
     """The schedule's factor of --lr, after a linear rise over --warmup_epochs; then the same of --finetune_lr."""
     settings = run.settings
-    if epochs_done >= settings.epochs:
+    if run.after is not None:
         return settings.finetune_lr * run.learning_rate((epochs_done - settings.epochs) / settings.finetune_epochs)
     risen = min((epochs_done + 1 / run.steps) / settings.warmup_epochs, 1.0) if settings.warmup_epochs else 1.0
     return settings.lr * risen * run.learning_rate(epochs_done / settings.epochs)

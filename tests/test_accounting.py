@@ -4,10 +4,15 @@ import torch
 
 import models
 from pruning import OutputGate, Pruner, accounting
+from pruning.channels import follow
 
 
 def keep_all(network):
     return {name: torch.ones(unit.filters, dtype=torch.bool) for name, unit in network.units.items()}
+
+
+def removed(network, kept, image_size):
+    return accounting.removed(network, kept, accounting.positions(network, image_size))
 
 
 def test_vgg16_a_of_li_et_al():
@@ -18,7 +23,7 @@ def test_vgg16_a_of_li_et_al():
     kept[names[0]][32:] = False
     for name in names[7:]:
         kept[name][256:] = False
-    count = accounting.removed(network, kept, 32)
+    count = removed(network, kept, 32)
     assert (count.parameters, count.macs) == (5_397_034, 206_279_680)
 
 
@@ -26,20 +31,20 @@ def test_resnet56_with_the_branch_of_a_block_empty_loses_the_whole_branch():
     network = models.build("resnet56(shortcut='pad')")
     kept = keep_all(network)
     kept["stage2.4.conv2"][:] = False
-    count = accounting.removed(network, kept, 32)
+    count = removed(network, kept, 32)
     branch = 2 * (32 * 32 * 9 + 2 * 32)
     assert count.parameters == 853_018 - branch
     assert count.macs == 125_485_696 - 2 * 32 * 32 * 9 * 16 * 16
     assert count.filters == accounting.dense(network, 32).filters - 64
 
 
-def test_an_empty_first_convolution_leaves_constants():
+def test_an_empty_first_convolution_leaves_batch_norm_of_nothing():
     network = models.build("resnet20")
     kept = keep_all(network)
     kept["stage1.1.conv1"][:] = False
-    count, whole = accounting.removed(network, kept, 32), accounting.dense(network, 32)
+    count, whole = removed(network, kept, 32), accounting.dense(network, 32)
     weights = 16 * 16 * 9
-    assert whole.parameters - count.parameters == weights + 32 + weights + 32 - 16
+    assert whole.parameters - count.parameters == weights + 32 + weights
     assert whole.macs - count.macs == 2 * weights * 32 * 32
 
 
@@ -49,11 +54,14 @@ def test_a_stream_shrinks_where_no_writer_is_left(two_blocks):
     kept["stem"][[0, 1]] = False
     kept["a2"][[0, 1]] = False
     kept["b2"][1] = False
-    live = accounting.live_inputs(two_blocks, kept)
-    assert live["a1"].tolist() == live["b1"].tolist() == [False, False, True, True, True, True]
-    assert live["classifier"].tolist() == [True, False, True, True, True, True]
+    channels = follow(two_blocks, kept)
+    assert channels.inputs["a1"].tolist() == channels.inputs["b1"].tolist() == [2, 3, 4, 5]
+    # block b writes channel 0 behind the others: the stream grows at its end
+    assert channels.inputs["classifier"].tolist() == [2, 3, 4, 5, 0]
+    assert channels.filters["b2"].tolist() == [2, 3, 4, 5, 0]
+    assert (channels.joints["a"][0], channels.joints["b"][0]) == (4, 5)
     parameters = 4 * (3 * 9 + 2) + 5 * (4 * 9 + 2) + 4 * (5 * 9 + 2) + 5 * (4 * 9 + 2) + 5 * (5 * 9 + 2) + 4 * 5 + 4
-    assert accounting.removed(two_blocks, kept, 8).parameters == parameters
+    assert removed(two_blocks, kept, 8).parameters == parameters
 
 
 def test_published_zeros_are_the_weights_of_cut_filters():

@@ -129,9 +129,9 @@ def test_the_test_set_is_read_once_unless_it_is_the_validation_set(train, monkey
     reads = []
     evaluate = modeling.evaluate
 
-    def counted(run, images):
-        reads.append("test" if images is run.dataset.test else "valid")
-        return evaluate(run, images)
+    def counted(model, dataset, images, *rest):
+        reads.append("test" if images is dataset.test else "valid")
+        return evaluate(model, dataset, images, *rest)
 
     monkeypatch.setattr(modeling, "evaluate", counted)
     out, _ = train(*TINY)
