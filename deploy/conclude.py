@@ -1,5 +1,6 @@
 """After the last mask: batch norm measured anew, filters taken out and the outputs compared, the result timed and saved."""
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +15,7 @@ from pruning.removal import Removal
 from storage import packed
 
 CHECK_BATCH = 500
+BATCHES = (1, 128)
 # of the largest output; float32 sums of thousands of terms, in another order
 TOLERANCE = 1e-4
 
@@ -68,19 +70,17 @@ def take_out(model: Network, dataset: data.Dataset, batches: int | None = None) 
 
 def timed(whole: Network, smaller: Network, image_size: int, device: str) -> list[dict]:
     """Latency and peak memory of both, in PyTorch and, on the CPU where it is there, in onnxruntime; batches of 1 and 128."""
-    rows = []
     where = f"cpu, {torch.get_num_threads()} threads" if device == "cpu" else device
     where += ", float32, batch norm folded, median of turns"
-    for batch in (1, 128):
-        engines = {"PyTorch": lambda batch=batch: networks(whole, smaller, image_size, batch, device)}
-        if device == "cpu":
-            engines["onnxruntime"] = lambda batch=batch: onnxruntime_latency(whole, smaller, image_size, batch)
-        for engine, measure in engines.items():
-            try:
-                rows.append({"engine": engine, "batch": batch, **measure(), "where": where})
-            except ImportError:
-                continue
-    return rows
+    measured = {"PyTorch": [networks(whole, smaller, image_size, batch, device) for batch in BATCHES]}
+    if device == "cpu":
+        with contextlib.suppress(ImportError):
+            measured["onnxruntime"] = onnxruntime_latency(whole, smaller, image_size, BATCHES)
+    return [
+        {"engine": engine, "batch": batch, **row, "where": where}
+        for engine, rows in measured.items()
+        for batch, row in zip(BATCHES, rows, strict=True)
+    ]
 
 
 def write(path: Path, whole: Network, smaller: Network, card: Card) -> dict:
