@@ -165,6 +165,9 @@ class Joint(nn.Module):
 
     def forward(self, branch: Tensor, stream: Tensor) -> Tensor:
         width = branch.shape[1] if self.width is None else self.width
+        if self.in_place and stream.shape[1] < branch.shape[1] == width:
+            branch[:, : stream.shape[1]] += stream
+            return branch.relu_()
         if stream.shape[1] < width:
             stream = F.pad(stream, (0, 0, 0, 0, 0, width - stream.shape[1]))
         if self.constant is not None:
