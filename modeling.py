@@ -150,8 +150,7 @@ def train_epoch(run: Experiment, epoch: int, bar) -> dict:
 
         meter.add(logits, labels, loss, decorrelation)
         bar.update(len(labels))
-        if run.stop.signal:
-            raise StoppedError(run.stop.signal, f"{run.stop.signal.name} in epoch {epoch} after step {step} of {run.steps}")
+        stop_here(run, f"in epoch {epoch} after step {step} of {run.steps}")
         if not bar.disable and time.monotonic() - shown > 1:
             shown, now = time.monotonic(), meter.read()
             bar.set_postfix_str(f"loss {now['loss']:.3f} acc {now['top1']:.1f}%{pruning_text(run)}", refresh=False)
@@ -159,6 +158,12 @@ def train_epoch(run: Experiment, epoch: int, bar) -> dict:
         where = f"epoch {epoch}, step {bad} of {run.steps}"
         raise DivergedError(f"the loss was not finite at {where}: try a smaller --lr or --warmup_epochs 5")
     return meter.read()
+
+
+def stop_here(run: Experiment, where: str) -> None:
+    """StoppedError if a signal asked for it."""
+    if run.stop.signal:
+        raise StoppedError(run.stop.signal, f"{run.stop.signal.name} {where}")
 
 
 def learning_rate_at(run: Experiment, epochs_done: float) -> float:
@@ -304,6 +309,8 @@ def after_the_last_mask(run: Experiment) -> None:
         conclude.recalibrate(run.model, islice(batches, settings.recalibrate), run.autocast)
         run.after["recalibration"] = {"batches": settings.recalibrate, "before": before, "after": run.evaluate(split)["top1"]}
     if settings.compact:
+        stop_here(run, "before removal")
+        note(settings, "taking the pruned filters out, and comparing the outputs on the test images")
         removal, smaller, run.after["removal"] = conclude.take_out(run.model, dataset, 2 if settings.dry_run else None)
         momentum = run.optimizer
         run.go_on_with(smaller)
@@ -330,7 +337,9 @@ def outcome(run: Experiment, rows: list[dict], test: dict, folder: Folder | None
         card = models.Card(
             settings.arch, dataset.classes, settings.image_size, dataset.mean.tolist(), dataset.std.tolist(), trained
         )
+        stop_here(run, "before the smaller network was saved")
         result["file"] = conclude.write(folder.path / "model.pt", whole, run.model, card)
+        note(settings, f"saved {folder.path / 'model.pt'}; now measuring how long it and the dense network take")
         result["speed"] = conclude.timed(whole, run.model, settings.image_size, settings.device)
         sample = next(dataset.ordered(dataset.test, 16))[0]
         result["exports"] = [export.export(run.model, path, sample) for path in settings.export or ()]

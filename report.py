@@ -16,7 +16,7 @@ from arguments import ENGINE_FLAGS
 from output import best_row
 
 # settings that do not tell one row of the table from another; precision does
-NO_MATTER = {*ENGINE_FLAGS, "seed", "typed"} - {"amp"}
+NO_MATTER = {*ENGINE_FLAGS, "seed", "typed", "compact", "export"} - {"amp"}
 # told apart by people with any colour vision: Okabe and Ito, 2008
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = "osD^vPX*"
@@ -85,13 +85,14 @@ def groups(runs: list[Run]) -> list[list[Run]]:
 def table_row(runs: list[Run]) -> dict:
     """One line of the table: lists hold a value a seed."""
     first, settings = runs[0], runs[0].config["settings"]
+    budget = settings.get("target_macs") or settings.get("target_params")
     ended = [run.summary for run in runs if run.summary]
     last = [run.rows[-1]["valid"]["top1"] for run in runs if run.rows]
     best = [best_row(run.rows)["valid"]["top1"] for run in runs if run.rows]
     row = {
         "run": first.label,
         "n": len({run.config["settings"]["seed"] for run in runs}),
-        "rate asked": settings["prune_rate"] if first.pruned else 0.0,
+        "rate asked": [] if budget else settings["prune_rate"] if first.pruned else 0.0,
         "rate got": [rate_got(run) for run in runs if run.rows],
         "accuracy last %": last,
         "accuracy best %": best,

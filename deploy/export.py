@@ -44,7 +44,7 @@ def export(network: Network, path: str, images: torch.Tensor) -> dict:
 
 def write_onnx(network: Network, path: Path, images: torch.Tensor) -> torch.Tensor:
     """Write an ONNX file, batch norm folded and the weights inside; what onnxruntime makes of the images."""
-    folded, batch = _in_blocks(network.folded().cpu(), network.folded(BLOCK).cpu(), images), torch.export.Dim("n", min=1)
+    folded, batch = _in_blocks(network.folded(1).cpu(), network.folded(BLOCK).cpu(), images), torch.export.Dim("n", min=1)
     with _silence():
         program = torch.onnx.export(
             folded, (images,), dynamo=True, dynamic_shapes=({0: batch},), input_names=["images"], output_names=["logits"]

@@ -94,14 +94,14 @@ class Unit(nn.Module):
 
     @torch.no_grad()
     def fill_up(self, filters: int, inputs: int) -> None:
-        """Zero rows and columns up to a multiple of filters and inputs, in a folded unit; none where there are none."""
-        layer = self.layer
-        weight = layer.weight.flatten(2) if self.is_convolution else layer.weight.unsqueeze(-1)
-        rows, columns = -weight.shape[0] % filters, -weight.shape[1] % inputs
-        if rows or columns:
-            weight = F.pad(weight, (0, 0, 0, columns, 0, rows)).view(-1, weight.shape[1] + columns, *layer.weight.shape[2:])
-            layer.weight = nn.Parameter(weight, False)
-            layer.bias = nn.Parameter(F.pad(layer.bias, (0, rows)), False)
+        """Zero rows and columns up to so many filters and inputs, in a folded unit. One that reads nothing still does."""
+        layer, (rows, columns) = self.layer, self.layer.weight.shape[:2]
+        weight = layer.weight.new_zeros(filters, inputs if columns else 0, *layer.weight.shape[2:])
+        weight[:rows, :columns] = layer.weight
+        bias = layer.weight.new_zeros(filters)
+        if layer.bias is not None:
+            bias[:rows] = layer.bias
+        layer.weight, layer.bias = nn.Parameter(weight, False), nn.Parameter(bias, False)
 
 
 def conv_unit(inputs: int, filters: int, kernel: int, stride: int = 1, activation: bool = True) -> Unit:
@@ -165,14 +165,14 @@ class Joint(nn.Module):
 
     def forward(self, branch: Tensor, stream: Tensor) -> Tensor:
         width = branch.shape[1] if self.width is None else self.width
-        if self.in_place and stream.shape[1] < branch.shape[1] == width:
+        if self.in_place and stream.shape[1] < branch.shape[1]:
             branch[:, : stream.shape[1]] += stream
             return branch.relu_()
         if stream.shape[1] < width:
             stream = F.pad(stream, (0, 0, 0, 0, 0, width - stream.shape[1]))
         if self.constant is not None:
             stream = stream + self.constant.to(stream.dtype).view(-1, 1, 1)
-        if branch.shape[1] == width:
+        if branch.shape[1] == width > 0:
             stream = stream.add_(branch) if self.in_place else stream + branch
         elif branch.shape[1]:
             add = stream.index_add_ if self.in_place else stream.index_add

@@ -66,12 +66,13 @@ class Network(nn.Module):
                 joint.place(**shapes["joints"][name])
                 joint.to(weight.device, weight.dtype)
 
-    def folded(self, align: int = 1) -> "Network":
+    def folded(self, align: int | None = None) -> "Network":
         """A copy for deployment: batch norm folded into the layers, which then run in place. Evaluation mode only.
 
-        Branches that write by index get zero rows for the other channels of their stream: a vector unit computes 16
-        filters at once, so that these cost less than the indexed addition. `align` fills up every number of channels to
-        a multiple with channels of zeros, for runtimes whose fast kernels ask for it.
+        A branch that writes by index gets rows of zeros for the other channels of its stream: a vector unit computes 16
+        filters at once, so that these cost less than an indexed addition. `align` is for runtimes with kernels for
+        blocks of channels: every tensor is filled up to a multiple with channels of zeros, and a stream has its last
+        width from the start.
         """
         network = copy.deepcopy(self).eval().requires_grad_(False)
         for unit in network.all_units.values():
@@ -79,8 +80,21 @@ class Network(nn.Module):
         for link in network.links:
             if link.joint is not None:
                 network.get_submodule(link.joint).fold(network.get_submodule(link.unit))
+        if align is None:
+            return network
+        widths = {node: -(-width // align) * align for node, width in network._widths().items()}
+        widths |= {"input": 3, "output": network._widths()["output"]}
         for link in network.links:
-            if link.unit is not None:
-                ends = (1 if link.target == "output" else align, 1 if link.source == "input" else align)
-                network.get_submodule(link.unit).fill_up(*ends)
+            unit = link.unit and network.get_submodule(link.unit)
+            # a branch without filters adds nothing
+            if unit and (unit.filters or link.joint is None):
+                unit.fill_up(widths[link.target], widths[link.source])
         return network
+
+    def _widths(self) -> dict[str, int]:
+        """Channels of every node at the end of its growth."""
+        widths = {}
+        for link in self.links:
+            wide = widths.get(link.source, 0) if link.unit is None else self.get_submodule(link.unit).filters
+            widths[link.target] = max(widths.get(link.target, 0), wide)
+        return widths

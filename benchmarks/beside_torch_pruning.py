@@ -1,0 +1,149 @@
+"""ResNet-56 at half its MACs, by this repository and by torch-pruning (pip install torch-pruning; no dependency of ours).
+
+`python benchmarks/beside_torch_pruning.py`. Both cut by the L1 norm with one threshold, from the same weights with random
+batch norm. "masked" is the whole network with the cut filters' outputs set to 0.
+"""
+
+import argparse
+import copy
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import models
+from deploy.latency import alternate
+from pruning import Pruner, accounting
+from pruning.removal import Removal, ungated
+
+
+class Block(nn.Module):
+    """The same block from layers that torch-pruning can trace."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.conv1, self.bn1 = copy.deepcopy(source.conv1.layer), copy.deepcopy(source.conv1.norm)
+        self.conv2, self.bn2 = copy.deepcopy(source.conv2.layer), copy.deepcopy(source.conv2.norm)
+        self.shortcut = None
+        if source.projection is not None:
+            self.shortcut = nn.Sequential(copy.deepcopy(source.projection.layer), copy.deepcopy(source.projection.norm))
+
+    def forward(self, x):
+        branch = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(branch + (x if self.shortcut is None else self.shortcut(x)))
+
+
+class Plain(nn.Module):
+    """One of our CIFAR ResNets, from the same weights."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.conv, self.bn = copy.deepcopy(source.stem.layer), copy.deepcopy(source.stem.norm)
+        self.blocks = nn.Sequential(*(Block(block) for stage in (source.stage1, source.stage2, source.stage3) for block in stage))
+        self.linear = copy.deepcopy(source.classifier.layer)
+
+    def forward(self, x):
+        return self.linear(self.blocks(F.relu(self.bn(self.conv(x)))).mean((2, 3)))
+
+
+def ours(whole, images, residual, left):
+    network = copy.deepcopy(whole)
+    began = time.perf_counter()
+    pruner = Pruner(network, rate=1 - left, budget="macs", residual=residual)
+    pruner.update(1 - left)
+    chosen = time.perf_counter()
+    smaller = Removal(network.eval()).compact()
+    removed = time.perf_counter()
+    return (
+        smaller,
+        accounting.dense(smaller, 32),
+        chosen - began,
+        removed - chosen,
+        (network(images) - smaller(images)).abs().max(),
+    )
+
+
+def theirs(whole, images, left):
+    """Bisect the rate to the same MACs; time the last one alone."""
+    import torch_pruning as tp
+
+    def prune(rate):
+        with torch.enable_grad():
+            model = Plain(whole).eval()
+            began = time.perf_counter()
+            pruner = tp.pruner.MagnitudePruner(
+                model,
+                images[:1],
+                importance=tp.importance.MagnitudeImportance(p=1),
+                global_pruning=True,
+                pruning_ratio=rate,
+                ignored_layers=[model.linear],
+            )
+            built = time.perf_counter()
+            masked = Plain(whole).eval()
+            names, zeroed = {module: name for name, module in model.named_modules()}, []
+            for group in pruner.step(interactive=True):
+                for dependency, indices in group:
+                    if isinstance(dependency.target.module, nn.BatchNorm2d):
+                        zeroed.append((names[dependency.target.module], indices))
+                group.prune()
+            done = time.perf_counter()
+            for name, indices in zeroed:
+                norm = masked.get_submodule(name)
+                if len(norm.weight) == len(set(indices)) or max(indices) >= len(norm.weight):
+                    continue
+                norm.weight.data[indices] = 0
+                norm.bias.data[indices] = 0
+        macs, parameters = tp.utils.count_ops_and_params(model, images[:1])
+        return model, masked, macs, parameters, built - began, done - built
+
+    low, high = 0.0, 0.9
+    aim = left * tp.utils.count_ops_and_params(Plain(whole).eval(), images[:1])[0]
+    for _ in range(9):
+        middle = (low + high) / 2
+        low, high = (middle, high) if prune(middle)[2] > aim else (low, middle)
+    return prune(high)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--left", type=float, default=0.5, help="fraction of the MACs (default 0.5)")
+    settings = parser.parse_args()
+    torch.manual_seed(0)
+    whole = models.build("resnet56").eval()
+    for unit in whole.units.values():
+        nn.init.uniform_(unit.norm.weight, 0.5, 1.5)
+        nn.init.uniform_(unit.norm.bias, -0.5, 0.5)
+        nn.init.uniform_(unit.norm.running_mean, -0.5, 0.5)
+        nn.init.uniform_(unit.norm.running_var, 0.5, 1.5)
+    images = torch.randn(128, 3, 32, 32)
+    forms, lines = {"dense": ungated(whole)}, []
+    with torch.no_grad():
+        for residual in ("grouped", "free"):
+            smaller, count, choosing, removing, difference = ours(whole, images, residual, settings.left)
+            forms[f"ours, {residual}"] = smaller
+            lines.append((f"ours, {residual}", count.parameters, count.macs, choosing, removing, difference))
+        model, masked, macs, parameters, building, pruning = theirs(whole, images, settings.left)
+        forms["torch-pruning"] = model
+        lines.append(("torch-pruning", parameters, int(macs), building, pruning, (masked(images) - model(images)).abs().max()))
+        laid_out = {name: form.eval().to(memory_format=torch.channels_last) for name, form in forms.items()}
+        took = {}
+        for batch in (1, 128):
+            x = images[:batch].contiguous(memory_format=torch.channels_last)
+            took[batch] = alternate({name: lambda form=form, x=x: form(x) for name, form in laid_out.items()}, fewest=20)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, float32, batch norm not folded\n")
+    print("| | parameters | MACs | choose s | remove s | masked - removed | batch 1, ms | batch 128, ms |\n|" + "---|" * 8)
+    print(f"| dense | | | | | | {1e3 * took[1]['dense']:.2f} | {1e3 * took[128]['dense']:.1f} |")
+    for name, parameters, macs, choosing, removing, difference in lines:
+        print(
+            f"| {name} | {parameters} | {macs} | {choosing:.2f} | {removing:.2f} | {difference:.1e} "
+            f"| {1e3 * took[1][name]:.2f} | {1e3 * took[128][name]:.1f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

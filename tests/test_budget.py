@@ -1,0 +1,81 @@
+"""Budgets: the removed network holds what was asked for."""
+
+import pytest
+import torch
+
+import models
+from pruning import Pruner, accounting
+from pruning.budget import _first, round_up
+from registry import NETWORKS
+
+
+def left(network, what, image_size=32):
+    return getattr(accounting.remaining(network, image_size), what) / getattr(accounting.dense(network, image_size), what)
+
+
+@pytest.mark.parametrize("name", [*NETWORKS.entries, "resnet20(shortcut='pad')"])
+@pytest.mark.parametrize("residual", ["free", "grouped"])
+def test_budgets_are_met_on_every_network(name, residual):
+    torch.manual_seed(0)
+    network = models.build(name)
+    for what, share in (("macs", 0.5), ("parameters", 0.3)):
+        for unit in network.units.values():
+            unit.gate = None
+        Pruner(network, rate=1 - share, budget=what, residual=residual).update(1 - share)
+        assert share - 0.01 <= left(network, what) <= share
+
+
+@pytest.mark.parametrize("scope", ["global", "local", "global(normalise='none', floor=0)"])
+def test_budgets_go_with_every_scope(scope):
+    torch.manual_seed(0)
+    network = models.build("resnet20")
+    Pruner(network, rate=0.6, budget="macs", scope=scope).update(0.6)
+    assert 0.39 <= left(network, "macs") <= 0.4
+
+
+def test_rounded_layers_are_multiples_and_within_the_budget():
+    torch.manual_seed(0)
+    network = models.build("vgg16")
+    Pruner(network, rate=0.7, budget="macs", round_to=8).update(0.7)
+    assert all(int(unit.live.sum()) % 8 == 0 for unit in network.units.values())
+    assert 0.28 <= left(network, "macs") <= 0.3
+
+
+def test_a_rate_is_rounded_up():
+    network = models.build("resnet20")
+    Pruner(network, rate=0.6, round_to=8).update(0.6)
+    assert {int(unit.live.sum()) % 8 for unit in network.units.values()} == {0}
+    assert sum(int(unit.live.sum()) for unit in network.units.values()) >= 0.4 * 784
+
+
+def test_round_up_keeps_the_next_best():
+    scores = {"a": torch.tensor([3.0, 1.0, 2.0, 5.0, 4.0]), "b": torch.tensor([1.0, 1.0, 1.0]), "c": torch.ones(2)}
+    keep = {"a": torch.tensor([0, 0, 0, 1, 0]).bool(), "b": torch.tensor([0, 0, 1]).bool(), "c": torch.zeros(2).bool()}
+    rounded = round_up(scores, keep, 2)
+    assert rounded["a"].tolist() == [False, False, False, True, True]
+    assert rounded["b"].tolist() == [False, True, True]  # among equals the lower index goes first
+    assert rounded["c"].tolist() == [False, False]
+    assert round_up(scores, keep, 4)["b"].all()
+
+
+def test_a_budget_below_the_floor_is_refused():
+    with pytest.raises(ValueError, match=r"0\.001 of the macs is less than the least that can be left, about 0\.0"):
+        Pruner(models.build("resnet20"), rate=0.999, budget="macs")
+
+
+def test_a_ramp_asks_for_less_at_first():
+    torch.manual_seed(0)
+    network = models.build("resnet20")
+    pruner = Pruner(network, rate=0.8, budget="macs", schedule="cubic")
+    pruner.begin(8, 1, None)
+    shares = []
+    for epoch in range(8):
+        pruner.before_step(epoch, 0)
+        shares.append(left(network, "macs"))
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] > 0.5
+    assert 0.19 <= shares[-1] <= 0.2
+
+
+def test_first():
+    assert [_first(lambda k, n=n: k >= n, 10) for n in (0, 3, 10, 99)] == [0, 3, 10, 10]

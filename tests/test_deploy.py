@@ -1,0 +1,356 @@
+"""What comes after the last mask, as users type it: smaller networks, their files, exports, numbers."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, TINY_DATA
+from PIL import Image
+
+import arguments
+import modeling
+import models
+from deploy import conclude, export, latency, use
+from pruning import OutputGate, Pruner
+from pruning.removal import Removal
+from storage import FileError
+
+ROOT = Path(__file__).resolve().parent.parent
+PRUNED = ["--prune_type", "structured", "--prune_rate", "0.6"]
+IMAGES = Path(TINY_DATA[3]) / "test"
+RUN = [*TINY, "--deterministic", "--quiet", *PRUNED]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_hurry(monkeypatch):
+    monkeypatch.setattr(latency, "MOST", 1)
+    monkeypatch.setattr(latency, "WARM_UP", 1)
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    """Runs a command in an empty folder and returns its lines on stdout."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*flags):
+        monkeypatch.setattr(sys, "argv", ["modeling.py", *flags])
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        settings = arguments.parse(list(flags))
+        try:
+            (use.main if settings.evaluate or settings.predict else modeling.main)(settings)
+        finally:
+            torch.use_deterministic_algorithms(deterministic)
+        return capsys.readouterr().out.splitlines()
+
+    return run
+
+
+def smaller_network(name="resnet20", rate=0.6):
+    torch.manual_seed(0)
+    network = models.build(name, classes=3)
+    Pruner(network, rate=rate).update(rate)
+    return Removal(network.eval()).compact()
+
+
+def card(**changes):
+    return models.Card(
+        **{"arch": "resnet20", "classes": ["a", "b", "c"], "image_size": 16, "mean": [1.0] * 3, "std": [2.0] * 3}, **changes
+    )
+
+
+def line(lines, start):
+    found = [line for line in lines if line.startswith(f"result {start}")]
+    assert len(found) == 1, (start, lines)
+    return found[0]
+
+
+def test_a_run_ends_with_a_smaller_network_in_a_file(call):
+    out = call(*RUN, "--compact", "--out_dir", "run", "--export", "small.onnx", "small.pt2")
+    assert "the same outputs" in line(out, "removal")
+    assert "24 of 24 predictions the same" in line(out, "removal")
+    network = models.load("run/model.pt")
+    summary = json.loads(Path("run/summary.json").read_text())
+    assert sum(parameter.numel() for parameter in network.parameters()) == summary["left"]["parameters"]
+    assert line(out, "parameters") == "result parameters: {} of 272019 ({:.2f} %) left".format(
+        summary["left"]["parameters"], 100 * summary["left"]["parameters"] / 272019
+    )
+    assert summary["file"]["bytes"] == Path("run/model.pt").stat().st_size < summary["file"]["dense_bytes"]
+    assert [(row["engine"], row["batch"]) for row in summary["speed"]] == [
+        *(("PyTorch", batch) for batch in (1, 128)),
+        *(("onnxruntime", batch) for batch in (1, 128)),
+    ]
+    assert all(row[which]["ms"] > 0 for row in summary["speed"] for which in ("dense", "compact"))
+    assert network.card.classes == ["blue", "green", "red"]
+    assert network.card.training["settings"]["prune_rate"] == 0.6
+    assert [Path(exported["file"]).stat().st_size for exported in summary["exports"]] == [
+        exported["bytes"] for exported in summary["exports"]
+    ]
+    # the file tests as the run did, on the data set that it names itself
+    accuracy = line(out, "test accuracy").split(": ")[1].split(" ")[0]
+    assert line(call("--evaluate", "run/model.pt", "--quiet"), "test accuracy").startswith(f"result test accuracy: {accuracy}, ")
+
+
+def test_an_ended_run_is_compacted_later_as_it_would_have_been_at_once(call):
+    at_once = call(*RUN, "--compact", "--out_dir", "at_once")
+    call(*RUN, "--out_dir", "later")
+    later = call("--resume", "later", "--compact", "--quiet")
+    assert line(later, "removal") == line(at_once, "removal")
+    assert line(later, "parameters") == line(at_once, "parameters")
+    one, other = models.load("at_once/model.pt"), models.load("later/model.pt")
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+    # asked again, it is told again
+    assert call("--resume", "later", "--quiet") == later
+
+
+FINETUNE = ["--compact", "--finetune_epochs", "2", "--recalibrate", "2"]
+
+
+def test_fine_tuning_goes_on_from_the_smaller_network_and_resumes_bit_for_bit(call, monkeypatch):
+    whole = call(*RUN, *FINETUNE, "--out_dir", "whole")
+    rows = [json.loads(row) for row in Path("whole/metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [0, 1, 2, 3]
+    assert [row["learning_rate"] for row in rows[2:]] == pytest.approx([0.002, 0.0002])
+    assert rows[3]["cut"] == rows[1]["cut"] == 470
+    assert rows[3]["mask_changes"] == 0
+    assert sum(one.startswith("sparsity") for one in whole) == 4
+    assert "after 2 batches" in line(whole, "recalibration")
+
+    for stops_after in (1, 2, 3):  # before removal, after it, and within fine-tuning
+        folder = f"stopped{stops_after}"
+        train_epoch = modeling.train_epoch
+
+        def stop(run, epoch, bar, at=stops_after, train_epoch=train_epoch):
+            if epoch == at:
+                raise KeyboardInterrupt
+            return train_epoch(run, epoch, bar)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(modeling, "train_epoch", stop)
+            with pytest.raises(KeyboardInterrupt):
+                call(*RUN, *FINETUNE, "--out_dir", folder)
+        resumed = call("--resume", folder, "--quiet")
+        wanted = [one for one in whole if not one.startswith(("result seconds", "result latency", "result file"))]
+        got = [one for one in resumed[-len(whole) :] if not one.startswith(("result seconds", "result latency", "result file"))]
+        assert got == wanted
+        one, other = models.load("whole/model.pt"), models.load(f"{folder}/model.pt")
+        assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+    with pytest.raises(FileError, match="fine-tuning has begun with --epochs 2"):
+        call("--resume", "whole", "--epochs", "3", "--quiet")
+    longer = call("--resume", "whole", "--finetune_epochs", "3", "--quiet")
+    assert sum(one.startswith("train") for one in longer) == 5
+
+
+def test_a_budget_is_asked_for_and_told(call):
+    out = call(*TINY, "--quiet", "--prune_type", "structured", "--target_macs", "0.4", "--compact", "--residual", "grouped")
+    told = line(out, "budget")
+    assert told.startswith("result budget: asked for 40.00 % of the MACs, got 39.")
+    assert Path("result/resnet20-structured-macs0.4").is_dir()
+
+
+def test_the_published_placement_is_not_called_exact(call):
+    out = call(*RUN, "--prune_gate", "weight", "--compact", "--lr", "0.01", "--dry_run")
+    assert line(out, "removal").startswith("result removal: NOT exact at --prune_gate weight: largest difference ")
+
+
+def test_removal_that_changes_outputs_is_an_error_and_saves_nothing(call, monkeypatch):
+    monkeypatch.setattr(conclude, "TOLERANCE", -1.0)
+    with pytest.raises(conclude.RemovalError, match="nothing was saved"):
+        call(*RUN, "--compact", "--out_dir", "run")
+    assert not Path("run/model.pt").exists()
+
+
+def test_a_dry_run_compacts_without_a_file(call, tmp_path):
+    assert "the same outputs" in line(call(*RUN, "--compact", "--dry_run"), "removal")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_predicts_in_a_bare_process(tmp_path):
+    """ResNet-56, pruned: rebuilt where importing pruning code is impossible."""
+    network = smaller_network("resnet56")
+    models.save(tmp_path / "model.pt", network, models.Card("resnet56", ["a", "b", "c"], 16, [9.0] * 3, [60.0] * 3))
+    photograph = IMAGES / "red" / "0.png"
+    code = (
+        "import sys; sys.modules['pruning'] = None; from deploy.use import predict; "
+        "print(*predict(sys.argv[1], sys.argv[2:]), sep='\\n'); import models; print(models.load(sys.argv[1]).card.arch)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "model.pt"), str(photograph)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    told, arch = done.stdout.splitlines()
+    with Image.open(photograph) as image:
+        pixels = torch.from_numpy(np.asarray(image)).float().permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        wanted = network((pixels - 9) / 60)[0].softmax(0)
+    first = wanted.argmax().item()
+    assert told.startswith(f"{photograph}: {'abc'[first]} {wanted[first]:.4f}, ")
+    assert told.count(",") == 2
+    assert arch == "resnet56"
+
+
+def test_the_program_predicts_and_names_what_it_cannot_read(tmp_path):
+    models.save(tmp_path / "model.pt", smaller_network(), card())
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    images = [str(IMAGES / "red" / "0.png"), str(IMAGES / "blue" / "1.png")]
+
+    def program(*flags):
+        return subprocess.run([sys.executable, ROOT / "modeling.py", *flags], cwd=tmp_path, capture_output=True, text=True)
+
+    done = program("--predict", "model.pt", *images)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [one.split(": ")[0] for one in done.stdout.splitlines()] == images
+    shares = [float(word.rstrip(",")) for word in done.stdout.splitlines()[0].split(": ")[1].split(" ")[1::2]]
+    assert sum(shares) == pytest.approx(1, abs=2e-4)
+    refused = program("--predict", "model.pt", images[0], "broken.png")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == "modeling.py: error: 1 unreadable images: broken.png\n"
+    foreign = program("--evaluate", "broken.png")
+    assert (foreign.returncode, foreign.stdout) == (2, "")
+    assert foreign.stderr == "modeling.py: error: 'broken.png' is truncated or no model file\n"
+
+
+def test_a_file_is_tested_on_another_data_set_by_class_names(call, tmp_path):
+    network = smaller_network()
+    models.save("model.pt", network, models.Card("resnet20", ["red", "green", "blue"], 16, [127.0] * 3, [60.0] * 3))
+    out = call("--evaluate", "model.pt", *TINY_DATA[:4], "--quiet")
+    right = 0
+    for place, name in enumerate(("red", "green", "blue")):
+        for path in (IMAGES / name).iterdir():
+            pixels = torch.from_numpy(np.asarray(Image.open(path))).float().permute(2, 0, 1)[None]
+            with torch.no_grad():
+                right += int(network((pixels - 127) / 60).argmax()) == place
+    assert line(out, "test accuracy").startswith(f"result test accuracy: {100 * right / 24:.2f}, loss ")
+    models.save("other.pt", network, card())
+    with pytest.raises(SystemExit):
+        call("--evaluate", "other.pt", *TINY_DATA[:4])
+
+
+class TestFiles:
+    """model.pt."""
+
+    @pytest.mark.parametrize("name", ["resnet20", "resnet20(shortcut='pad')", "vgg16", "resnet18"])
+    @pytest.mark.parametrize("rate", [0.0, 0.6, 0.95])
+    def test_round_trip(self, name, rate, tmp_path):
+        network = smaller_network(name, rate)
+        models.save(tmp_path / "m.pt", network, models.Card(name, ["a", "b", "c"], 32, [1.0] * 3, [2.0] * 3, {"epochs": 3}))
+        random = torch.get_rng_state()
+        again, x = models.load(tmp_path / "m.pt"), torch.randn(2, 3, 32, 32)
+        assert torch.equal(random, torch.get_rng_state()) is False  # x was drawn
+        with torch.no_grad():
+            assert torch.equal(again(x), network(x))
+        assert again.shapes() == network.shapes()
+        assert again.card == models.Card(name, ["a", "b", "c"], 32, [1.0] * 3, [2.0] * 3, {"epochs": 3})
+        assert not again.training
+
+    def test_the_constants_of_the_published_placement_are_kept(self, tmp_path):
+        torch.manual_seed(0)
+        network = models.build("resnet20", classes=3).eval()
+        for unit in network.units.values():
+            torch.nn.init.uniform_(unit.norm.bias, -0.5, 0.5)
+        Pruner(network, rate=0.5, gate="weight").update(0.5)
+        smaller, x = Removal(network).compact(), torch.randn(2, 3, 16, 16)
+        assert any(joint.constant is not None for joint in smaller.joints.values())
+        models.save(tmp_path / "m.pt", smaller, card())
+        with torch.no_grad():
+            assert torch.equal(models.load(tmp_path / "m.pt")(x), smaller(x))
+
+    def test_masks_are_not_saved(self, tmp_path):
+        network = models.build("resnet20", classes=3)
+        network.stem.gate = OutputGate(16)
+        with pytest.raises(ValueError, match="remove the filters first"):
+            models.save(tmp_path / "m.pt", network, card())
+
+    def test_what_is_no_model_file_is_refused(self, tmp_path):
+        path = tmp_path / "m.pt"
+        models.save(path, smaller_network(), card())
+        state = torch.load(path, weights_only=True)
+        for change, message in (
+            ({"format": 99}, "format 99, newer"),
+            ({"arch": "resnet21"}, "does not fit this program"),
+            ({"arch": "vgg16"}, "does not fit this program"),
+            ({"classes": ["a"]}, "does not fit this program"),
+            ({"shapes": {"units": {}, "joints": {}}}, "does not fit this program"),
+        ):
+            torch.save({**state, **change}, path)
+            with pytest.raises(FileError, match=message):
+                models.load(path)
+        torch.save({"format": 1, "rows": []}, path)
+        with pytest.raises(FileError, match="no model file of this program"):
+            models.load(path)
+        with pytest.raises(FileError, match="no model file at"):
+            models.load(tmp_path / "gone.pt")
+
+
+class TestExport:
+    """.onnx and .pt2."""
+
+    @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+    @pytest.mark.parametrize(("name", "rate"), [("resnet20(shortcut='pad')", 0.6), ("vgg16", 0.9)])
+    def test_the_file_gives_what_the_network_gives(self, suffix, name, rate, tmp_path):
+        network, path = smaller_network(name, rate), tmp_path / f"m{suffix}"
+        images = torch.randn(4, 3, 32, 32)
+        exported = export.export(network, str(path), images)
+        assert exported["difference"] <= 1e-5
+        assert exported["bytes"] == path.stat().st_size
+        for batch in (1, 7):  # any number of images
+            x = torch.randn(batch, 3, 32, 32)
+            with torch.no_grad():
+                wanted = network(x)
+            if suffix == ".onnx":
+                got = torch.from_numpy(export.session(path).run(None, {"images": x.numpy()})[0])
+            else:
+                got = torch.export.load(str(path)).module()(x)
+            assert (got - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+    def test_a_file_that_differs_is_not_kept(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(export, "LARGEST_DIFFERENCE", -1.0)
+        with pytest.raises(FileError, match="would not be the same network"):
+            export.export(smaller_network(), str(tmp_path / "m.pt2"), torch.randn(2, 3, 32, 32))
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_saved_network_is_exported_later(self, call):
+        models.save("model.pt", smaller_network(), models.Card("resnet20", ["blue", "green", "red"], 16, [127.0] * 3, [60.0] * 3))
+        out = call("--evaluate", "model.pt", *TINY_DATA[:4], "--quiet", "--export", "m.pt2")
+        assert line(out, "export").startswith("result export: m.pt2, ")
+        assert Path("m.pt2").is_file()
+
+
+def test_latencies_are_medians_of_turns(monkeypatch):
+    monkeypatch.setattr(latency, "MOST", 5)
+    monkeypatch.setattr(latency, "WARM_UP", 2)
+    turns, clock = [], iter(range(10_000))
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: next(clock) ** 2 / 1e6)
+    took = latency.alternate({"a": lambda: turns.append("a"), "b": lambda: turns.append("b")})
+    assert turns == ["a", "b"] * 7
+    # the clock's n-th reading is n squared: the third of the five rounds that count is the median
+    assert took["a"] < took["b"]
+
+
+def test_peak_memory_counts_what_is_alive_at_once():
+    """A weight of 4 x 3 and 2 images of 3 channels of 4 x 4: the output is 2 x 4 x 4 x 4, and the ReLU makes another."""
+    unit = models.Unit(torch.nn.Conv2d(3, 4, 1, bias=False), norm=False)
+    x = torch.randn(2, 3, 4, 4)
+    with torch.inference_mode():
+        assert latency.peak_memory(unit, x) == 4 * (4 * 3 + 2 * 3 * 16 + 2 * (2 * 4 * 16))
+        unit.in_place = True
+        assert latency.peak_memory(unit, x) == 4 * (4 * 3 + 2 * 3 * 16 + 2 * 4 * 16)
+
+
+def test_recalibration_measures_the_batches_alone():
+    torch.manual_seed(0)
+    network = models.build("resnet20", classes=3)
+    for unit in network.units.values():
+        torch.nn.init.constant_(unit.norm.running_mean, 7.0)
+    batches = [(torch.randn(8, 3, 16, 16) * scale, None) for scale in (1, 3)]
+    conclude.recalibrate(network, batches, torch.no_grad)
+    with torch.no_grad():
+        products = [network.stem.multiply(x, network.stem.weight) for x, _ in batches]
+    wanted = sum(product.mean((0, 2, 3)) for product in products) / 2
+    assert torch.allclose(network.stem.norm.running_mean, wanted, atol=1e-5)
+    assert torch.allclose(network.stem.norm.running_var, sum(p.var((0, 2, 3)) for p in products) / 2, rtol=1e-4)
+    assert network.stem.norm.momentum == 0.1
