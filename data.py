@@ -209,7 +209,7 @@ def fit(image, size: int) -> np.ndarray:
 
     if image.mode.startswith("I"):  # 16 bits a pixel, which PIL would clip to 8
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
-    return np.asarray(ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR))
+    return np.array(ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR))
 
 
 def class_count(dataset: str, directory: str) -> int:

@@ -48,6 +48,8 @@ def load(path: str | Path) -> Network:
         network.to_empty(device="cpu")
         network.reshape(state["shapes"])
         network.load_state_dict(state["tensors"])
+        if network.get_submodule(network.links[-1].unit).filters != len(state["classes"]):
+            raise ValueError("it has another number of classes than of outputs")
     except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         raise FileError(f"'{path}' does not fit this program: {' '.join(str(error).split())[:200]}") from None
     network.card = Card(**{name: state[name] for name in keys})

@@ -25,7 +25,7 @@ def test_budgets_are_met_on_every_network(name, residual):
         assert share - 0.01 <= left(network, what) <= share
 
 
-@pytest.mark.parametrize("scope", ["global", "local", "global(normalise='none', floor=0)"])
+@pytest.mark.parametrize("scope", ["global", "local", "global(normalise='none')", "local(floor=2)"])
 def test_budgets_go_with_every_scope(scope):
     torch.manual_seed(0)
     network = models.build("resnet20")

@@ -159,7 +159,7 @@ def test_the_published_placement_is_not_called_exact(call):
 
 def test_removal_that_changes_outputs_is_an_error_and_saves_nothing(call, monkeypatch):
     monkeypatch.setattr(conclude, "TOLERANCE", -1.0)
-    with pytest.raises(conclude.RemovalError, match="nothing was saved"):
+    with pytest.raises(conclude.RemovalError, match="no file was written"):
         call(*RUN, "--compact", "--out_dir", "run")
     assert not Path("run/model.pt").exists()
 
@@ -184,7 +184,7 @@ def test_a_file_predicts_in_a_bare_process(tmp_path):
     assert done.returncode == 0, done.stderr
     told, arch = done.stdout.splitlines()
     with Image.open(photograph) as image:
-        pixels = torch.from_numpy(np.asarray(image)).float().permute(2, 0, 1)[None]
+        pixels = torch.from_numpy(np.array(image)).float().permute(2, 0, 1)[None]
     with torch.inference_mode():
         wanted = network((pixels - 9) / 60)[0].softmax(0)
     first = wanted.argmax().item()
@@ -221,7 +221,7 @@ def test_a_file_is_tested_on_another_data_set_by_class_names(call, tmp_path):
     right = 0
     for place, name in enumerate(("red", "green", "blue")):
         for path in (IMAGES / name).iterdir():
-            pixels = torch.from_numpy(np.asarray(Image.open(path))).float().permute(2, 0, 1)[None]
+            pixels = torch.from_numpy(np.array(Image.open(path))).float().permute(2, 0, 1)[None]
             with torch.no_grad():
                 right += int(network((pixels - 127) / 60).argmax()) == place
     assert line(out, "test accuracy").startswith(f"result test accuracy: {100 * right / 24:.2f}, loss ")

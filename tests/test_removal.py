@@ -95,11 +95,14 @@ def test_outputs_are_those_of_the_masked_network(name, rate, residual, dead, see
 @pytest.mark.parametrize("rate", [0.3, 0.9])
 @pytest.mark.parametrize("residual", ["free", "grouped"])
 def test_training_goes_on_as_if_masked(name, rate, residual):
-    """Two steps with the mask fixed, then removal, then three steps of both networks side by side, momentum and all."""
+    """Two steps with the mask fixed, then removal, then three steps of both networks side by side, momentum and all.
+
+    Rounding grows from step to step: batch norm divides by the deviation of eight values in the last stages.
+    """
     network = prepared(name, 1, rate, residual, dead=[4]).train()
     options = {"lr": 0.01, "momentum": 0.9, "weight_decay": 1e-3}
     optimizer = torch.optim.SGD(network.parameters(), **options)
-    labels = torch.tensor([0, 3, 6, 1])
+    labels = torch.tensor([0, 3, 6, 1, 2, 5, 4, 3])
 
     def step(model, its_optimizer, x):
         loss = F.cross_entropy(model(x), labels)
@@ -110,7 +113,7 @@ def test_training_goes_on_as_if_masked(name, rate, residual):
 
     def batch(number):
         torch.manual_seed(100 + number)
-        return images(network, 4)
+        return images(network, 8)
 
     for number in range(2):
         step(network, optimizer, batch(number))
@@ -120,17 +123,17 @@ def test_training_goes_on_as_if_masked(name, rate, residual):
     removal.carry(optimizer, smaller, its_optimizer)
     assert len(its_optimizer.state) > 10
     for number in range(2, 5):
-        assert step(smaller, its_optimizer, batch(number)) == pytest.approx(step(network, optimizer, batch(number)), abs=1e-10)
+        assert step(smaller, its_optimizer, batch(number)) == pytest.approx(step(network, optimizer, batch(number)), abs=1e-9)
         parameters = dict(network.named_parameters())
         for key, parameter in smaller.named_parameters():
             if parameter.numel():
                 theirs = removal.cut(key, parameters[key])
-                assert (parameter - theirs).abs().max() <= 1e-10, key
-                assert (parameter.grad - removal.cut(key, parameters[key].grad)).abs().max() <= 1e-10, key
+                assert (parameter - theirs).abs().max() <= 1e-9, key
+                assert (parameter.grad - removal.cut(key, parameters[key].grad)).abs().max() <= 1e-9, key
     network.eval()
     smaller.eval()
     with torch.no_grad():
-        assert (network(batch(9)) - smaller(batch(9))).abs().max() <= 1e-10
+        assert (network(batch(9)) - smaller(batch(9))).abs().max() <= 1e-9
 
 
 def test_by_hand(two_blocks, batch):
