@@ -39,6 +39,7 @@ def places(tmp_path_factory):
     torch.save({"format": 99, "rows": []}, root / "newer" / "checkpoint.pt")
     (root / "code" / "checkpoint.pt").write_bytes(pickle.dumps(Path("x")))
     (root / "file").touch()
+    (root / "there.onnx").touch()
     folder_of_images(root / "other_classes", test=("a", "c"))
     folder_of_images(root / "no_test", test=())
     (folder_of_images(root / "broken") / "train" / "a" / "0.png").write_bytes(b"no image")
@@ -127,6 +128,34 @@ CASES = [
     (["--layers", "20", "--data_dir", "{places}/absent"], "or use --dataset digits, or --dataset folder"),
     (["--layers", "20", "--data_dir", "{places}/torn"], "no usable cifar10 in '{places}/torn'"),
     (["--dataset", "cifar100", "--layers", "20", "--data_dir", "{places}/file"], "no usable cifar100"),
+    (["--compact"], "--compact has no effect without --prune_type"),
+    (["--prune_type", "unstructured", "--compact"], "--compact takes out whole filters"),
+    (["--prune_type", "unstructured", "--target_macs", "0.5"], "--target_macs is for --prune_type structured"),
+    (["--prune_type", "unstructured", "--residual", "grouped"], "--residual is for --prune_type structured"),
+    ([*STRUCTURED, "--target_macs", "0.5", "--prune_rate", "0.5"], "both say how much"),
+    ([*STRUCTURED, "--target_macs", "0.5", "--target_params", "0.5"], "both say how much"),
+    ([*STRUCTURED, "--target_macs", "1"], "above 0 and below 1"),
+    ([*STRUCTURED, "--round_to", "0"], "at least 1"),
+    ([*TINY, *STRUCTURED, "--target_macs", "0.0001"], "--target_macs: 0.0001 of the macs is less than the least"),
+    ([*TINY, *STRUCTURED, "--target_params", "0.05", "--round_to", "16"], "--target_params: 0.05 of the parameters is less"),
+    ([*STRUCTURED, "--finetune_epochs", "3"], "it needs --compact"),
+    ([*STRUCTURED, "--compact", "--finetune_lr", "0.1"], "--finetune_lr has no effect without --finetune_epochs"),
+    ([*STRUCTURED, "--export", "m.onnx"], "it needs --compact"),
+    ([*STRUCTURED, "--compact", "--export", "m.pth"], "ends in .onnx or .pt2"),
+    ([*STRUCTURED, "--compact", "--export", "{places}/used/config.json"], "ends in .onnx or .pt2"),
+    ([*STRUCTURED, "--compact", "--export", "{places}/there.onnx"], "there is such a file already"),
+    ([*STRUCTURED, "--compact", "--export", "absent/m.onnx"], "no folder 'absent'"),
+    ([*STRUCTURED, "--compact", "--export", "m.onnx", "m.onnx"], "names a file twice"),
+    ([*STRUCTURED, "--compact", "--dry_run", "--export", "m.onnx"], "--dry_run none"),
+    (["--resume", "{places}/used", "--compact"], "--compact takes out whole filters"),
+    (["--evaluate", "absent.pt"], "--evaluate: no file at 'absent.pt'"),
+    (["--evaluate", "{places}/file"], "is truncated or no model file"),
+    (["--evaluate", "{places}/newer/checkpoint.pt"], "newer than this program's"),
+    (["--evaluate", "{places}/file", "--epochs", "3"], "--epochs has no effect with --evaluate"),
+    (["--predict", "{places}/file"], "at least one image"),
+    (["--predict", "{places}/file", "{places}/file"], "is truncated or no model file"),
+    (["--predict", "{places}/file", "absent.png"], "--predict: no file at 'absent.png'"),
+    (["--predict", "{places}/file", "{places}/file", "--dataset", "digits"], "--dataset has no effect with --predict"),
     pytest.param(
         ["--dataset", "digits", "--device", "cuda"],
         "choose from",
