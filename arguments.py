@@ -343,7 +343,7 @@ def method(settings) -> dict:
 
 def typed_over(settings) -> list[str]:
     """The typed flags that say something about the method, for a run by a recipe."""
-    return sorted(f"--{name}" for name in settings.typed if name not in ENGINE_FLAGS)
+    return sorted(f"--{name}" for name in settings.typed if name not in (*ENGINE_FLAGS, *AFTER_FLAGS))
 
 
 def quote(value) -> str:

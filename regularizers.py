@@ -39,6 +39,11 @@ def _stacks(network: Network) -> list[tuple[Tensor, Tensor]]:
     return [tuple(torch.stack(part) for part in zip(*layers, strict=True)) for layers in by_shape.values()]
 
 
+def _sum(network: Network, terms: list[Tensor]) -> Tensor:
+    """0 where removal has left no layer a weight."""
+    return torch.stack(terms).sum() if terms else next(network.parameters()).new_zeros(())
+
+
 def _correlations(rows: Tensor, live: Tensor) -> Tensor:
     """Pearson correlation between the rows, diagonal 0: (layers, filters, filters). A constant row has 0 with all."""
     centred = rows - rows.mean(-1, keepdim=True)
@@ -58,12 +63,11 @@ def reg_cov(network: Network) -> Tensor:
     0 where they are uncorrelated, 1 where all are copies of one. Mean over layers of the mean |C_ij|, i != j, C the Pearson
     correlation between the layer's flattened live filters. A layer with one live filter gives 0.
     """
-    terms, layers = [], 0
+    terms = []
     for rows, live in _stacks(network):
         count = live.sum(-1)
         terms.append((_correlations(rows, live).abs().sum((-1, -2)) / (count * (count - 1)).clamp_min(1)).sum())
-        layers += len(rows)
-    return torch.stack(terms).sum() / layers
+    return _sum(network, terms) / len(network.units)
 
 
 @_outside_autocast
@@ -79,7 +83,7 @@ def reg_cov_ijcai2018(network: Network, *, tau: float = 1e-4) -> Tensor:
         # the square root has no derivative at 0
         norm = torch.where(squares > 0, squares, 1.0).sqrt() * (squares > 0)
         terms.append((norm / live.sum(-1).clamp_min(1)).sum())
-    return torch.stack(terms).sum()
+    return _sum(network, terms)
 
 
 @_outside_autocast
@@ -102,4 +106,4 @@ def reg_ortho(network: Network, *, iterations: int = 2) -> Tensor:
             vector = (difference @ vector).detach()
             vector = vector / vector.norm(dim=1, keepdim=True).clamp_min(1e-30)
         terms.append((difference @ vector).square().sum())
-    return torch.stack(terms).sum()
+    return _sum(network, terms)

@@ -33,7 +33,8 @@ class Run:
 
     @property
     def label(self) -> str:
-        return self.name if self.summary else f"{self.name} (unfinished: {len(self.rows)} of {self.config['settings']['epochs']})"
+        epochs = self.config["settings"]["epochs"] + self.config["settings"].get("finetune_epochs", 0)
+        return self.name if self.summary else f"{self.name} (unfinished: {len(self.rows)} of {epochs})"
 
     @property
     def pruned(self) -> bool:
@@ -119,7 +120,7 @@ def rate_got(run: Run) -> float:
 
 def mask_changes(run: Run) -> float:
     """Mean number of mask entries that moved in an epoch, the first masks not counted."""
-    changes = [row["mask_changes"] for row in run.rows]
+    changes = [row["mask_changes"] for row in run.rows[: run.config["settings"]["epochs"]]]
     first = next((epoch for epoch, moved in enumerate(changes) if moved), len(changes))
     return statistics.mean(changes[first + 1 :] or [0])
 

@@ -1,8 +1,7 @@
 """After the last mask: batch norm measured anew, filters taken out and the outputs compared, the result timed and saved."""
 
-import contextlib
 from collections.abc import Iterable
-from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -10,11 +9,11 @@ import torch
 import data
 from deploy.export import onnxruntime_latency
 from deploy.latency import networks
+from evaluation import BATCH
 from models import Card, Network, save
+from models.files import content
 from pruning.removal import Removal
-from storage import packed
 
-CHECK_BATCH = 500
 BATCHES = (1, 128)
 # of the largest output; float32 sums of thousands of terms, in another order
 TOLERANCE = 1e-4
@@ -49,17 +48,19 @@ def take_out(model: Network, dataset: data.Dataset, batches: int | None = None) 
     removal = Removal(model)
     smaller = removal.compact().eval()
     model.eval()
-    largest = scale = 0.0
+    largest = scale = torch.zeros(())
     images_seen = same = 0
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        for number, (pixels, _) in enumerate(dataset.ordered(dataset.test, CHECK_BATCH)):
+        for number, (pixels, _) in enumerate(dataset.ordered(dataset.test, BATCH)):
             if number == batches:
                 break
             masked, compact = model(pixels), smaller(pixels)
-            largest = max(largest, float((masked - compact).abs().max()))
-            scale = max(scale, float(masked.abs().max()))
+            # torch.maximum, unlike max, lets nothing that is not a number pass
+            largest = torch.maximum(largest, (masked - compact).abs().max().cpu())
+            scale = torch.maximum(scale, masked.abs().max().cpu())
             same += int((masked.argmax(1) == compact.argmax(1)).sum())
             images_seen += len(pixels)
+    largest, scale = float(largest), float(scale)
     if removal.exact and not largest <= TOLERANCE * scale:
         raise RemovalError(
             f"removal changed the outputs by {largest:.2e} of {scale:.2e}: please report this; no file was written"
@@ -71,11 +72,10 @@ def take_out(model: Network, dataset: data.Dataset, batches: int | None = None) 
 def timed(whole: Network, smaller: Network, image_size: int, device: str) -> list[dict]:
     """Latency and peak memory of both, in PyTorch and, on the CPU where it is there, in onnxruntime; batches of 1 and 128."""
     where = f"cpu, {torch.get_num_threads()} threads" if device == "cpu" else device
-    where += ", float32, batch norm folded, median of turns"
+    where += f", float32{' by TF32' if device == 'cuda' and torch.backends.cudnn.allow_tf32 else ''}, batch norm folded, medians"
     measured = {"PyTorch": [networks(whole, smaller, image_size, batch, device) for batch in BATCHES]}
-    if device == "cpu":
-        with contextlib.suppress(ImportError):
-            measured["onnxruntime"] = onnxruntime_latency(whole, smaller, image_size, BATCHES)
+    if device == "cpu" and all(find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")):
+        measured["onnxruntime"] = onnxruntime_latency(whole, smaller, image_size, BATCHES)
     return [
         {"engine": engine, "batch": batch, **row, "where": where}
         for engine, rows in measured.items()
@@ -85,6 +85,4 @@ def timed(whole: Network, smaller: Network, image_size: int, device: str) -> lis
 
 def write(path: Path, whole: Network, smaller: Network, card: Card) -> dict:
     """Save the smaller network; its size on disk and that of the whole one in the same format."""
-    tensors = {name: value.detach().cpu() for name, value in whole.state_dict().items()}
-    dense = len(packed({**asdict(card), "shapes": whole.shapes(), "tensors": tensors}))
-    return {"file": str(path), "bytes": save(path, smaller, card), "dense_bytes": dense}
+    return {"file": str(path), "bytes": save(path, smaller, card), "dense_bytes": len(content(whole, card))}

@@ -1,6 +1,6 @@
 """model.pt: a network in one file, with all that is needed to use it, rebuilt without any pruning code."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -30,17 +30,22 @@ class Card:
 
 def save(path: str | Path, network: Network, card: Card) -> int:
     """Write a network without masks; the file's size in bytes. ValueError if it has masks, OSError if it cannot."""
+    whole = content(network, card)
+    replace(Path(path), whole)
+    return len(whole)
+
+
+def content(network: Network, card: Card):
+    """The bytes of the file. ValueError if the network has masks."""
     if any(unit.gate is not None for unit in network.all_units.values()):
         raise ValueError("a network with masks is not written: remove the filters first")
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    content = packed({"format": FORMAT, **asdict(card), "shapes": network.shapes(), "tensors": tensors})
-    replace(Path(path), content)
-    return len(content)
+    return packed({"format": FORMAT, **asdict(card), "shapes": network.shapes(), "tensors": tensors})
 
 
 def load(path: str | Path) -> Network:
     """The network in a file, on the CPU and in evaluation mode, its `Card` as `.card`. FileError if there is none."""
-    keys = {"arch", "classes", "image_size", "mean", "std", "training"}
+    keys = {entry.name for entry in fields(Card)}
     state = read_tensors(Path(path), "model file", {*keys, "shapes", "tensors"}, FORMAT)
     try:
         with torch.device("meta"):

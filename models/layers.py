@@ -53,7 +53,9 @@ class Unit(nn.Module):
         if weight.numel() == 0:
             # without an input or a filter there is nothing to multiply: what is left is the bias, if anything
             sizes = zip(x.shape[2:], layer.kernel_size, layer.stride, layer.padding, strict=True)
-            y = x.new_zeros(len(x), len(weight), *((n + 2 * padding - k) // stride + 1 for n, k, stride, padding in sizes))
+            y = x.new_zeros(
+                x.shape[0], weight.shape[0], *((n + 2 * padding - k) // stride + 1 for n, k, stride, padding in sizes)
+            )
             return y if layer.bias is None else y + layer.bias.view(-1, 1, 1)
         return F.conv2d(x, weight, layer.bias, layer.stride, layer.padding)
 
@@ -175,8 +177,8 @@ class Joint(nn.Module):
         if branch.shape[1] == width > 0:
             stream = stream.add_(branch) if self.in_place else stream + branch
         elif branch.shape[1]:
-            add = stream.index_add_ if self.in_place else stream.index_add
-            stream = add(1, self.index, branch.to(stream.dtype))
+            # index_add would lose the memory format
+            stream = (stream if self.in_place else stream.clone()).index_add_(1, self.index, branch.to(stream.dtype))
         return F.relu(stream, inplace=self.in_place)
 
 

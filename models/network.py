@@ -3,6 +3,7 @@
 import copy
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from models.layers import Joint, Unit
@@ -81,20 +82,20 @@ class Network(nn.Module):
             if link.joint is not None:
                 network.get_submodule(link.joint).fold(network.get_submodule(link.unit))
         if align is None:
-            return network
-        widths = {node: -(-width // align) * align for node, width in network._widths().items()}
-        widths |= {"input": 3, "output": network._widths()["output"]}
+            return network.to(memory_format=torch.channels_last)
+        widths = network.widths()
+        widths = {node: n if node in ("input", "output") else -(-n // align) * align for node, n in widths.items()}
         for link in network.links:
             unit = link.unit and network.get_submodule(link.unit)
             # a branch without filters adds nothing
             if unit and (unit.filters or link.joint is None):
                 unit.fill_up(widths[link.target], widths[link.source])
-        return network
+        return network.to(memory_format=torch.channels_last)
 
-    def _widths(self) -> dict[str, int]:
-        """Channels of every node at the end of its growth."""
-        widths = {}
+    def widths(self) -> dict[str, int]:
+        """Channels of every node once all have written to it."""
+        widths, units = {"input": 3}, self.all_units
         for link in self.links:
-            wide = widths.get(link.source, 0) if link.unit is None else self.get_submodule(link.unit).filters
+            wide = widths[link.source] if link.unit is None else units[link.unit].filters
             widths[link.target] = max(widths.get(link.target, 0), wide)
         return widths

@@ -14,7 +14,7 @@ Keep = dict[str, Tensor]
 class Budget:
     """A fraction of the whole network's `what`, "macs" or "parameters", that removal may leave.
 
-    `search` finds the lowest threshold that meets it: the largest network within the budget.
+    `search` finds the lowest threshold that meets it, then takes single decisions back that still fit.
     """
 
     # a threshold that takes many channels at once may fall short by more: then single decisions are taken back
@@ -25,8 +25,7 @@ class Budget:
         self.whole = getattr(count(network, self.pixels), what)
 
     def share(self, kept: Keep) -> float:
-        """What would be left, as a fraction of the whole."""
-        kept = {name: keep.bool().cpu() for name, keep in kept.items()}
+        """What would be left, as a fraction of the whole; `kept` is of bools on the CPU."""
         return getattr(removed(self.network, kept, self.pixels), self.what) / self.whole
 
     def search(self, choose: Callable[[int], Keep], spread: Callable[[Keep], Keep], total: int, left: float) -> Keep:

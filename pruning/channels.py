@@ -54,7 +54,7 @@ def follow(network: Network, kept: dict[str, Tensor], constant_of: dict[str, Ten
     then, in the order in which they were first written: it grows at its end, so that every reader reads all of it.
     """
     units, live, found = network.all_units, needed(network, kept), Channels()
-    widths = _widths(network)
+    widths = network.widths()
     dtype = next(network.parameters()).dtype
     none, zeros = torch.zeros(0, dtype=torch.int64), {n: torch.zeros(n, dtype=dtype) for n in {*widths.values()}}
     nodes = {"input": _Node(torch.arange(3), zeros[3])}
@@ -100,12 +100,3 @@ def _join(found: Channels, link, stream: _Node, filters: Tensor, constant: Tenso
     # behind the joint's ReLU
     stream.order, stream.constant = order, total.clamp_min(0)
     stream.constant[order] = 0
-
-
-def _widths(network: Network) -> dict[str, int]:
-    """Channels of every node: those of its writers that have weights."""
-    units, widths = network.all_units, {"input": 3}
-    for link in network.links:
-        if link.unit is not None:
-            widths[link.target] = max(widths.get(link.target, 0), units[link.unit].filters)
-    return widths

@@ -60,17 +60,20 @@ class Removal:
                 unit.layer.bias += shift
         return smaller.to(memory_format=torch.channels_last)
 
+    @torch.no_grad()
     def carry(self, optimizer: torch.optim.Optimizer, smaller: Network, fresh: torch.optim.Optimizer) -> None:
         """Give the smaller network's optimizer what is left of the other's state, such as momentum."""
         parameters = dict(smaller.named_parameters())
         for name, parameter in self.network.named_parameters():
             state = optimizer.state.get(parameter)
             if state and name in parameters:
-                cut = {
-                    key: self.cut(name, value).clone() if isinstance(value, Tensor) and value.shape == parameter.shape else value
+                # laid out in memory as the parameter is: fused optimizers walk both alike
+                fresh.state[parameters[name]] = {
+                    key: torch.empty_like(parameters[name]).copy_(self.cut(name, value))
+                    if isinstance(value, Tensor) and value.shape == parameter.shape
+                    else value
                     for key, value in state.items()
                 }
-                fresh.state[parameters[name]] = cut
 
     def _shapes(self) -> dict:
         """What `Network.reshape` takes."""

@@ -1,10 +1,12 @@
 """What would be left after removal: published counts, and a brute force over slices."""
 
+import pytest
 import torch
 
 import models
 from pruning import OutputGate, Pruner, accounting
 from pruning.channels import follow
+from pruning.removal import Removal
 
 
 def keep_all(network):
@@ -25,6 +27,27 @@ def test_vgg16_a_of_li_et_al():
         kept[name][256:] = False
     count = removed(network, kept, 32)
     assert (count.parameters, count.macs) == (5_397_034, 206_279_680)
+
+
+@pytest.mark.parametrize(
+    ("name", "kept_counts", "skipped", "parameters", "macs"),
+    [
+        ("resnet56", (14, 28, 57), (16, 20, 38, 54), 773_336, 112_435_840),
+        ("resnet56", (6, 22, 57), (16, 18, 20, 34, 38, 54), 735_712, 90_907_264),
+        ("resnet110", (8, 32, 64), (36,), 1_688_522, 212_779_648),
+        ("resnet110", (8, 19, 44), (36, 38, 74), 1_168_424, 155_124_352),
+    ],
+)
+def test_resnets_of_li_et_al(name, kept_counts, skipped, parameters, macs):
+    """A and B: the first layer of each block, but for the layers skipped; counted beforehand, and after removal."""
+    network = models.build(f"{name}(shortcut='pad')")
+    firsts = [unit for unit in network.units if unit.endswith("conv1")]
+    for number, unit in enumerate(firsts):
+        gate = network.units[unit].gate = OutputGate(network.units[unit].filters)
+        if 2 * number + 2 not in skipped:
+            gate.mask[kept_counts[int(unit[5]) - 1] :] = 0
+    for count in (accounting.remaining(network, 32), accounting.dense(Removal(network).compact(), 32)):
+        assert (count.parameters, count.macs) == (parameters, macs)
 
 
 def test_resnet56_with_the_branch_of_a_block_empty_loses_the_whole_branch():
