@@ -25,7 +25,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, count, islice
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,8 @@ from tqdm import tqdm
 
 import data
 import models
-from deploy import conclude, export
+from deploy import conclude
+from deploy.export import ExportError
 from engine import Stop, autocast, choose_device, seed_everything
 from evaluation import Meter, evaluate
 from output import best_row, closing_lines, duration, epoch_lines, header, note, say_all
@@ -105,6 +106,8 @@ class Experiment:
         try:
             if after := state.get("after"):
                 self._continue_after(after)
+                if self.settings.epochs + self.settings.finetune_epochs < len(state["rows"]):
+                    raise RunError(f"{len(state['rows']) - self.settings.epochs} epochs of fine-tuning are done already")
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
         except (KeyError, RuntimeError, ValueError) as error:
@@ -115,9 +118,9 @@ class Experiment:
 
     def _continue_after(self, after: dict) -> None:
         """The checkpoint is of the smaller network."""
-        for name in ("epochs", "finetune_lr"):
+        for name in ("epochs", "recalibrate", "finetune_lr"):
             if getattr(self.settings, name) != after[name]:
-                raise RunError(f"fine-tuning has begun with --{name} {after[name]}: only --finetune_epochs may change now")
+                raise RunError(f"fine-tuning has begun with --{name} {after[name]}: go on from masked.pt to change it")
         smaller = ungated(self.model)
         smaller.reshape(after["shapes"])
         self.go_on_with(smaller.to(memory_format=torch.channels_last))
@@ -156,7 +159,8 @@ def train_epoch(run: Experiment, epoch: int, bar) -> dict:
             bar.set_postfix_str(f"loss {now['loss']:.3f} acc {now['top1']:.1f}%{pruning_text(run)}", refresh=False)
     if (bad := int(meter.first_bad)) >= 0:
         where = f"epoch {epoch}, step {bad} of {run.steps}"
-        raise DivergedError(f"the loss was not finite at {where}: try a smaller --lr or --warmup_epochs 5")
+        cure = "--lr or --warmup_epochs 5" if run.after is None else "--finetune_lr"
+        raise DivergedError(f"the loss was not finite at {where}: try a smaller {cure}")
     return meter.read()
 
 
@@ -247,6 +251,7 @@ def start(settings, stop: Stop | None = None) -> Experiment:
     steps = dataset.steps(batch)
     if settings.dry_run:
         settings.epochs, steps = 1, min(steps, 2)
+        settings.finetune_epochs, settings.recalibrate = min(settings.finetune_epochs, 1), min(settings.recalibrate, 2)
     if pruner is not None:
         sample = partial(dataset.sample, batch, settings.score_batches, settings.seed)
         try:
@@ -301,12 +306,12 @@ def epoch_row(run: Experiment, epoch: int, trained: dict, valid: dict, seconds: 
 def after_the_last_mask(run: Experiment) -> None:
     """Measure batch norm anew and take the filters out, where that is asked for; `run.after` says what came of it."""
     settings, dataset = run.settings, run.dataset
-    run.after = {"epochs": settings.epochs, "finetune_lr": settings.finetune_lr}
+    run.after = {name: getattr(settings, name) for name in ("epochs", "recalibrate", "finetune_lr")}
     if settings.recalibrate:
         split = dataset.valid or dataset.test
         before = run.evaluate(split)["top1"]
-        batches = dataset.epoch(run.batch, settings.augment, settings.seed, settings.epochs)
-        conclude.recalibrate(run.model, islice(batches, settings.recalibrate), run.autocast)
+        later = (dataset.epoch(run.batch, settings.augment, settings.seed, settings.epochs + n) for n in count())
+        conclude.recalibrate(run.model, islice(chain.from_iterable(later), settings.recalibrate), run.autocast)
         run.after["recalibration"] = {"batches": settings.recalibrate, "before": before, "after": run.evaluate(split)["top1"]}
     if settings.compact:
         stop_here(run, "before removal")
@@ -318,7 +323,7 @@ def after_the_last_mask(run: Experiment) -> None:
 
 
 def outcome(run: Experiment, rows: list[dict], test: dict, folder: Folder | None) -> dict:
-    """What came of the run, for the closing lines and summary.json; the smaller network is saved, timed and exported."""
+    """What came of the run, for the closing lines and summary.json; the smaller network is saved."""
     settings, dataset = run.settings, run.dataset
     left = accounting.dense if settings.compact else accounting.remaining
     result = {
@@ -332,17 +337,12 @@ def outcome(run: Experiment, rows: list[dict], test: dict, folder: Folder | None
         **run.after,
     }
     if settings.compact and folder:
-        whole = models.build(settings.arch, classes=len(dataset.classes)).to(settings.device, memory_format=torch.channels_last)
         trained = {"settings": vars(settings), **{name: result[name] for name in ("test", "dense", "left", "last")}}
         card = models.Card(
             settings.arch, dataset.classes, settings.image_size, dataset.mean.tolist(), dataset.std.tolist(), trained
         )
         stop_here(run, "before the smaller network was saved")
-        result["file"] = conclude.write(folder.path / "model.pt", whole, run.model, card)
-        note(settings, f"saved {folder.path / 'model.pt'}; now measuring how long it and the dense network take")
-        result["speed"] = conclude.timed(whole, run.model, settings.image_size, settings.device)
-        sample = next(dataset.ordered(dataset.test, 16))[0]
-        result["exports"] = [export.export(run.model, path, sample) for path in settings.export or ()]
+        result["file"] = conclude.write(folder.path / "model.pt", conclude.dense_network(run), run.model, card)
     return result
 
 
@@ -352,7 +352,7 @@ def main(settings) -> None:
     refuse_used(settings.out_dir)
     with ExitStack() as held:
         folder = held.enter_context(Folder.resume(Path(settings.resume))) if settings.resume else None
-        if folder and folder.holds(settings) and (result := folder.read("summary.json")):
+        if folder and (result := folder.result(settings)):
             say_all(
                 header(settings), *(line for row in folder.rows for line in epoch_lines(row)), *closing_lines(result, settings)
             )
@@ -373,10 +373,14 @@ def main(settings) -> None:
         except StoppedError as error:
             how = f": go on with --resume {folder.path}" if folder else ""
             raise StoppedError(error.number, f"{error}{how}") from None
-        say_all(*closing_lines(result, settings))
-        if folder:
-            folder.write("summary.json", result)
-            note(settings, f"records: {folder.path}")
+        try:
+            if "file" in result:
+                conclude.measure_and_export(run, result)
+        finally:  # what fails here takes nothing with it
+            say_all(*closing_lines(result, settings))
+            if folder:
+                folder.write("summary.json", result)
+                note(settings, f"records: {folder.path}")
 
 
 def fit(run: Experiment, folder: Folder | None) -> dict:
@@ -391,6 +395,8 @@ def fit(run: Experiment, folder: Folder | None) -> dict:
     with bar:
         for epoch in range(len(rows), epochs):
             if epoch == settings.epochs:
+                if folder:
+                    folder.keep("masked.pt")
                 after_the_last_mask(run)
             began = time.monotonic()
             trained = train_epoch(run, epoch, bar)
@@ -439,7 +445,7 @@ if __name__ == "__main__":
         main(SETTINGS)
     except (RefusalError, data.DataError, FileError) as error:
         fail(str(error))
-    except (DivergedError, conclude.RemovalError, OSError) as error:
+    except (DivergedError, conclude.RemovalError, ExportError, OSError) as error:
         fail(str(error), 1)
     except StoppedError as error:
         fail(str(error), 128 + error.number)

@@ -1,6 +1,7 @@
 """Flags that make no sense, by themselves or together: every refusal that needs no data."""
 
 import importlib.util
+import os
 from pathlib import Path
 
 from registry import CRITERIA, LEARNING_RATES, NETWORKS, PHASES, REGULARIZERS, SCHEDULES, SCOPES, parse_call
@@ -90,6 +91,10 @@ def check_pairs(settings, typed: dict) -> None:
             f"--{' and --'.join(amount)} both say how much: choose one",
         ),
         (
+            settings.round_to > 1 and settings.residual == "grouped" and "pad" in (settings.shortcut or settings.arch or ""),
+            "--round_to does not go with --residual grouped and padded shortcuts, which tie layers of different widths",
+        ),
+        (
             whole_filters and settings.prune_type == "unstructured",
             f"--{''.join(whole_filters[:1])} is for --prune_type structured: no filter goes as a whole",
         ),
@@ -99,7 +104,7 @@ def check_pairs(settings, typed: dict) -> None:
 
 def check_after(settings, typed: dict) -> None:
     """What is asked for after the last mask. ValueError for the first thing that cannot be."""
-    files = [Path(name) for name in typed.get("export", ())]
+    files = [Path(name) for name in settings.export or ()]
     _refuse(
         [
             (
@@ -127,8 +132,9 @@ def check_after(settings, typed: dict) -> None:
         _refuse(
             [
                 (file.suffix not in (".onnx", ".pt2"), f"--export {file}: choose a name that ends in .onnx or .pt2"),
-                (file.exists(), f"--export {file}: there is such a file already"),
+                ("export" in typed and file.exists(), f"--export {file}: there is such a file already"),
                 (not file.absolute().parent.is_dir(), f"--export {file}: no folder '{file.parent}'"),
+                (not os.access(file.absolute().parent, os.W_OK), f"--export {file}: cannot write to '{file.parent}'"),
                 (
                     file.suffix == ".onnx" and missing,
                     f"--export {file} needs packages that are not here: pip install {' '.join(missing)}",

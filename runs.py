@@ -2,7 +2,8 @@
 
 config.json     what was asked, resolved            metrics.jsonl   one row an epoch
 checkpoint.pt   the state after the last epoch      summary.json    what came of it, once it has ended
-previous.pt     the state before that
+previous.pt     the state before that                   model.pt        the smaller network, with --compact
+masked.pt       the state before removal, where the smaller network was trained further
 """
 
 import json
@@ -89,23 +90,29 @@ class Folder:
             session |= {"from_epoch": len(self.rows), "changed": self.changed(config)}
             settings = {**self._earlier["settings"], **{name: config["settings"][name] for name in ("epochs", *MAY_CHANGE)}}
             config = {**self._earlier, "settings": settings, "resumed": [*self._earlier.get("resumed", []), session]}
-            (self.path / "summary.json").unlink(missing_ok=True)
+            if len(self.rows) < settings["epochs"] + settings["finetune_epochs"]:
+                (self.path / "summary.json").unlink(missing_ok=True)
         self.write("config.json", config)
 
     def changed(self, config: dict) -> list[str]:
         """What is not as it was when the run began, so that it will not end bit for bit as it would have."""
         if not self.state:
             return []
-        then = {**self._earlier, "epochs": self._earlier["settings"]["epochs"]}
-        now = {**config, "epochs": config["settings"]["epochs"]}
-        names = ("epochs", "threads", "device_name", "versions")
+        lengths = ("epochs", "finetune_epochs")
+        then = {**self._earlier, **{name: self._earlier["settings"].get(name, 0) for name in lengths}}
+        now = {**config, **{name: config["settings"][name] for name in lengths}}
+        names = (*lengths, "threads", "device_name", "versions")
         return [f"{name} was {then.get(name)}, is {now[name]}" for name in names if then.get(name) != now[name]]
 
-    def holds(self, settings) -> bool:
-        """Whether the run in the folder has ended and did all that is asked now."""
+    def result(self, settings) -> dict | None:
+        """What came of the run, if it has ended and did all that is asked now."""
+        names = [name for name in AFTER_FLAGS if name != "finetune_lr" or settings.finetune_epochs]
         then = self._earlier["settings"]
-        same = all((then.get(name) or None) == (getattr(settings, name) or None) for name in AFTER_FLAGS if name != "finetune_lr")
-        return same and len(self.rows) >= settings.epochs + settings.finetune_epochs
+        same = all((then.get(name) or None) == (getattr(settings, name) or None) for name in names)
+        result = self.read("summary.json")
+        if result is None or not same or len(self.rows) < settings.epochs + settings.finetune_epochs:
+            return None
+        return result if len(result.get("exports", ())) == len(settings.export or ()) else None
 
     def write(self, name: str, record: dict) -> None:
         """A JSON file in the folder."""
@@ -129,6 +136,10 @@ class Folder:
         """A checkpoint of tensors and plain values; the one before it is kept. OSError leaves both as they were."""
         content = packed({"format": FORMAT, "rows": self.rows, **state})
         replace(self.path / "checkpoint.pt", content, keep=self.path / "previous.pt")
+
+    def keep(self, name: str) -> None:
+        """Give the checkpoint a second name that later ones do not take."""
+        replace(self.path / name, (self.path / "checkpoint.pt").read_bytes())
 
     def _newest(self) -> dict:
         troubles = []

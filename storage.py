@@ -37,6 +37,14 @@ def replace(path: Path, content, keep: Path | None = None) -> None:
     os.close(directory)
 
 
+def unused(path: Path) -> Path:
+    """The path, or with the first number that is free."""
+    number, candidate = 2, path
+    while candidate.exists():
+        candidate, number = path.with_name(f"{path.stem}-{number}{path.suffix}"), number + 1
+    return candidate
+
+
 def packed(state: dict):
     """Tensors and plain values as the bytes of a torch file."""
     import torch

@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 
 import data
-from deploy.export import onnxruntime_latency
+from deploy.export import export, onnxruntime_latency
 from deploy.latency import networks
 from evaluation import BATCH
-from models import Card, Network, save
+from models import Card, Network, build, save
 from models.files import content
+from output import note
 from pruning.removal import Removal
 
 BATCHES = (1, 128)
@@ -86,3 +87,20 @@ def timed(whole: Network, smaller: Network, image_size: int, device: str) -> lis
 def write(path: Path, whole: Network, smaller: Network, card: Card) -> dict:
     """Save the smaller network; its size on disk and that of the whole one in the same format."""
     return {"file": str(path), "bytes": save(path, smaller, card), "dense_bytes": len(content(whole, card))}
+
+
+def measure_and_export(run, result: dict) -> None:
+    """Add to an experiment's result how long both networks take, and the exports."""
+    settings = run.settings
+    note(settings, f"saved {result['file']['file']}; now measuring how long it and the dense network take")
+    result["speed"] = timed(dense_network(run), run.model, settings.image_size, settings.device)
+    sample = next(run.dataset.ordered(run.dataset.test, 16))[0]
+    result["exports"] = []
+    for path in settings.export or ():
+        result["exports"].append(export(run.model, path, sample))
+
+
+def dense_network(run) -> Network:
+    """The network that an experiment began with, but for its values."""
+    network = build(run.settings.arch, classes=len(run.dataset.classes))
+    return network.to(run.settings.device, memory_format=torch.channels_last)

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from deploy.latency import alternate
 from models import Network
-from storage import FileError, replace
+from storage import replace, unused
 
 LARGEST_DIFFERENCE = 1e-4
 # onnxruntime's blocked kernels want multiples of 16; filling up to them pays where it does not double the work, as
@@ -21,11 +21,15 @@ LARGEST_DIFFERENCE = 1e-4
 BLOCK, WORTH = 16, 2
 
 
+class ExportError(Exception):
+    """A file that would not be the same network, or that cannot be made."""
+
+
 def export(network: Network, path: str, images: torch.Tensor) -> dict:
     """Write the network, batch norm folded, to a .onnx or .pt2 file that takes any number of images (n, 3, h, w).
 
     The file's own runtime (onnxruntime; PyTorch) must give what PyTorch gives on `images`, relative to the largest
-    output, to within 1e-4: FileError otherwise, and nothing is written. Returns the difference and the bytes.
+    output, to within 1e-4: ExportError otherwise, and nothing is written. Returns the difference and the bytes.
     """
     images = images.detach().cpu().float().contiguous()
     folded = network.folded().cpu()
@@ -33,13 +37,17 @@ def export(network: Network, path: str, images: torch.Tensor) -> dict:
         expected = folded(images)
     with tempfile.TemporaryDirectory() as place:
         draft = Path(place) / f"network{Path(path).suffix}"
-        got = write_onnx(network, draft, images) if draft.suffix == ".onnx" else _write_pt2(folded, draft, images)
+        try:
+            got = write_onnx(network, draft, images) if draft.suffix == ".onnx" else _write_pt2(folded, draft, images)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ExportError(f"'{path}' cannot be made: {' '.join(str(error).split())[:200]}") from None
         difference = float((got.detach() - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
         if not difference <= LARGEST_DIFFERENCE:
-            raise FileError(f"'{path}' would not be the same network: it differs by {difference:.1e} of the largest output")
+            raise ExportError(f"'{path}' would not be the same network: it differs by {difference:.1e} of the largest output")
         content = draft.read_bytes()
-    replace(Path(path), content)
-    return {"file": path, "difference": difference, "bytes": len(content)}
+    target = unused(Path(path))
+    replace(target, content)
+    return {"file": str(target), "difference": difference, "bytes": len(content)}
 
 
 def write_onnx(network: Network, path: Path, images: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ import data
 import models
 from arguments import RefusalError, fail
 from data import DataError
-from deploy.export import export
+from deploy.export import ExportError, export
 from engine import autocast, choose_device
 from evaluation import evaluate
 from output import export_line, note, say_all
@@ -26,7 +26,7 @@ def main(settings) -> None:
             say_all(*test(settings))
     except (RefusalError, DataError, FileError) as error:
         fail(str(error))
-    except OSError as error:
+    except (ExportError, OSError) as error:
         fail(str(error), 1)
 
 

@@ -139,8 +139,17 @@ def test_fine_tuning_goes_on_from_the_smaller_network_and_resumes_bit_for_bit(ca
         one, other = models.load("whole/model.pt"), models.load(f"{folder}/model.pt")
         assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
 
-    with pytest.raises(FileError, match="fine-tuning has begun with --epochs 2"):
-        call("--resume", "whole", "--epochs", "3", "--quiet")
+    for flags, words in (
+        (["--epochs", "3"], "fine-tuning has begun with --epochs 2"),
+        (["--finetune_lr", "0.1"], "fine-tuning has begun with --finetune_lr 0.002: go on from masked.pt"),
+        (["--recalibrate", "5"], "fine-tuning has begun with --recalibrate 2"),
+        (["--finetune_epochs", "1"], "2 epochs of fine-tuning are done already"),
+    ):
+        with pytest.raises(FileError, match=words):
+            call("--resume", "whole", *flags, "--quiet")
+    again = call("--resume", "whole/masked.pt", "--finetune_lr", "0.1", "--quiet")
+    assert [one for one in again if one.startswith("train")][:2] == [one for one in whole if one.startswith("train")][:2]
+    assert json.loads(Path("whole/metrics.jsonl").read_text().splitlines()[2])["learning_rate"] == pytest.approx(0.1)
     longer = call("--resume", "whole", "--finetune_epochs", "3", "--quiet")
     assert sum(one.startswith("train") for one in longer) == 5
 
@@ -152,9 +161,45 @@ def test_a_budget_is_asked_for_and_told(call):
     assert Path("result/resnet20-structured-macs0.4").is_dir()
 
 
-def test_the_published_placement_is_not_called_exact(call):
-    out = call(*RUN, "--prune_gate", "weight", "--compact", "--lr", "0.01", "--dry_run")
+def test_the_published_placement_is_not_called_exact_and_empty_layers_go_all_the_way(call):
+    """The description taken literally empties whole layers; it is trained further, regularised, timed and exported."""
+    flags = ["--recipe", "paper", "--lr", "0.01", "--compact", "--finetune_epochs", "1", "--val_size", "0", "--out_dir", "run"]
+    out = call(*TINY, "--quiet", *flags, "--export", "m.onnx", "m.pt2")
     assert line(out, "removal").startswith("result removal: NOT exact at --prune_gate weight: largest difference ")
+    network = models.load("run/model.pt")
+    assert any(unit.filters == 0 for unit in network.units.values())
+    x = torch.randn(5, 3, 16, 16)
+    with torch.no_grad():
+        wanted = network(x)
+    onnx = torch.from_numpy(export.session("m.onnx").run(None, {"images": x.numpy()})[0])
+    for got in (onnx, torch.export.load("m.pt2").module()(x)):
+        assert (got - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+def test_what_fails_after_training_takes_nothing_with_it(call, monkeypatch, tmp_path):
+    def fails(*_):
+        raise export.ExportError("'m.pt2' cannot be made: for a test")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(conclude, "export", fails)
+        with pytest.raises(export.ExportError):
+            call(*RUN, "--compact", "--out_dir", "run", "--export", "m.pt2")
+    assert json.loads(Path("run/summary.json").read_text())["exports"] == []
+    assert Path("run/model.pt").is_file()
+    # asked again, it is tried again
+    assert line(call("--resume", "run", "--quiet"), "export").startswith("result export: m.pt2, ")
+    Path("run/summary.json").unlink()
+    # and overwrites nothing
+    assert line(call("--resume", "run", "--quiet"), "export").startswith("result export: m-2.pt2, ")
+
+
+def test_outputs_that_are_no_numbers_are_not_called_the_same():
+    pixels = torch.zeros(2, 3, 16, 16)
+    dataset = type("Two", (), {"test": None, "ordered": lambda *_: [(pixels, None)]})()
+    whole = models.build("resnet20", classes=3)
+    torch.nn.init.constant_(whole.classifier.layer.weight, float("nan"))
+    with pytest.raises(conclude.RemovalError, match="nan"):
+        conclude.take_out(whole, dataset)
 
 
 def test_removal_that_changes_outputs_is_an_error_and_saves_nothing(call, monkeypatch):
@@ -239,8 +284,9 @@ class TestFiles:
         network = smaller_network(name, rate)
         models.save(tmp_path / "m.pt", network, models.Card(name, ["a", "b", "c"], 32, [1.0] * 3, [2.0] * 3, {"epochs": 3}))
         random = torch.get_rng_state()
-        again, x = models.load(tmp_path / "m.pt"), torch.randn(2, 3, 32, 32)
-        assert torch.equal(random, torch.get_rng_state()) is False  # x was drawn
+        again = models.load(tmp_path / "m.pt")
+        assert torch.equal(random, torch.get_rng_state())
+        x = torch.randn(2, 3, 32, 32)
         with torch.no_grad():
             assert torch.equal(again(x), network(x))
         assert again.shapes() == network.shapes()
@@ -309,7 +355,7 @@ class TestExport:
 
     def test_a_file_that_differs_is_not_kept(self, tmp_path, monkeypatch):
         monkeypatch.setattr(export, "LARGEST_DIFFERENCE", -1.0)
-        with pytest.raises(FileError, match="would not be the same network"):
+        with pytest.raises(export.ExportError, match="would not be the same network"):
             export.export(smaller_network(), str(tmp_path / "m.pt2"), torch.randn(2, 3, 32, 32))
         assert list(tmp_path.iterdir()) == []
 
@@ -321,14 +367,20 @@ class TestExport:
 
 
 def test_latencies_are_medians_of_turns(monkeypatch):
+    """Warm-up of two rounds, then five that take 50, 10, 30, 20 and 40 s, or twice as long."""
     monkeypatch.setattr(latency, "MOST", 5)
     monkeypatch.setattr(latency, "WARM_UP", 2)
-    turns, clock = [], iter(range(10_000))
-    monkeypatch.setattr(latency.time, "perf_counter", lambda: next(clock) ** 2 / 1e6)
-    took = latency.alternate({"a": lambda: turns.append("a"), "b": lambda: turns.append("b")})
+    now, turns = [0.0], []
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: now[0])
+
+    def work(name, factor):
+        seconds = [1000, 1000, 50, 10, 30, 20, 40][len(turns) // 2]
+        turns.append(name)
+        now[0] += factor * seconds
+
+    took = latency.alternate({"a": lambda: work("a", 1), "b": lambda: work("b", 2)})
     assert turns == ["a", "b"] * 7
-    # the clock's n-th reading is n squared: the third of the five rounds that count is the median
-    assert took["a"] < took["b"]
+    assert took == {"a": 30.0, "b": 60.0}
 
 
 def test_peak_memory_counts_what_is_alive_at_once():

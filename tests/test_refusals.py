@@ -147,6 +147,11 @@ CASES = [
     ([*STRUCTURED, "--compact", "--export", "absent/m.onnx"], "no folder 'absent'"),
     ([*STRUCTURED, "--compact", "--export", "m.onnx", "m.onnx"], "names a file twice"),
     ([*STRUCTURED, "--compact", "--dry_run", "--export", "m.onnx"], "--dry_run none"),
+    ([*STRUCTURED, "--compact", "--export", "/proc/m.onnx"], "cannot write to '/proc'"),
+    (
+        [*STRUCTURED, "--layers", "20", "--shortcut", "pad", "--residual", "grouped", "--round_to", "8"],
+        "--round_to does not go with",
+    ),
     (["--resume", "{places}/used", "--compact"], "--compact takes out whole filters"),
     (["--evaluate", "absent.pt"], "--evaluate: no file at 'absent.pt'"),
     (["--evaluate", "{places}/file"], "is truncated or no model file"),
