@@ -105,9 +105,7 @@ class Experiment:
                 raise RunError(f"the checkpoint is another run's, with {name} {there}, not {value}")
         try:
             if after := state.get("after"):
-                self._continue_after(after)
-                if self.settings.epochs + self.settings.finetune_epochs < len(state["rows"]):
-                    raise RunError(f"{len(state['rows']) - self.settings.epochs} epochs of fine-tuning are done already")
+                self._continue_after(after, len(state["rows"]))
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
         except (KeyError, RuntimeError, ValueError) as error:
@@ -116,11 +114,13 @@ class Experiment:
         if self.settings.device == "cuda" and len(state["random"]) == 1 + torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["random"][1:])
 
-    def _continue_after(self, after: dict) -> None:
-        """The checkpoint is of the smaller network."""
+    def _continue_after(self, after: dict, done: int) -> None:
+        """The checkpoint is of the smaller network, `done` the epochs of the run."""
         for name in ("epochs", "recalibrate", "finetune_lr"):
             if getattr(self.settings, name) != after[name]:
                 raise RunError(f"fine-tuning has begun with --{name} {after[name]}: go on from masked.pt to change it")
+        if (tuned := done - after["epochs"]) > self.settings.finetune_epochs:
+            raise RunError(f"{tuned} epochs of fine-tuning are done already")
         smaller = ungated(self.model)
         smaller.reshape(after["shapes"])
         self.go_on_with(smaller.to(memory_format=torch.channels_last))
@@ -219,13 +219,8 @@ def build_pruner(model: models.Network, settings) -> Pruner | None:
 
 
 def build_optimizer(model: models.Network, settings) -> torch.optim.Optimizer:
-    return torch.optim.SGD(
-        model.parameters(),
-        settings.lr,
-        settings.momentum,
-        weight_decay=settings.weight_decay,
-        fused=settings.device != "mps",
-    )
+    options = {"momentum": settings.momentum, "weight_decay": settings.weight_decay, "fused": settings.device != "mps"}
+    return torch.optim.SGD(model.parameters(), settings.lr, **options)
 
 
 def start(settings, stop: Stop | None = None) -> Experiment:

@@ -106,7 +106,7 @@ def test_an_ended_run_is_compacted_later_as_it_would_have_been_at_once(call):
     assert call("--resume", "later", "--quiet") == later
 
 
-FINETUNE = ["--compact", "--finetune_epochs", "2", "--recalibrate", "2"]
+FINETUNE = ["--compact", "--finetune_epochs", "2", "--recalibrate", "5"]
 
 
 def test_fine_tuning_goes_on_from_the_smaller_network_and_resumes_bit_for_bit(call, monkeypatch):
@@ -117,7 +117,7 @@ def test_fine_tuning_goes_on_from_the_smaller_network_and_resumes_bit_for_bit(ca
     assert rows[3]["cut"] == rows[1]["cut"] == 470
     assert rows[3]["mask_changes"] == 0
     assert sum(one.startswith("sparsity") for one in whole) == 4
-    assert "after 2 batches" in line(whole, "recalibration")
+    assert "after 5 batches" in line(whole, "recalibration")
 
     for stops_after in (1, 2, 3):  # before removal, after it, and within fine-tuning
         folder = f"stopped{stops_after}"
@@ -142,7 +142,7 @@ def test_fine_tuning_goes_on_from_the_smaller_network_and_resumes_bit_for_bit(ca
     for flags, words in (
         (["--epochs", "3"], "fine-tuning has begun with --epochs 2"),
         (["--finetune_lr", "0.1"], "fine-tuning has begun with --finetune_lr 0.002: go on from masked.pt"),
-        (["--recalibrate", "5"], "fine-tuning has begun with --recalibrate 2"),
+        (["--recalibrate", "2"], "fine-tuning has begun with --recalibrate 5"),
         (["--finetune_epochs", "1"], "2 epochs of fine-tuning are done already"),
     ):
         with pytest.raises(FileError, match=words):

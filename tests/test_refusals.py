@@ -147,7 +147,6 @@ CASES = [
     ([*STRUCTURED, "--compact", "--export", "absent/m.onnx"], "no folder 'absent'"),
     ([*STRUCTURED, "--compact", "--export", "m.onnx", "m.onnx"], "names a file twice"),
     ([*STRUCTURED, "--compact", "--dry_run", "--export", "m.onnx"], "--dry_run none"),
-    ([*STRUCTURED, "--compact", "--export", "/proc/m.onnx"], "cannot write to '/proc'"),
     (
         [*STRUCTURED, "--layers", "20", "--shortcut", "pad", "--residual", "grouped", "--round_to", "8"],
         "--round_to does not go with",
