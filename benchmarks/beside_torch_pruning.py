@@ -63,8 +63,13 @@ def ours(whole, images, residual, left):
         accounting.dense(smaller, 32),
         chosen - began,
         removed - chosen,
-        (network(images) - smaller(images)).abs().max(),
+        apart(network(images), smaller(images)),
     )
+
+
+def apart(masked, removed):
+    """The largest difference, relative to the largest output."""
+    return (masked - removed).abs().max() / masked.abs().max()
 
 
 def theirs(whole, images, left):
@@ -129,14 +134,17 @@ def main() -> None:
             lines.append((f"ours, {residual}", count.parameters, count.macs, choosing, removing, difference))
         model, masked, macs, parameters, building, pruning = theirs(whole, images, settings.left)
         forms["torch-pruning"] = model
-        lines.append(("torch-pruning", parameters, int(macs), building, pruning, (masked(images) - model(images)).abs().max()))
+        lines.append(("torch-pruning", parameters, int(macs), building, pruning, apart(masked(images), model(images))))
         laid_out = {name: form.eval().to(memory_format=torch.channels_last) for name, form in forms.items()}
         took = {}
         for batch in (1, 128):
             x = images[:batch].contiguous(memory_format=torch.channels_last)
             took[batch] = alternate({name: lambda form=form, x=x: form(x) for name, form in laid_out.items()}, fewest=20)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, float32, batch norm not folded\n")
-    print("| | parameters | MACs | choose s | remove s | masked - removed | batch 1, ms | batch 128, ms |\n|" + "---|" * 8)
+    print(
+        "| | parameters | MACs | choose s | remove s | masked - removed, of the largest output | batch 1, ms | batch 128, ms |\n|"
+        + "---|" * 8
+    )
     print(f"| dense | | | | | | {1e3 * took[1]['dense']:.2f} | {1e3 * took[128]['dense']:.1f} |")
     for name, parameters, macs, choosing, removing, difference in lines:
         print(
