@@ -332,7 +332,8 @@ def outcome(run: Experiment, rows: list[dict], test: dict, folder: Folder | None
         **run.after,
     }
     if settings.compact and folder:
-        trained = {"settings": vars(settings), **{name: result[name] for name in ("test", "dense", "left", "last")}}
+        asked = method(settings) | {"epochs": settings.epochs, "data_dir": settings.data_dir}
+        trained = {"settings": asked, **{name: result[name] for name in ("test", "dense", "left", "last")}}
         card = models.Card(
             settings.arch, dataset.classes, settings.image_size, dataset.mean.tolist(), dataset.std.tolist(), trained
         )

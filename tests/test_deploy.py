@@ -62,6 +62,12 @@ def card(**changes):
     )
 
 
+@pytest.fixture
+def untimed(monkeypatch):
+    """Without the measurements, which other tests look at."""
+    monkeypatch.setattr(conclude, "timed", lambda *_: [])
+
+
 def line(lines, start):
     found = [line for line in lines if line.startswith(f"result {start}")]
     assert len(found) == 1, (start, lines)
@@ -94,7 +100,7 @@ def test_a_run_ends_with_a_smaller_network_in_a_file(call):
     assert line(call("--evaluate", "run/model.pt", "--quiet"), "test accuracy").startswith(f"result test accuracy: {accuracy}, ")
 
 
-def test_an_ended_run_is_compacted_later_as_it_would_have_been_at_once(call):
+def test_an_ended_run_is_compacted_later_as_it_would_have_been_at_once(call, untimed):
     at_once = call(*RUN, "--compact", "--out_dir", "at_once")
     call(*RUN, "--out_dir", "later")
     later = call("--resume", "later", "--compact", "--quiet")
@@ -109,7 +115,7 @@ def test_an_ended_run_is_compacted_later_as_it_would_have_been_at_once(call):
 FINETUNE = ["--compact", "--finetune_epochs", "2", "--recalibrate", "5"]
 
 
-def test_fine_tuning_goes_on_from_the_smaller_network_and_resumes_bit_for_bit(call, monkeypatch):
+def test_fine_tuning_goes_on_from_the_smaller_network_and_resumes_bit_for_bit(call, monkeypatch, untimed):
     whole = call(*RUN, *FINETUNE, "--out_dir", "whole")
     rows = [json.loads(row) for row in Path("whole/metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [0, 1, 2, 3]
@@ -176,7 +182,7 @@ def test_the_published_placement_is_not_called_exact_and_empty_layers_go_all_the
         assert (got - wanted).abs().max() <= 1e-5 * wanted.abs().max()
 
 
-def test_what_fails_after_training_takes_nothing_with_it(call, monkeypatch, tmp_path):
+def test_what_fails_after_training_takes_nothing_with_it(call, monkeypatch, untimed):
     def fails(*_):
         raise export.ExportError("'m.pt2' cannot be made: for a test")
 
