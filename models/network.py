@@ -86,6 +86,8 @@ class Network(nn.Module):
         widths = network.widths()
         widths = {node: n if node in ("input", "output") else -(-n // align) * align for node, n in widths.items()}
         for link in network.links:
+            if link.joint is not None:
+                network.get_submodule(link.joint).width = widths[link.target]
             unit = link.unit and network.get_submodule(link.unit)
             # a branch without filters adds nothing
             if unit and (unit.filters or link.joint is None):
