@@ -371,7 +371,7 @@ def main(settings) -> None:
             raise StoppedError(error.number, f"{error}{how}") from None
         try:
             if "file" in result:
-                conclude.measure_and_export(run, result)
+                conclude.measure_and_export(run, result, partial(stop_here, run, "while measuring; --resume does it again"))
         finally:  # what fails here takes nothing with it
             say_all(*closing_lines(result, settings))
             if folder:

@@ -79,7 +79,7 @@ def _compact_lines(result: dict) -> list[str]:
         how = "the same outputs" if removal["exact"] else "NOT exact at --prune_gate weight"
         lines.append(
             f"result removal: {how}: largest difference {removal['difference']:.1e} of outputs up to "
-            f"{removal['largest_output']:.1f}; {removal['same']} of {removal['images']} predictions the same"
+            f"{removal['largest_output']:.3g}; {removal['same']} of {removal['images']} predictions the same"
         )
     if file := result.get("file"):
         lines.append(f"result file: {file['file']}, {file['bytes'] / 1e6:.3f} MB, dense {file['dense_bytes'] / 1e6:.3f} MB")

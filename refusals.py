@@ -124,17 +124,20 @@ def check_after(settings, typed: dict) -> None:
                 "--export writes the smaller network: it needs --compact, or --evaluate MODEL",
             ),
             (files and settings.dry_run, "--export writes files, --dry_run none"),
-            (len(set(files)) < len(files), "--export names a file twice"),
+            (len({file.absolute() for file in files}) < len(files), "--export names a file twice"),
         ]
     )
     for file in files:
+        place = file.absolute().parent
+        made = settings.out_dir is not None and place == Path(settings.out_dir).absolute()
+        asked_now = "export" in typed and not made
         missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
         _refuse(
             [
                 (file.suffix not in (".onnx", ".pt2"), f"--export {file}: choose a name that ends in .onnx or .pt2"),
                 ("export" in typed and file.exists(), f"--export {file}: there is such a file already"),
-                (not file.absolute().parent.is_dir(), f"--export {file}: no folder '{file.parent}'"),
-                (not os.access(file.absolute().parent, os.W_OK), f"--export {file}: cannot write to '{file.parent}'"),
+                (asked_now and not place.is_dir(), f"--export {file}: no folder '{file.parent}'"),
+                (asked_now and not os.access(place, os.W_OK), f"--export {file}: cannot write to '{file.parent}'"),
                 (
                     file.suffix == ".onnx" and missing,
                     f"--export {file} needs packages that are not here: pip install {' '.join(missing)}",

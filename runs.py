@@ -46,6 +46,7 @@ class Folder:
         self.rows: list[dict] = []
         self.state: dict | None = None
         self._earlier: dict = {}
+        self._source: Path | None = None
         self._lock = None
 
     def __enter__(self) -> "Folder":
@@ -71,6 +72,7 @@ class Folder:
     def resume(cls, path: Path) -> "Folder":
         """The folder of an earlier run, at its newest readable checkpoint or the one named. RunError if there is none."""
         folder = cls(path if path.is_dir() else path.parent)
+        folder._source = None if path.is_dir() else path
         folder._take()
         try:
             folder.state = folder._newest() if path.is_dir() else load_checkpoint(path)
@@ -85,6 +87,8 @@ class Folder:
 
     def begin(self, config: dict) -> None:
         """Say what is asked. A run that goes on keeps its first record, and lists how it went on: `resumed`."""
+        if self._source is not None:  # the run is where this checkpoint is: the newer one is none of its past
+            replace(self.path / "checkpoint.pt", self._source.read_bytes())
         if self.state:
             session = {name: value for name, value in config.items() if name not in ("settings", "filters", "prunable")}
             session |= {"from_epoch": len(self.rows), "changed": self.changed(config)}
@@ -112,7 +116,12 @@ class Folder:
         result = self.read("summary.json")
         if result is None or not same or len(self.rows) < settings.epochs + settings.finetune_epochs:
             return None
-        return result if len(result.get("exports", ())) == len(settings.export or ()) else None
+        if settings.compact:
+            file = self.path / "model.pt"
+            if "speed" not in result or not file.exists() or len(result["exports"]) < len(settings.export or ()):
+                return None
+            result["file"]["file"] = str(file)
+        return result
 
     def write(self, name: str, record: dict) -> None:
         """A JSON file in the folder."""

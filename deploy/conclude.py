@@ -1,6 +1,6 @@
 """After the last mask: batch norm measured anew, filters taken out and the outputs compared, the result timed and saved."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -70,11 +70,15 @@ def take_out(model: Network, dataset: data.Dataset, batches: int | None = None) 
     return removal, smaller, record
 
 
-def timed(whole: Network, smaller: Network, image_size: int, device: str) -> list[dict]:
+def timed(whole: Network, smaller: Network, image_size: int, device: str, check: Callable = lambda: None) -> list[dict]:
     """Latency and peak memory of both, in PyTorch and, on the CPU where it is there, in onnxruntime; batches of 1 and 128."""
     where = f"cpu, {torch.get_num_threads()} threads" if device == "cpu" else device
     where += f", float32{' by TF32' if device == 'cuda' and torch.backends.cudnn.allow_tf32 else ''}, batch norm folded, medians"
-    measured = {"PyTorch": [networks(whole, smaller, image_size, batch, device) for batch in BATCHES]}
+    measured = {"PyTorch": []}
+    for batch in BATCHES:
+        check()
+        measured["PyTorch"].append(networks(whole, smaller, image_size, batch, device))
+    check()
     if device == "cpu" and all(find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")):
         measured["onnxruntime"] = onnxruntime_latency(whole, smaller, image_size, BATCHES)
     return [
@@ -89,14 +93,15 @@ def write(path: Path, whole: Network, smaller: Network, card: Card) -> dict:
     return {"file": str(path), "bytes": save(path, smaller, card), "dense_bytes": len(content(whole, card))}
 
 
-def measure_and_export(run, result: dict) -> None:
-    """Add to an experiment's result how long both networks take, and the exports."""
+def measure_and_export(run, result: dict, check: Callable) -> None:
+    """Add to an experiment's result how long both networks take, and the exports; `check` is called before each."""
     settings = run.settings
     note(settings, f"saved {result['file']['file']}; now measuring how long it and the dense network take")
-    result["speed"] = timed(dense_network(run), run.model, settings.image_size, settings.device)
+    result["speed"] = timed(dense_network(run), run.model, settings.image_size, settings.device, check)
     sample = next(run.dataset.ordered(run.dataset.test, 16))[0]
     result["exports"] = []
     for path in settings.export or ():
+        check()
         result["exports"].append(export(run.model, path, sample))
 
 

@@ -39,6 +39,8 @@ def content(network: Network, card: Card):
     """The bytes of the file. ValueError if the network has masks."""
     if any(unit.gate is not None for unit in network.all_units.values()):
         raise ValueError("a network with masks is not written: remove the filters first")
+    if any(unit.in_place for unit in network.all_units.values()):
+        raise ValueError("a folded copy is not written: write the network that it came from")
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     return packed({"format": FORMAT, **asdict(card), "shapes": network.shapes(), "tensors": tensors})
 
@@ -55,7 +57,17 @@ def load(path: str | Path) -> Network:
         network.load_state_dict(state["tensors"])
         if network.get_submodule(network.links[-1].unit).filters != len(state["classes"]):
             raise ValueError("it has another number of classes than of outputs")
+        _check(state)
     except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         raise FileError(f"'{path}' does not fit this program: {' '.join(str(error).split())[:200]}") from None
     network.card = Card(**{name: state[name] for name in keys})
     return network.to(memory_format=torch.channels_last).eval()
+
+
+def _check(state: dict) -> None:
+    """ValueError for a card that cannot be used."""
+    channels = all(len(state[name]) == 3 and all(isinstance(v, float) for v in state[name]) for name in ("mean", "std"))
+    names = isinstance(state["classes"], list) and all(isinstance(name, str) for name in state["classes"])
+    size = isinstance(state["image_size"], int) and state["image_size"] > 0
+    if not (channels and min(state["std"]) > 0 and names and size and isinstance(state["training"], dict)):
+        raise ValueError("its classes, image size, normalisation or training summary are none")

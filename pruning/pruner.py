@@ -59,8 +59,9 @@ class Pruner:
         self.decisions = Decisions(network, list(self.units), residual if by_filter else "free")
         self.round_to, self.budget = round_to, None if budget is None else Budget(network, budget, image_size)
         smallest = self._choose({name: mask.mask for name, mask in self.gates.items()}, rate)
+        how = f", in multiples of {round_to}" if round_to > 1 else ""
         if self.budget is not None and (share := self.budget.share(smallest)) > 1 - rate:
-            raise ValueError(f"{1 - rate:g} of the {budget} is less than the least that can be left, about {share:.4f}")
+            raise ValueError(f"{1 - rate:g} of the {budget} is less than the least that can be left, about {share:.4f}{how}")
 
     def begin(self, epochs: int, steps: int, sample: Callable[[], Iterable]) -> None:
         """How long the run is, an epoch having `steps`; `sample` yields batches of images and labels to score with.

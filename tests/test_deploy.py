@@ -153,7 +153,12 @@ def test_fine_tuning_goes_on_from_the_smaller_network_and_resumes_bit_for_bit(ca
     ):
         with pytest.raises(FileError, match=words):
             call("--resume", "whole", *flags, "--quiet")
+    masked = Path("whole/masked.pt").read_bytes()
+    with pytest.raises(modeling.DivergedError, match="smaller --finetune_lr"):
+        call("--resume", "whole/masked.pt", "--finetune_lr", "1e30", "--quiet")
+    assert Path("whole/masked.pt").read_bytes() == Path("whole/checkpoint.pt").read_bytes() == masked
     again = call("--resume", "whole/masked.pt", "--finetune_lr", "0.1", "--quiet")
+    assert Path("whole/masked.pt").read_bytes() == masked
     assert [one for one in again if one.startswith("train")][:2] == [one for one in whole if one.startswith("train")][:2]
     assert json.loads(Path("whole/metrics.jsonl").read_text().splitlines()[2])["learning_rate"] == pytest.approx(0.1)
     longer = call("--resume", "whole", "--finetune_epochs", "3", "--quiet")
@@ -197,6 +202,29 @@ def test_what_fails_after_training_takes_nothing_with_it(call, monkeypatch, unti
     Path("run/summary.json").unlink()
     # and overwrites nothing
     assert line(call("--resume", "run", "--quiet"), "export").startswith("result export: m-2.pt2, ")
+
+
+def test_a_signal_while_measuring_ends_the_run_with_what_there_is(call, monkeypatch):
+    class Asked(modeling.Stop):
+        """A signal arrives once the smaller network is saved."""
+
+        @property
+        def signal(self):
+            return modeling.signal.SIGTERM if Path("run/model.pt").exists() else None
+
+        @signal.setter
+        def signal(self, _):
+            pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr(modeling, "Stop", Asked)
+        with pytest.raises(modeling.StoppedError, match="SIGTERM while measuring; --resume does it again"):
+            call(*RUN, "--compact", "--out_dir", "run")
+    assert "speed" not in json.loads(Path("run/summary.json").read_text())
+    assert any(one.startswith("result latency") for one in call("--resume", "run", "--quiet"))
+    Path("run/model.pt").unlink()  # what is gone is made again
+    call("--resume", "run", "--quiet")
+    assert Path("run/model.pt").exists()
 
 
 def test_outputs_that_are_no_numbers_are_not_called_the_same():
@@ -311,6 +339,10 @@ class TestFiles:
         with torch.no_grad():
             assert torch.equal(models.load(tmp_path / "m.pt")(x), smaller(x))
 
+    def test_folded_copies_are_not_saved(self, tmp_path):
+        with pytest.raises(ValueError, match="write the network that it came from"):
+            models.save(tmp_path / "m.pt", smaller_network().folded(), card())
+
     def test_masks_are_not_saved(self, tmp_path):
         network = models.build("resnet20", classes=3)
         network.stem.gate = OutputGate(16)
@@ -327,6 +359,11 @@ class TestFiles:
             ({"arch": "vgg16"}, "does not fit this program"),
             ({"classes": ["a"]}, "does not fit this program"),
             ({"shapes": {"units": {}, "joints": {}}}, "does not fit this program"),
+            ({"mean": None}, "does not fit this program"),
+            ({"std": [1.0, 0.0, 1.0]}, "normalisation"),
+            ({"training": None}, "training summary"),
+            ({"classes": "abc"}, "classes"),
+            ({"image_size": "x"}, "image size"),
         ):
             torch.save({**state, **change}, path)
             with pytest.raises(FileError, match=message):
