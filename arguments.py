@@ -264,14 +264,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
             return settings
         if "resume" in typed:
             settings = _resumed(Path(typed["resume"]), typed, defaults)
-            check_after(settings, typed)
-            return settings
-        check_names(settings)
-        check_pairs(settings, typed)
+        else:
+            check_names(settings)
+            check_pairs(settings, typed)
         check_after(settings, typed)
     except ValueError as error:
         raise RefusalError(str(error)) from None
-    _resolve(settings, typed)
+    if "resume" not in typed:
+        _resolve(settings, typed)
+    settings.finetune_lr = settings.finetune_lr or 0.01 * settings.lr
     return settings
 
 
@@ -291,7 +292,6 @@ def _resumed(path: Path, typed: dict, defaults: dict) -> argparse.Namespace:
             raise RefusalError(f"--{name} {value} contradicts the run in '{folder}', which has {saved.get(name)}")
     settings = argparse.Namespace(**defaults | saved | typed)
     settings.typed, settings.out_dir = saved["typed"], None
-    settings.finetune_lr = settings.finetune_lr or 0.01 * settings.lr
     return settings
 
 
@@ -313,8 +313,6 @@ def _resolve(settings, typed: dict) -> None:
     target = settings.target_macs or settings.target_params
     if target is not None:
         settings.prune_rate = round(1 - target, 12)
-    if settings.finetune_lr is None:
-        settings.finetune_lr = 0.01 * settings.lr
     if settings.augment is None:
         settings.augment = "crop" if settings.dataset == "digits" else "crop_flip"
 

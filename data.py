@@ -180,27 +180,34 @@ def folder_classes(directory: Path) -> list[str]:
 
 def _folder(directory: Path, size: int) -> tuple[Images, Images, list[str]]:
     """Images in the layout of torchvision's ImageFolder."""
-    from PIL import Image
     from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
-    classes, parts, unreadable = folder_classes(directory), [], []
+    classes, samples = folder_classes(directory), []
     for part in ("train", "test"):
         try:
-            samples = make_dataset(str(directory / part), {name: i for i, name in enumerate(classes)}, IMG_EXTENSIONS)
+            samples.append(make_dataset(str(directory / part), {name: i for i, name in enumerate(classes)}, IMG_EXTENSIONS))
         except FileNotFoundError as error:
             raise DataError(f"'{directory / part}': {_one_line(error)}") from None
-        pixels = []
-        for path, _ in samples:
-            try:
-                with Image.open(path) as image:
-                    pixels.append(fit(image, size))
-            except (OSError, ValueError, SyntaxError):
-                unreadable.append(path)
-        if not unreadable:
-            parts.append(Images(torch.from_numpy(np.stack(pixels)), torch.tensor([label for _, label in samples])))
+    pixels = read_images([path for part in samples for path, _ in part], size).split([len(part) for part in samples])
+    labels = [torch.tensor([label for _, label in part]) for part in samples]
+    train, test = (Images(*part) for part in zip(pixels, labels, strict=True))
+    return train, test, classes
+
+
+def read_images(paths: list[str], size: int) -> Tensor:
+    """Image files as bytes, (n, size, size, 3); see `fit`. DataError, naming them, if some cannot be read."""
+    from PIL import Image
+
+    pixels, unreadable = [], []
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                pixels.append(fit(image, size))
+        except (OSError, ValueError, SyntaxError):
+            unreadable.append(path)
     if unreadable:
         raise DataError(f"{len(unreadable)} unreadable images: {', '.join(unreadable[:5])}")
-    return *parts, classes
+    return torch.from_numpy(np.stack(pixels))
 
 
 def fit(image, size: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 config.json     what was asked, resolved            metrics.jsonl   one row an epoch
 checkpoint.pt   the state after the last epoch      summary.json    what came of it, once it has ended
-previous.pt     the state before that                   model.pt        the smaller network, with --compact
+previous.pt     the state before that               model.pt        the smaller network, with --compact
 masked.pt       the state before removal, where the smaller network was trained further
 """
 

@@ -41,7 +41,7 @@ def export(network: Network, path: str, images: torch.Tensor) -> dict:
             got = write_onnx(network, draft, images) if draft.suffix == ".onnx" else _write_pt2(folded, draft, images)
         except (RuntimeError, TypeError, ValueError) as error:
             raise ExportError(f"'{path}' cannot be made: {' '.join(str(error).split())[:200]}") from None
-        difference = float((got.detach() - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
+        difference = float((got - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
         if not difference <= LARGEST_DIFFERENCE:
             raise ExportError(f"'{path}' would not be the same network: it differs by {difference:.1e} of the largest output")
         content = draft.read_bytes()

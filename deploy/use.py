@@ -1,7 +1,6 @@
 """A model.pt put to use: --evaluate and --predict. Nothing here imports pruning code."""
 
 import torch
-from PIL import Image
 
 import data
 import models
@@ -33,16 +32,8 @@ def main(settings) -> None:
 def predict(model: str, images: list[str], device: str = "cpu") -> list[str]:
     """A line for each image file: the most probable classes with their probabilities."""
     network = models.load(model).to(device)
-    card, lines, unreadable = network.card, [], []
-    pixels = []
-    for path in images:
-        try:
-            with Image.open(path) as image:
-                pixels.append(torch.from_numpy(data.fit(image, card.image_size)))
-        except (OSError, ValueError, SyntaxError):
-            unreadable.append(path)
-    if unreadable:
-        raise DataError(f"{len(unreadable)} unreadable images: {', '.join(unreadable[:5])}")
+    card, lines = network.card, []
+    pixels = data.read_images(images, card.image_size)
     with torch.inference_mode():
         for path, image in zip(images, pixels, strict=True):
             batch = data.normalised(image[None].to(device), torch.tensor(card.mean), torch.tensor(card.std))

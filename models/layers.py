@@ -82,7 +82,6 @@ class Unit(nn.Module):
             old, place = self.norm, {"device": weight.device, "dtype": weight.dtype}
             self.norm = type(old)(filters, old.eps, old.momentum, **place).train(self.training) if filters else None
 
-    @torch.no_grad()
     def fold(self) -> None:
         """Batch norm's evaluation into the layer: W' = W * s, b' = (b - mean) * s + beta, s = gamma / sqrt(var + eps)."""
         if self.norm is not None:
@@ -94,7 +93,6 @@ class Unit(nn.Module):
             self.norm = None
         self.in_place = True
 
-    @torch.no_grad()
     def fill_up(self, filters: int, inputs: int) -> None:
         """Zero rows and columns up to so many filters and inputs, in a folded unit. One that reads nothing still does."""
         layer, (rows, columns) = self.layer, self.layer.weight.shape[:2]
@@ -103,7 +101,7 @@ class Unit(nn.Module):
         bias = layer.weight.new_zeros(filters)
         if layer.bias is not None:
             bias[:rows] = layer.bias
-        layer.weight, layer.bias = nn.Parameter(weight, False), nn.Parameter(bias, False)
+        layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
 
 
 def conv_unit(inputs: int, filters: int, kernel: int, stride: int = 1, activation: bool = True) -> Unit:
@@ -162,7 +160,7 @@ class Joint(nn.Module):
         if branch.filters:
             weight[self.index] = layer.weight
             bias[self.index] += layer.bias
-        layer.weight, layer.bias = nn.Parameter(weight, False), nn.Parameter(bias, False)
+        layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
         self.width = self.index = self.constant = None
 
     def forward(self, branch: Tensor, stream: Tensor) -> Tensor:

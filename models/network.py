@@ -67,6 +67,7 @@ class Network(nn.Module):
                 joint.place(**shapes["joints"][name])
                 joint.to(weight.device, weight.dtype)
 
+    @torch.no_grad()
     def folded(self, align: int | None = None) -> "Network":
         """A copy for deployment: batch norm folded into the layers, which then run in place. Evaluation mode only.
 
@@ -75,24 +76,27 @@ class Network(nn.Module):
         blocks of channels: every tensor is filled up to a multiple with channels of zeros, and a stream has its last
         width from the start.
         """
-        network = copy.deepcopy(self).eval().requires_grad_(False)
+        network = copy.deepcopy(self).eval()
         for unit in network.all_units.values():
             unit.fold()
         for link in network.links:
             if link.joint is not None:
                 network.get_submodule(link.joint).fold(network.get_submodule(link.unit))
-        if align is None:
-            return network.to(memory_format=torch.channels_last)
-        widths = network.widths()
+        if align is not None:
+            network._fill_up(align)
+        return network.requires_grad_(False).to(memory_format=torch.channels_last)
+
+    def _fill_up(self, align: int) -> None:
+        """Fill every tensor of a folded network up to a multiple of channels."""
+        widths = self.widths()
         widths = {node: n if node in ("input", "output") else -(-n // align) * align for node, n in widths.items()}
-        for link in network.links:
+        for link in self.links:
             if link.joint is not None:
-                network.get_submodule(link.joint).width = widths[link.target]
-            unit = link.unit and network.get_submodule(link.unit)
+                self.get_submodule(link.joint).width = widths[link.target]
+            unit = link.unit and self.get_submodule(link.unit)
             # a branch without filters adds nothing
             if unit and (unit.filters or link.joint is None):
                 unit.fill_up(widths[link.target], widths[link.source])
-        return network.to(memory_format=torch.channels_last)
 
     def widths(self) -> dict[str, int]:
         """Channels of every node once all have written to it."""

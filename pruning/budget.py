@@ -35,15 +35,16 @@ class Budget:
         """
         most = _first(lambda k: not _possible(choose, k), total) - 1
         cut = _first(lambda k: self.share(spread(choose(k))) <= left, most)
-        keep = choose(cut)
+        keep, before = choose(cut), choose(max(cut - 1, 0))
+        share = self.share(spread(keep))
         for k in range(cut - 2, max(cut - 2 - self.TRIES, -1), -1):
-            if self.share(spread(keep)) >= left - self.NEAR:
+            if share >= left - self.NEAR:
                 break
             back = choose(k)
-            before = choose(k + 1)
             more = {name: keep[name] | (back[name] & ~before[name]) for name in keep}
-            if self.share(spread(more)) <= left:
-                keep = more
+            if (larger := self.share(spread(more))) <= left:
+                keep, share = more, larger
+            before = back
         return keep
 
 

@@ -15,6 +15,9 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import arguments  # noqa: E402
+import modeling  # noqa: E402
+from deploy import use  # noqa: E402
 from models import Joint, Network, Unit  # noqa: E402
 from models.layers import conv_unit, initialise  # noqa: E402
 
@@ -60,6 +63,17 @@ class TwoBlocks(Network):
         x = self.a(self.a2(self.a1(x)), x)
         x = self.b(self.b2(self.b1(x)), x)
         return self.classifier(x.mean((2, 3)))
+
+
+def run_program(*flags):
+    """The command in this process."""
+    deterministic, argv, sys.argv = torch.are_deterministic_algorithms_enabled(), sys.argv, ["modeling.py", *flags]
+    try:
+        settings = arguments.parse(list(flags))
+        (use.main if settings.evaluate or settings.predict else modeling.main)(settings)
+    finally:
+        sys.argv = argv
+        torch.use_deterministic_algorithms(deterministic)
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, TINY_DATA
+from conftest import TINY, TINY_DATA, run_program
 
 import arguments
 import modeling
@@ -27,12 +27,7 @@ def train(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def run(*flags):
-        monkeypatch.setattr(sys, "argv", ["modeling.py", *flags])
-        deterministic = torch.are_deterministic_algorithms_enabled()
-        try:
-            modeling.main(parse(list(flags)))
-        finally:
-            torch.use_deterministic_algorithms(deterministic)
+        run_program(*flags)
         captured = capsys.readouterr()
         return captured.out.splitlines(), captured.err.splitlines()
 

@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, TINY_DATA
+from conftest import TINY, TINY_DATA, run_program
 from PIL import Image
 
-import arguments
 import modeling
 import models
-from deploy import conclude, export, latency, use
+from deploy import conclude, export, latency
 from pruning import OutputGate, Pruner
 from pruning.removal import Removal
 from storage import FileError
@@ -37,13 +36,7 @@ def call(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def run(*flags):
-        monkeypatch.setattr(sys, "argv", ["modeling.py", *flags])
-        deterministic = torch.are_deterministic_algorithms_enabled()
-        settings = arguments.parse(list(flags))
-        try:
-            (use.main if settings.evaluate or settings.predict else modeling.main)(settings)
-        finally:
-            torch.use_deterministic_algorithms(deterministic)
+        run_program(*flags)
         return capsys.readouterr().out.splitlines()
 
     return run

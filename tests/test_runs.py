@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, run_program
 
 import modeling
 import runs
@@ -29,16 +29,6 @@ KINDS = {
     "gradient": ["--prune_type", "structured", "--prune_imp", "grad", "--prune_rate", "0.4"],
     "unstructured": ["--prune_type", "unstructured", "--prune_rate", "0.9", "--prune_freq", "1it"],
 }
-
-
-def call(*flags):
-    """The command in this process."""
-    deterministic, argv, sys.argv = torch.are_deterministic_algorithms_enabled(), sys.argv, ["modeling.py", *flags]
-    try:
-        modeling.main(parse(list(flags)))
-    finally:
-        sys.argv = argv
-        torch.use_deterministic_algorithms(deterministic)
 
 
 def start(*flags, cwd, **options):
@@ -122,7 +112,7 @@ def structured(whole, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(modeling, "train_epoch", stop_in_third)
     with pytest.raises(modeling.StoppedError, match=r"SIGTERM in epoch 2 after step 0 of 3: go on with --resume run"):
-        call(*RUN, *KINDS["structured"], "--out_dir", "run", "--tensorboard")
+        run_program(*RUN, *KINDS["structured"], "--out_dir", "run", "--tensorboard")
     monkeypatch.setattr(modeling, "train_epoch", train)
     capsys.readouterr()
     return tmp_path / "run", reference, wanted
@@ -131,16 +121,16 @@ def structured(whole, tmp_path, monkeypatch, capsys):
 def test_a_stopped_run_goes_on_and_prints_all_its_lines(structured, capsys):
     folder, reference, wanted = structured
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
-    call("--resume", "run")
+    run_program("--resume", "run")
     assert untimed(capsys.readouterr().out.splitlines()) == untimed(wanted)
     assert_same_ending(folder, reference)
     if (folder / "summary.json").exists():  # half of it is none: the end is computed again
         (folder / "summary.json").write_text('{"last": {')
-    call("--resume", "run")
+    run_program("--resume", "run")
     assert untimed(capsys.readouterr().out.splitlines()) == untimed(wanted)
     # a finished run prints the same once more, and does nothing
     before = (folder / "checkpoint.pt").stat().st_mtime_ns
-    call("--resume", "run/checkpoint.pt")
+    run_program("--resume", "run/checkpoint.pt")
     assert untimed(capsys.readouterr().out.splitlines()) == untimed(wanted)
     assert (folder / "checkpoint.pt").stat().st_mtime_ns == before
     config = json.loads((folder / "config.json").read_text())
@@ -154,8 +144,8 @@ def test_tensorboard_events_are_those_of_the_rows(structured):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     folder, _, _ = structured
-    call("--resume", "run")
-    call("--resume", "run", "--epochs", "5")
+    run_program("--resume", "run")
+    run_program("--resume", "run", "--epochs", "5")
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     events = EventAccumulator(str(folder)).Reload()
     for name, value in (("valid/top1", lambda row: row["valid"]["top1"]), ("cut", lambda row: row["cut"])):
@@ -182,9 +172,9 @@ def test_after_a_fallback_the_good_checkpoint_is_not_lost(structured, monkeypatc
     rename = Path.replace
     monkeypatch.setattr(Path, "replace", killed)
     with pytest.raises(KilledError):
-        call("--resume", "run")
+        run_program("--resume", "run")
     monkeypatch.setattr(Path, "replace", rename)
-    call("--resume", "run")
+    run_program("--resume", "run")
     assert_same_ending(folder, reference)
 
 
@@ -252,7 +242,7 @@ def test_a_checkpoint_of_another_run_is_refused(structured):
     state["settings"]["seed"] = 5
     torch.save(state, folder / "checkpoint.pt")
     with pytest.raises(RunError, match="another run's, with seed 5, not 0"):
-        call("--resume", "run")
+        run_program("--resume", "run")
 
 
 def test_a_checkpoint_with_a_hole_falls_back(structured):
@@ -261,7 +251,7 @@ def test_a_checkpoint_with_a_hole_falls_back(structured):
     middle = len(content) // 2
     content[middle : middle + 4096] = bytes(4096)
     (folder / "checkpoint.pt").write_bytes(content)
-    call("--resume", "run")
+    run_program("--resume", "run")
     assert_same_ending(folder, reference)
 
 
@@ -280,7 +270,7 @@ def test_killed_while_writing(structured, damage):
         metrics.write_text(lines.splitlines(keepends=True)[0])
     else:
         metrics.write_text(lines + lines[:100])
-    call("--resume", "run")
+    run_program("--resume", "run")
     assert_same_ending(folder, reference)
 
 
@@ -289,7 +279,7 @@ def test_both_checkpoints_bad_is_refused(structured):
     for name in ("checkpoint.pt", "previous.pt"):
         (folder / name).write_bytes(b"PK\x03\x04 not much")
     with pytest.raises(RunError, match=r"checkpoint\.pt' is truncated.*previous\.pt' is truncated"):
-        call("--resume", "run")
+        run_program("--resume", "run")
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(structured):
@@ -303,7 +293,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(structured):
     assert "File too large" in err
     assert (folder / "checkpoint.pt").read_bytes() == before
     assert not list(folder.glob("*.new"))
-    call("--resume", "run")
+    run_program("--resume", "run")
     assert_same_ending(folder, reference)
 
 
@@ -323,7 +313,7 @@ def test_typed_flags_that_contradict_the_run_are_refused(structured):
 
 def test_more_epochs_may_be_asked_for(structured, capsys, monkeypatch):
     folder, _, _ = structured
-    call("--resume", "run", "--epochs", "5")
+    run_program("--resume", "run", "--epochs", "5")
     assert [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("valid")] == list("01234")
     config = json.loads((folder / "config.json").read_text())
     assert config["settings"]["epochs"] == 5
@@ -331,7 +321,7 @@ def test_more_epochs_may_be_asked_for(structured, capsys, monkeypatch):
     # and once more, stopped: the run is unfinished again
     monkeypatch.setattr(modeling, "train_epoch", stop_at_once)
     with pytest.raises(modeling.StoppedError):
-        call("--resume", "run", "--epochs", "6")
+        run_program("--resume", "run", "--epochs", "6")
     assert not (folder / "summary.json").exists()
 
 
@@ -399,7 +389,7 @@ def test_another_networks_checkpoint_is_refused(structured):
     config["settings"]["arch"] = "resnet32"
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(RunError, match="another run's, with arch resnet20, not resnet32"):
-        call("--resume", "run")
+        run_program("--resume", "run")
 
 
 def test_where_there_is_no_run_is_refused(tmp_path):
@@ -416,4 +406,4 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=r"cannot write to 'file/run'"):
-        call(*RUN, "--out_dir", "file/run")
+        run_program(*RUN, "--out_dir", "file/run")
