@@ -9,7 +9,8 @@ class Unit(nn.Module):
     """layer -> batch norm -> ReLU, the last two optional, with an empty slot for a gate.
 
     `layer` is a Conv2d or a Linear; its outputs are the unit's filters. A gate, if one is put into the slot, offers
-    `weight(w)`, the weight in force; `product(unit, x)`, the layer's product; and a call on the unit's output.
+    `weight(w)`, the weight in force; `product(unit, x)`, the layer's product; `normalise(unit, x)`, batch norm; and a call
+    on the unit and its output.
     """
 
     def __init__(self, layer: nn.Conv2d | nn.Linear, norm: bool = True, activation: bool = True):
@@ -63,10 +64,11 @@ class Unit(nn.Module):
         gate = self.gate
         x = self.multiply(x, self.layer.weight) if gate is None else gate.product(self, x)
         if self.norm is not None:
-            x = self.norm(x)
+            x = self.norm(x) if gate is None else gate.normalise(self, x)
         if self.activation:
-            x = F.relu(x, inplace=self.in_place)
-        return x if gate is None else gate(x)
+            # nothing keeps what it overwrites: the gradients of layer and batch norm are of their inputs
+            x = F.relu(x, inplace=True)
+        return x if gate is None else gate(self, x)
 
     def resize(self, filters: int, inputs: int) -> None:
         """Another width, the values yet to be loaded. A unit without filters keeps its place and computes nothing."""
@@ -177,7 +179,8 @@ class Joint(nn.Module):
         elif branch.shape[1]:
             # index_add would lose the memory format
             stream = (stream if self.in_place else stream.clone()).index_add_(1, self.index, branch.to(stream.dtype))
-        return F.relu(stream, inplace=self.in_place)
+        # where nothing was added the stream is another's, who may need it as it is
+        return F.relu(stream, inplace=self.in_place or branch.shape[1] > 0)
 
 
 def subsample(x: Tensor, stride: int) -> Tensor:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _backward = torch.ops.aten.convolution_backward
+_norm_backward = torch.ops.aten.native_batch_norm_backward
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -41,13 +42,33 @@ class _GatedConvolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor):
         x, weight, mask = ctx.saved_tensors
-        for_x = for_weight = None
-        if ctx.needs_input_grad[0]:
-            masked = weight * mask.to(weight.dtype).view(-1, 1, 1, 1)
-            for_x = _backward(gradient, x, masked, None, *ctx.geometry, (True, False, False))[0]
-        if ctx.needs_input_grad[1]:
-            for_weight = _backward(gradient, x, weight, None, *ctx.geometry, (False, True, False))[1]
+        # the weight's own gradient does not depend on the weight
+        masked = weight * mask.to(weight.dtype).view(-1, 1, 1, 1)
+        wanted = (*ctx.needs_input_grad[:2], False)
+        for_x, for_weight, _ = _backward(gradient, x, masked, None, *ctx.geometry, wanted)
         return for_x, for_weight, None, None, None
+
+
+class _GatedNorm(torch.autograd.Function):
+    """Batch norm whose masked filters give 0, while their gradient is that of the whole batch norm.
+
+    What mask * norm(x) is with a straight-through mask, but masked where it is small: at the scale and shift, not in
+    another pass over the activations.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, scale: Tensor, shift: Tensor, mask: Tensor, mean: Tensor, variance: Tensor, momentum, eps):
+        y, batch_mean, inverse = torch.native_batch_norm(x, scale * mask, shift * mask, mean, variance, True, momentum, eps)
+        ctx.save_for_backward(x, scale, batch_mean, inverse)
+        ctx.eps = eps
+        return y
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        x, scale, batch_mean, inverse = ctx.saved_tensors
+        wanted = (ctx.needs_input_grad[0], True, True)
+        found = _norm_backward(gradient, x, scale, None, None, batch_mean, inverse, True, ctx.eps, wanted)
+        return *found, None, None, None, None, None
 
 
 class Mask(nn.Module):
@@ -66,6 +87,15 @@ class Mask(nn.Module):
         if mask.dtype != torch.bool and not ((mask == 0) | (mask == 1)).all():
             raise ValueError("a mask holds 0 and 1 only")
         self.mask.copy_(mask)
+
+    def normalise(self, unit, x: Tensor) -> Tensor:
+        """Batch norm of a unit's product."""
+        return unit.norm(x)
+
+    @property
+    def _passes(self) -> bool:
+        """Whether a gradient is to pass as if nothing were masked."""
+        return self.straight_through and torch.is_grad_enabled()
 
     def _apply_to(self, value: Tensor, mask: Tensor) -> Tensor:
         mask = mask.to(value.dtype)
@@ -90,7 +120,7 @@ class OutputGate(Mask):
 
     def product(self, unit, x: Tensor) -> Tensor:
         weight, layer = unit.layer.weight, unit.layer
-        if not (self.straight_through and torch.is_grad_enabled()):
+        if not self._passes:
             return unit.multiply(x, weight)
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
@@ -98,8 +128,33 @@ class OutputGate(Mask):
         y = _GatedConvolution.apply(x, weight, self.mask, layer.stride, layer.padding)
         return y if layer.bias is None else y + layer.bias.view(-1, 1, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self._apply_to(x, self.mask.view(-1, *[1] * (x.dim() - 2)))
+    def normalise(self, unit, x: Tensor) -> Tensor:
+        norm = unit.norm
+        if not self._at_norm(unit):
+            return norm(x)
+        if norm.training:
+            norm.num_batches_tracked.add_(1)
+        # without a momentum it averages over all batches
+        momentum = norm.momentum if norm.momentum is not None else 1 / norm.num_batches_tracked.item()
+        if self._passes:
+            return _GatedNorm.apply(
+                x, norm.weight, norm.bias, self.mask, norm.running_mean, norm.running_var, momentum, norm.eps
+            )
+        scale, shift = norm.weight * self.mask, norm.bias * self.mask
+        return F.batch_norm(x, norm.running_mean, norm.running_var, scale, shift, norm.training, momentum, norm.eps)
+
+    def _at_norm(self, unit) -> bool:
+        """Whether batch norm's scale and shift take the mask, which costs nothing; else it is multiplied in.
+
+        A ReLU behind a straight-through mask must see what is masked, or it stops the gradient. A compiler fuses the
+        multiplication anyway.
+        """
+        if unit.norm is None or torch.compiler.is_compiling():
+            return False
+        return not self._passes or (unit.norm.training and not unit.activation)
+
+    def forward(self, unit, x: Tensor) -> Tensor:
+        return x if self._at_norm(unit) else self._apply_to(x, self.mask.view(-1, *[1] * (x.dim() - 2)))
 
 
 class WeightMask(Mask):
@@ -120,5 +175,5 @@ class WeightMask(Mask):
     def product(self, unit, x: Tensor) -> Tensor:
         return unit.multiply(x, self.weight(unit.layer.weight))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, unit, x: Tensor) -> Tensor:
         return x
