@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import os
 import re
 import sys
 from pathlib import Path
@@ -76,12 +77,13 @@ ENGINE_FLAGS = (
     "device",
     "amp",
     "threads",
+    "compile",
     "deterministic",
     "evaluate",
     "predict",
 )
 # what may be typed with --resume although the run began otherwise; --epochs may also grow
-MAY_CHANGE = ("resume", "device", "threads", "quiet", "tensorboard", "data_dir", *AFTER_FLAGS)
+MAY_CHANGE = ("resume", "device", "threads", "compile", "quiet", "tensorboard", "data_dir", *AFTER_FLAGS)
 
 
 class RefusalError(Exception):
@@ -148,6 +150,8 @@ def _add_model_and_data(parser) -> None:
     group = parser.add_argument_group("network and data")
     group.add_argument("--layers", type=int, default=50, help="ResNet depth: 20 32 44 56 110, 18 34 50 101 152 (default 50)")
     group.add_argument("--arch", help=f"a network by name: {', '.join(NETWORKS.entries)}")
+    group.add_argument("--scratch", metavar="MODEL", help=(
+        "the smaller network of this model.pt, trained anew from fresh weights: the control of pruning"))  # fmt: skip
     group.add_argument("--shortcut", choices=("projection", "pad"), help="of ResNet-20 to 110 (default projection)")
     group.add_argument("--dataset", choices=("cifar10", "cifar100", "digits", "folder"), default="cifar10", help=(
         "digits is inside scikit-learn and needs no download; folder reads DIR/train/CLASS/IMAGE and DIR/test "
@@ -226,6 +230,9 @@ def _add_engine(parser) -> None:
     group = parser.add_argument_group("engine")
     group.add_argument("--device", choices=("cpu", "cuda", "mps"), help="default: the best there is")
     group.add_argument("--amp", choices=("bfloat16", "off"), help="default: bfloat16 where the device is faster with it")
+    group.add_argument("--compile", action="store_true", default=None, help=(
+        "capture the step by torch.compile, on CUDA with CUDA graphs; the start takes longer (default: on CUDA)"))  # fmt: skip
+    group.add_argument("--no_compile", action="store_false", dest="compile", default=None, help="run each operation by itself")
     group.add_argument("--threads", type=_number(int, 1, 1024), help="CPU threads (default: torch's choice)")
     group.add_argument("--deterministic", action="store_true", help="same command, same numbers; slower on CUDA")
 
@@ -350,6 +357,7 @@ def quote(value) -> str:
 
 
 def fail(message: str, status: int = 2):
-    """One line on stderr, then out."""
-    print(f"modeling.py: error: {message}", file=sys.stderr)
+    """One line on stderr, then out; of several processes only the first one speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"modeling.py: error: {message}", file=sys.stderr)
     raise SystemExit(status)

@@ -73,8 +73,10 @@ class Dataset:
         """Full batches an epoch has; the few images left over are others in every epoch."""
         return max(len(self.train) // batch, 1)
 
-    def epoch(self, batch: int, augment: str, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, batch: int, augment: str, seed: int, epoch: int, part: tuple = (0, 1)) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch's training batches: the order, crops and flips depend on the seed and the epoch alone.
+
+        part: (i, n) gives the i-th of n equal parts of every batch.
 
         augment: "crop" (zero padding of an eighth, as 4 pixels of 32), "crop_flip", "none".
         """
@@ -87,12 +89,13 @@ class Dataset:
         order, corners, flips = (part.to(self.device) for part in (order, corners, flips))
         pixels = F.pad(self.train.pixels, (0, 0, margin, margin, margin, margin))
         span = torch.arange(size, device=self.device)
+        number, share = part[0], batch // part[1]
         for step in range(self.steps(batch)):
-            part = slice(step * batch, (step + 1) * batch)
-            rows = corners[part, :1] + span
-            columns = corners[part, 1:] + torch.where(flips[part, None], span.flip(0), span)
-            images = pixels[order[part, None, None], rows[:, :, None], columns[:, None, :]]
-            yield self.normalise(images), self.train.labels[order[part]]
+            these = slice(step * batch + number * share, step * batch + (number + 1) * share)
+            rows = corners[these, :1] + span
+            columns = corners[these, 1:] + torch.where(flips[these, None], span.flip(0), span)
+            images = pixels[order[these, None, None], rows[:, :, None], columns[:, None, :]]
+            yield self.normalise(images), self.train.labels[order[these]]
 
 
 def normalised(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:

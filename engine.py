@@ -1,5 +1,7 @@
 """Where and how things run: device, precision, threads, random state, and signals that end them."""
 
+import contextlib
+import ctypes
 import os
 import random
 import signal
@@ -26,6 +28,42 @@ def choose_device(settings) -> None:
         settings.amp = "bfloat16" if native else "off"
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
+    if settings.compile is None:
+        settings.compile = settings.device == "cuda"
+    if settings.device == "cpu":
+        keep_freed_memory()
+    elif settings.device == "cuda" and settings.amp == "bfloat16":
+        # the regulariser's products: float32 sums of rounded factors, where the network itself is rounded more
+        torch.backends.cuda.matmul.allow_tf32 = True
+
+
+def keep_freed_memory() -> None:
+    """Let malloc keep what is freed: at every step each large tensor would be new pages from the system, zeroed.
+
+    By glibc's mallopt; elsewhere nothing happens.
+    """
+    threshold, trim = -3, -1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        library = ctypes.CDLL(None)
+        library.gnu_get_libc_version  # noqa: B018  (other libraries number their options otherwise)
+        library.mallopt(threshold, 2**31 - 1)
+        library.mallopt(trim, 2**31 - 1)
+
+
+def compiled(function: Callable, settings, alone: bool = True) -> Callable:
+    """The function captured by torch.compile where --compile asks for it: fused, and on CUDA replayed as CUDA graphs.
+
+    Graphs are for a process `alone`: DistributedDataParallel's own communication is not captured.
+    """
+    if not settings.compile:
+        return function
+    captured = torch.compile(function, mode="reduce-overhead" if settings.device == "cuda" and alone else None, dynamic=False)
+
+    def step(*arguments):
+        torch.compiler.cudagraph_mark_step_begin()
+        return captured(*arguments)
+
+    return step
 
 
 def autocast(settings) -> Callable:

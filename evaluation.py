@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 import data
+from distributed import Team
 from models import Network
 
 BATCH = 500
@@ -28,6 +29,14 @@ class Meter:
         self.images += len(labels)
         self.steps += 1
 
+    def gather(self, team: Team) -> None:
+        """Add up the sums of all processes; before the last `read`."""
+        images = torch.tensor(float(self.images), dtype=torch.float64)
+        team.sum_(images)
+        team.sum_(self.sums)
+        team.largest_(self.first_bad)
+        self.images = int(images)
+
     def read(self) -> dict:
         """Top-1 and top-5 in %, loss and penalty, each a mean over so many images."""
         top1, top5, loss, penalty = (total / self.images for total in self.sums.tolist())
@@ -35,14 +44,21 @@ class Meter:
 
 
 @torch.no_grad()
-def evaluate(model: Network, dataset: data.Dataset, images: data.Images, autocast, batches: int | None = None) -> dict:
-    """Accuracy and loss over a split, in evaluation mode, masks in force; `batches` ends it early."""
+def evaluate(
+    model: Network, dataset: data.Dataset, images: data.Images, predict, batches: int | None = None, team: Team | None = None
+) -> dict:
+    """Accuracy and loss over a split, in evaluation mode, masks in force; `batches` ends it early.
+
+    `predict` maps pixels to logits by this model; the processes of a team take turns.
+    """
+    team = team or Team()
     model.eval()
     meter = Meter(dataset.device)
     for number, (pixels, labels) in enumerate(dataset.ordered(images, BATCH)):
         if number == batches:
             break
-        with autocast():
-            logits = model(pixels)
-        meter.add(logits, labels, F.cross_entropy(logits.float(), labels))
+        if number % team.size == team.rank:
+            logits = predict(pixels)
+            meter.add(logits, labels, F.cross_entropy(logits.float(), labels))
+    meter.gather(team)
     return meter.read()

@@ -18,19 +18,16 @@ if __name__ == "__main__":
 
         raise SystemExit(use.main(SETTINGS))
 
-import argparse
 import platform
 import re
-from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from itertools import chain, count, islice
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import torchvision
 from tqdm import tqdm
 
@@ -38,13 +35,13 @@ import data
 import models
 from deploy import conclude
 from deploy.export import ExportError
-from engine import Stop, autocast, choose_device, seed_everything
-from evaluation import Meter, evaluate
+from distributed import Team
+from engine import Stop, choose_device
+from evaluation import Meter
+from experiment import Experiment, start
 from output import best_row, closing_lines, duration, epoch_lines, header, note, say_all
-from pruning import Pruner, accounting
-from pruning.removal import ungated
-from registry import LEARNING_RATES, REGULARIZERS
-from runs import Folder, RunError, provenance, refuse_used
+from pruning import accounting
+from runs import Folder, provenance, refuse_used
 from scalars import Scalars
 from storage import FileError
 
@@ -61,102 +58,29 @@ class StoppedError(Exception):
         self.number = number
 
 
-@dataclass
-class Experiment:
-    """Everything that exists before the first step. `learning_rate` maps progress in [0, 1] to a factor of --lr.
-
-    `whole` counts the network without masks; `after` says what was done after the last mask, once it was.
-    """
-
-    settings: argparse.Namespace
-    dataset: data.Dataset
-    model: models.Network
-    pruner: Pruner | None
-    penalty: Callable | None
-    optimizer: torch.optim.Optimizer
-    learning_rate: Callable
-    autocast: Callable
-    batch: int
-    steps: int
-    stop: Stop
-    whole: accounting.Count
-    after: dict | None = None
-
-    def evaluate(self, images: data.Images) -> dict:
-        """Accuracy and loss over a split."""
-        return evaluate(self.model, self.dataset, images, self.autocast, 2 if self.settings.dry_run else None)
-
-    def state(self) -> dict:
-        """All that the next epoch depends on, as tensors and plain values. The data's order depends on the epoch alone."""
-        cuda = torch.cuda.get_rng_state_all() if self.settings.device == "cuda" else []
-        return {
-            "settings": method(self.settings),
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "random": [torch.get_rng_state(), *cuda],
-            "after": self.after and {**self.after, "shapes": self.model.shapes()},
-        }
-
-    def restore(self, state: dict) -> None:
-        """Go on from a checkpoint. RunError if it is another run's."""
-        for name, value in method(self.settings).items():
-            there = state["settings"].get(name, value)
-            if there != value:
-                raise RunError(f"the checkpoint is another run's, with {name} {there}, not {value}")
-        try:
-            if after := state.get("after"):
-                self._continue_after(after, len(state["rows"]))
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise RunError(f"the checkpoint is another network's: {' '.join(str(error).split())[:200]}") from None
-        torch.set_rng_state(state["random"][0])
-        if self.settings.device == "cuda" and len(state["random"]) == 1 + torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(state["random"][1:])
-
-    def _continue_after(self, after: dict, done: int) -> None:
-        """The checkpoint is of the smaller network, `done` the epochs of the run."""
-        for name in ("epochs", "recalibrate", "finetune_lr"):
-            if getattr(self.settings, name) != after[name]:
-                raise RunError(f"fine-tuning has begun with --{name} {after[name]}: go on from masked.pt to change it")
-        if (tuned := done - after["epochs"]) > self.settings.finetune_epochs:
-            raise RunError(f"{tuned} epochs of fine-tuning are done already")
-        smaller = ungated(self.model)
-        smaller.reshape(after["shapes"])
-        self.go_on_with(smaller.to(memory_format=torch.channels_last))
-        self.after = {name: value for name, value in after.items() if name != "shapes"}
-
-    def go_on_with(self, smaller: models.Network) -> None:
-        """The smaller network takes the place of the masked one, with an optimizer of its own."""
-        self.model, self.pruner = smaller, None
-        self.optimizer = build_optimizer(smaller, self.settings)
-
-
 def train_epoch(run: Experiment, epoch: int, bar) -> dict:
     """One pass over the training images. DivergedError, naming epoch and step, if the loss is not finite."""
     settings, model = run.settings, run.model
     model.train()
     meter, shown = Meter(settings.device), time.monotonic()
-    batches = run.dataset.epoch(run.batch, settings.augment, settings.seed, epoch)
-    for step, (images, labels) in zip(range(run.steps), batches, strict=False):
-        if run.pruner is not None:
-            run.pruner.before_step(epoch, step)
+    for step, (images, labels) in zip(range(run.steps), run.batches(epoch), strict=False):
+        if run.pruner is not None and run.pruner.before_step(epoch, step):
+            run.team.same_([gate.mask for gate in run.pruner.gates.values()])
         run.optimizer.param_groups[0]["lr"] = learning_rate_at(run, epoch + step / run.steps)
 
-        with run.autocast():
-            logits = model(images)
-        loss = F.cross_entropy(logits.float(), labels)
-        decorrelation = settings.odecay * run.penalty(model) if run.penalty is not None else None
+        logits, loss, decorrelation = run.forward(images, labels)
         run.optimizer.zero_grad(set_to_none=True)
         (loss if decorrelation is None else loss + decorrelation).backward()
         run.optimizer.step()
 
         meter.add(logits, labels, loss, decorrelation)
-        bar.update(len(labels))
+        bar.update(run.batch)
         stop_here(run, f"in epoch {epoch} after step {step} of {run.steps}")
         if not bar.disable and time.monotonic() - shown > 1:
             shown, now = time.monotonic(), meter.read()
             bar.set_postfix_str(f"loss {now['loss']:.3f} acc {now['top1']:.1f}%{pruning_text(run)}", refresh=False)
+    run.team.average_statistics(model)
+    meter.gather(run.team)
     if (bad := int(meter.first_bad)) >= 0:
         where = f"epoch {epoch}, step {bad} of {run.steps}"
         cure = "--lr or --warmup_epochs 5" if run.after is None else "--finetune_lr"
@@ -188,92 +112,13 @@ def pruning_text(run: Experiment) -> str:
     return f" kept {kept} filters, sparsity {100 * zero / total:.1f}%, {int(run.pruner.changes)} masks changed"
 
 
-def build_pruner(model: models.Network, settings) -> Pruner | None:
-    """Masks on the network. RefusalError if so much may not go."""
-    if settings.prune_type == "none":
-        return None
-    budgets = {"target_macs": "macs", "target_params": "parameters"}
-    flag = next((name for name in budgets if getattr(settings, name) is not None), "prune_rate")
-    budget = budgets.get(flag)
-    try:
-        return Pruner(
-            model,
-            prune_type=settings.prune_type,
-            criterion=settings.prune_imp,
-            scope=settings.prune_scope,
-            phase=settings.prune_phase,
-            schedule=settings.prune_schedule,
-            rate=settings.prune_rate,
-            gate=settings.prune_gate,
-            # a dry run is shorter than most frequencies
-            frequency="1ep" if settings.dry_run else settings.prune_freq,
-            until=settings.prune_until,
-            seed=settings.seed,
-            residual=settings.residual,
-            budget=budget,
-            round_to=settings.round_to,
-            image_size=settings.image_size,
-        )
-    except ValueError as error:
-        raise RefusalError(f"--{flag}: {error}") from None
-
-
-def build_optimizer(model: models.Network, settings) -> torch.optim.Optimizer:
-    options = {"momentum": settings.momentum, "weight_decay": settings.weight_decay, "fused": settings.device != "mps"}
-    return torch.optim.SGD(model.parameters(), settings.lr, **options)
-
-
-def start(settings, stop: Stop | None = None) -> Experiment:
-    """Build everything, the data last: what cannot work is refused before it is read."""
-    choose_device(settings)
-    seed_everything(settings)
-    model = models.build(settings.arch, classes=data.class_count(settings.dataset, settings.data_dir))
-    model = model.to(settings.device, memory_format=torch.channels_last)
-    try:
-        whole = accounting.dense(model, settings.image_size)
-    except RuntimeError:
-        raise RefusalError(f"images of {settings.image_size} pixels are too small for {settings.arch}") from None
-    pruner = build_pruner(model, settings)
-    dataset = data.load(
-        settings.dataset,
-        settings.data_dir,
-        val_size=settings.val_size,
-        normalise=settings.normalise,
-        image_size=settings.image_size,
-        device=settings.device,
-    )
-    batch = min(settings.batch_size, len(dataset.train))
-    steps = dataset.steps(batch)
-    if settings.dry_run:
-        settings.epochs, steps = 1, min(steps, 2)
-        settings.finetune_epochs, settings.recalibrate = min(settings.finetune_epochs, 1), min(settings.recalibrate, 2)
-    if pruner is not None:
-        sample = partial(dataset.sample, batch, settings.score_batches, settings.seed)
-        try:
-            pruner.begin(settings.epochs, steps, sample)
-        except ValueError as error:
-            raise RefusalError(f"--prune_freq, --prune_until: {error}") from None
-    return Experiment(
-        settings,
-        dataset,
-        model,
-        pruner,
-        penalty=None if settings.reg == "none" else REGULARIZERS.get(settings.reg),
-        optimizer=build_optimizer(model, settings),
-        learning_rate=LEARNING_RATES.get(settings.lr_schedule),
-        autocast=autocast(settings),
-        batch=batch,
-        steps=steps,
-        stop=stop or Stop(),
-        whole=whole,
-    )
-
-
 def describe(run: Experiment) -> None:
     """What is in force, on stderr."""
     settings = run.settings
     precision = "float32" if settings.amp == "off" else settings.amp
-    lines = [f"{settings.arch} on {settings.device}, {precision}; {run.dataset}"]
+    how = f"{precision}{', compiled' if settings.compile else ''}"
+    how += f", {run.team.size} processes" if run.team.size > 1 else ""
+    lines = [f"{settings.arch} on {settings.device}, {how}; {run.dataset}"]
     lines += [f"otherwise than the paper: {line}" for line in departures(settings)]
     if settings.recipe:
         typed = typed_over(settings)
@@ -305,8 +150,9 @@ def after_the_last_mask(run: Experiment) -> None:
     if settings.recalibrate:
         split = dataset.valid or dataset.test
         before = run.evaluate(split)["top1"]
-        later = (dataset.epoch(run.batch, settings.augment, settings.seed, settings.epochs + n) for n in count())
+        later = (run.batches(settings.epochs + n) for n in count())
         conclude.recalibrate(run.model, islice(chain.from_iterable(later), settings.recalibrate), run.autocast)
+        run.team.average_statistics(run.model)
         run.after["recalibration"] = {"batches": settings.recalibrate, "before": before, "after": run.evaluate(split)["top1"]}
     if settings.compact:
         stop_here(run, "before removal")
@@ -320,7 +166,7 @@ def after_the_last_mask(run: Experiment) -> None:
 def outcome(run: Experiment, rows: list[dict], test: dict, folder: Folder | None) -> dict:
     """What came of the run, for the closing lines and summary.json; the smaller network is saved."""
     settings, dataset = run.settings, run.dataset
-    left = accounting.dense if settings.compact else accounting.remaining
+    left = accounting.dense if settings.compact or settings.scratch else accounting.remaining
     result = {
         "last": rows[-1],
         "best": best_row(rows),
@@ -343,46 +189,59 @@ def outcome(run: Experiment, rows: list[dict], test: dict, folder: Folder | None
 
 
 def main(settings) -> None:
+    choose_device(settings)
+    team = Team.join(settings.device)
+    settings.quiet |= not team.leads
     stop = Stop()
-    stop.listen()
-    refuse_used(settings.out_dir)
+    if team.size == 1:  # of several, one that waits for the next step would wait for ever: a signal ends them at once
+        stop.listen()
+    if team.leads:
+        refuse_used(settings.out_dir)
     with ExitStack() as held:
-        folder = held.enter_context(Folder.resume(Path(settings.resume))) if settings.resume else None
-        if folder and (result := folder.result(settings)):
-            say_all(
-                header(settings), *(line for row in folder.rows for line in epoch_lines(row)), *closing_lines(result, settings)
-            )
+        held.callback(team.leave)
+        folder = held.enter_context(Folder.resume(Path(settings.resume))) if settings.resume and team.leads else None
+        result = folder.result(settings) if folder else None
+        if team.share(result is not None):
+            if folder:
+                say_all(header(settings), *(line for row in folder.rows for line in epoch_lines(row)))
+                say_all(*closing_lines(result, settings))
             return
-        run = start(settings, stop)
-        if folder:
-            run.restore(folder.state)
-        elif not settings.dry_run:
+        state = team.share(folder.state if folder else None)
+        run = start(settings, stop, team, state and state.get("scratch"))
+        if state:
+            run.restore(state)
+        elif not settings.dry_run and team.leads:
             folder = held.enter_context(Folder.create(settings.out_dir, run_name(settings)))
             folder.save(run.state())
-        describe(run)
+        carry_out(run, folder, state["rows"] if state else [])
+
+
+def carry_out(run: Experiment, folder: Folder | None, done: list[dict]) -> None:
+    """Say what is in force, train on after the epochs that are `done`, and record what came of it."""
+    settings = run.settings
+    describe(run)
+    if folder:
+        for line in folder.changed(config(run)):
+            note(settings, f"otherwise than when the run began: {line}")
+        folder.begin({**provenance(), **config(run)})
+    try:
+        result = fit(run, folder, done)
+    except StoppedError as error:
+        how = f": go on with --resume {folder.path}" if folder else ""
+        raise StoppedError(error.number, f"{error}{how}") from None
+    try:
+        if "file" in result:
+            conclude.measure_and_export(run, result, partial(stop_here, run, "while measuring; --resume does it again"))
+    finally:  # what fails here takes nothing with it
+        say_all(*closing_lines(result, settings))
         if folder:
-            for line in folder.changed(config(run)):
-                note(settings, f"otherwise than when the run began: {line}")
-            folder.begin({**provenance(), **config(run)})
-        try:
-            result = fit(run, folder)
-        except StoppedError as error:
-            how = f": go on with --resume {folder.path}" if folder else ""
-            raise StoppedError(error.number, f"{error}{how}") from None
-        try:
-            if "file" in result:
-                conclude.measure_and_export(run, result, partial(stop_here, run, "while measuring; --resume does it again"))
-        finally:  # what fails here takes nothing with it
-            say_all(*closing_lines(result, settings))
-            if folder:
-                folder.write("summary.json", result)
-                note(settings, f"records: {folder.path}")
+            folder.write("summary.json", result)
+            note(settings, f"records: {folder.path}")
 
 
-def fit(run: Experiment, folder: Folder | None) -> dict:
-    """All epochs that are still to come, and what came of the run."""
-    settings, dataset = run.settings, run.dataset
-    rows = list(folder.rows) if folder else []
+def fit(run: Experiment, folder: Folder | None, done: list[dict]) -> dict:
+    """All epochs that are still to come after those that are `done`, and what came of the run."""
+    settings, dataset, rows = run.settings, run.dataset, list(done)
     say_all(header(settings), *(line for row in rows for line in epoch_lines(row)))
     images, hidden = run.steps * run.batch, True if settings.quiet else None
     epochs = settings.epochs + settings.finetune_epochs
@@ -424,12 +283,13 @@ def config(run: Experiment) -> dict:
         "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__, "numpy": np.__version__},
         "device_name": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
+        "processes": run.team.size,
     }
 
 
 def run_name(settings) -> str:
     """Such as resnet50-structured-0.6-reg_cov."""
-    parts = [settings.arch, settings.recipe, settings.prune_type]
+    parts = [settings.arch, settings.recipe, "scratch" if settings.scratch else settings.prune_type]
     budget = "macs" if settings.target_macs else "params" if settings.target_params else ""
     parts += [f"{budget}{1 - settings.prune_rate if budget else settings.prune_rate:g}"] if settings.prune_type != "none" else []
     parts += [settings.reg] if settings.reg != "none" else []

@@ -95,6 +95,18 @@ def check_pairs(settings, typed: dict) -> None:
             "--round_to does not go with --residual grouped and padded shortcuts, which tie layers of different widths",
         ),
         (
+            settings.scratch and [name for name in ("arch", "layers", "shortcut") if name in typed],
+            "--scratch says which network: leave out --arch, --layers and --shortcut",
+        ),
+        (
+            settings.scratch and not off,
+            f"--scratch trains a network that has been pruned: leave out --prune_type {settings.prune_type}",
+        ),
+        (
+            settings.scratch is not None and not Path(settings.scratch or "").is_file(),
+            f"--scratch: no file at '{settings.scratch}'",
+        ),
+        (
             whole_filters and settings.prune_type == "unstructured",
             f"--{''.join(whole_filters[:1])} is for --prune_type structured: no filter goes as a whole",
         ),

@@ -102,10 +102,10 @@ class Folder:
         """What is not as it was when the run began, so that it will not end bit for bit as it would have."""
         if not self.state:
             return []
-        lengths = ("epochs", "finetune_epochs")
-        then = {**self._earlier, **{name: self._earlier["settings"].get(name, 0) for name in lengths}}
-        now = {**config, **{name: config["settings"][name] for name in lengths}}
-        names = (*lengths, "threads", "device_name", "versions")
+        flags = ("epochs", "finetune_epochs", "compile")
+        then = {"processes": 1, **self._earlier, **{name: self._earlier["settings"].get(name) or 0 for name in flags}}
+        now = {**config, **{name: config["settings"][name] for name in flags}}
+        names = (*flags, "threads", "processes", "device_name", "versions")
         return [f"{name} was {then.get(name)}, is {now[name]}" for name in names if then.get(name) != now[name]]
 
     def result(self, settings) -> dict | None:

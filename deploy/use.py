@@ -61,7 +61,12 @@ def test(settings) -> list[str]:
     place = torch.tensor([card.classes.index(name) for name in dataset.classes], device=settings.device)
     test_images = data.Images(dataset.test.pixels, place[dataset.test.labels])
     note(settings, f"{card.arch} with {sum(p.numel() for p in network.parameters())} parameters on {settings.device}")
-    result = evaluate(network, dataset, test_images, autocast(settings))
+
+    def predict(pixels):
+        with autocast(settings)():
+            return network(pixels)
+
+    result = evaluate(network, dataset, test_images, predict)
     lines = [f"result test accuracy: {result['top1']:.2f}, loss {result['loss']:.4f} ({result['images']} images)"]
     sample = next(dataset.ordered(dataset.test, 16))[0]
     return lines + [export_line(export(network, path, sample)) for path in settings.export or ()]

@@ -119,6 +119,8 @@ def initialise(network: nn.Module) -> None:
     linear layer.
     """
     for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear) and module.weight.numel() == 0:
+            continue  # emptied by removal
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, nn.Linear):

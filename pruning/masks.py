@@ -137,9 +137,7 @@ class OutputGate(Mask):
         # without a momentum it averages over all batches
         momentum = norm.momentum if norm.momentum is not None else 1 / norm.num_batches_tracked.item()
         if self._passes:
-            return _GatedNorm.apply(
-                x, norm.weight, norm.bias, self.mask, norm.running_mean, norm.running_var, momentum, norm.eps
-            )
+            return _GatedNorm.apply(x, norm.weight, norm.bias, self.mask, norm.running_mean, norm.running_var, momentum, norm.eps)
         scale, shift = norm.weight * self.mask, norm.bias * self.mask
         return F.batch_norm(x, norm.running_mean, norm.running_var, scale, shift, norm.training, momentum, norm.eps)
 

@@ -80,8 +80,8 @@ class Pruner:
         due = step == 0 and epoch % self.every == 0 if self.by_epochs else (step + 1) % self.every == 0
         return self.phase(position, self.until_position, due)
 
-    def before_step(self, epoch: int, step: int) -> None:
-        """Called before every training step: masks change, become fixed, or stay."""
+    def before_step(self, epoch: int, step: int) -> bool:
+        """Called before every training step: masks change, become fixed, or stay. Whether they were made anew."""
         position = epoch * self.steps + step
         update, moving = self._plan(position)
         # before scoring: a gradient criterion sees what cut filters would learn
@@ -89,6 +89,7 @@ class Pruner:
             mask.straight_through = moving
         if update:
             self.update(self.rate * self.schedule(position / self.total, self.updates))
+        return update
 
     def scores(self) -> dict[str, Tensor]:
         """The criterion's scores, in the masks' shapes; the network is left as it was."""

@@ -13,6 +13,7 @@ import torch
 from conftest import TINY, TINY_DATA, run_program
 
 import arguments
+import experiment
 import modeling
 from arguments import RefusalError, departures, parse
 from runs import RunError
@@ -122,13 +123,13 @@ def test_the_same_command_gives_the_same_numbers(train, amp):
 
 def test_the_test_set_is_read_once_unless_it_is_the_validation_set(train, monkeypatch):
     reads = []
-    evaluate = modeling.evaluate
+    evaluate = experiment.evaluate
 
     def counted(model, dataset, images, *rest):
         reads.append("test" if images is dataset.test else "valid")
         return evaluate(model, dataset, images, *rest)
 
-    monkeypatch.setattr(modeling, "evaluate", counted)
+    monkeypatch.setattr(experiment, "evaluate", counted)
     out, _ = train(*TINY)
     assert reads == ["valid", "valid", "test"]
     assert "6 held-out images" in "".join(out)

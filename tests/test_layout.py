@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # a file imports only from rows above its own; models/ and pruning/criteria/ also within the folder, criteria never each other
 ROWS = [
-    ["registry", "output", "storage"],
+    ["registry", "output", "storage", "distributed"],
     ["refusals"],
     ["arguments", "learning_rate", "models.layers"],
     ["models.network"],
@@ -33,7 +33,7 @@ ROWS = [
     ["pruning.budget", "pruning.removal"],
     ["pruning.pruner"],
     ["pruning", "deploy"],
-    ["deploy.conclude", "deploy.use"],
+    ["deploy.conclude", "deploy.use", "experiment"],
     ["modeling"],
 ]
 MODULES = sorted(

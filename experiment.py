@@ -1,0 +1,252 @@
+"""Everything that exists before the first step: network, masks, data, optimizer, and the pass that is captured."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import data
+import models
+from arguments import RefusalError, method
+from distributed import Team
+from engine import Stop, autocast, choose_device, compiled, seed_everything
+from evaluation import evaluate
+from models.layers import initialise
+from output import note
+from pruning import Pruner, accounting
+from pruning.removal import ungated
+from registry import LEARNING_RATES, REGULARIZERS
+from runs import RunError
+
+
+@dataclass
+class Experiment:
+    """Everything that exists before the first step. `learning_rate` maps progress in [0, 1] to a factor of --lr.
+
+    `batch` images a step, over all processes of the `team`; `whole` counts the network without masks; `after` says what
+    was done after the last mask, once it was. `forward` maps images and labels to logits, loss and the weighted
+    regulariser or None, `predict` images to logits: both captured where --compile asks for it.
+    """
+
+    settings: argparse.Namespace
+    dataset: data.Dataset
+    model: models.Network
+    pruner: Pruner | None
+    penalty: Callable | None
+    optimizer: torch.optim.Optimizer
+    learning_rate: Callable
+    autocast: Callable
+    batch: int
+    steps: int
+    stop: Stop
+    whole: accounting.Count
+    team: Team
+    after: dict | None = None
+
+    def __post_init__(self):
+        self.capture()
+
+    def capture(self) -> None:
+        """Make `forward` and `predict` from the model as it is now."""
+        model, penalty, alpha = self.model, self.penalty, self.settings.odecay
+        trained = self.team.wrap(model)
+
+        def forward(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+            with self.autocast():
+                logits = trained(images)
+            loss = F.cross_entropy(logits.float(), labels)
+            return logits, loss, None if penalty is None else alpha * penalty(model)
+
+        def predict(images: Tensor) -> Tensor:
+            with self.autocast():
+                return model(images)
+
+        alone = self.team.size == 1
+        self.forward, self.predict = (compiled(part, self.settings, alone) for part in (forward, predict))
+
+    def try_capture(self) -> None:
+        """Compile the training pass now. Where that fails, go on without, or RefusalError if --compile was typed."""
+        statistics = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        share = self.batch // self.team.size
+        images = self.dataset.normalise(self.dataset.train.pixels[:1].expand(share, -1, -1, -1))
+        try:
+            self.model.train()
+            _, loss, penalty = self.forward(images, self.dataset.train.labels[:share])
+            (loss if penalty is None else loss + penalty).backward()
+        except Exception as error:  # whatever a compiler may raise
+            if "compile" in self.settings.typed:
+                raise RefusalError(f"--compile: {' '.join(str(error).split())[:200]}") from None
+            note(self.settings, f"without torch.compile, which fails here: {' '.join(str(error).split())[:200]}")
+            self.settings.compile = False
+            self.capture()
+        for name, buffer in self.model.named_buffers():
+            buffer.copy_(statistics[name])
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def batches(self, epoch: int):
+        """This process's part of an epoch's training batches."""
+        settings, part = self.settings, (self.team.rank, self.team.size)
+        return self.dataset.epoch(self.batch, settings.augment, settings.seed, epoch, part)
+
+    def evaluate(self, images: data.Images) -> dict:
+        """Accuracy and loss over a split."""
+        batches = 2 if self.settings.dry_run else None
+        return evaluate(self.model, self.dataset, images, self.predict, batches, self.team)
+
+    def state(self) -> dict:
+        """All that the next epoch depends on, as tensors and plain values. The data's order depends on the epoch alone."""
+        cuda = torch.cuda.get_rng_state_all() if self.settings.device == "cuda" else []
+        return {
+            "settings": method(self.settings),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": [torch.get_rng_state(), *cuda],
+            "after": self.after and {**self.after, "shapes": self.model.shapes()},
+            "scratch": self.model.shapes() if self.settings.scratch else None,
+        }
+
+    def restore(self, state: dict) -> None:
+        """Go on from a checkpoint. RunError if it is another run's."""
+        for name, value in method(self.settings).items():
+            there = state["settings"].get(name, value)
+            if there != value:
+                raise RunError(f"the checkpoint is another run's, with {name} {there}, not {value}")
+        try:
+            if after := state.get("after"):
+                self._continue_after(after, len(state["rows"]))
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise RunError(f"the checkpoint is another network's: {' '.join(str(error).split())[:200]}") from None
+        torch.set_rng_state(state["random"][0])
+        if self.settings.device == "cuda" and len(state["random"]) == 1 + torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["random"][1:])
+
+    def _continue_after(self, after: dict, done: int) -> None:
+        """The checkpoint is of the smaller network, `done` the epochs of the run."""
+        for name in ("epochs", "recalibrate", "finetune_lr"):
+            if getattr(self.settings, name) != after[name]:
+                raise RunError(f"fine-tuning has begun with --{name} {after[name]}: go on from masked.pt to change it")
+        if (tuned := done - after["epochs"]) > self.settings.finetune_epochs:
+            raise RunError(f"{tuned} epochs of fine-tuning are done already")
+        smaller = ungated(self.model)
+        smaller.reshape(after["shapes"])
+        self.go_on_with(smaller.to(memory_format=torch.channels_last))
+        self.after = {name: value for name, value in after.items() if name != "shapes"}
+
+    def go_on_with(self, smaller: models.Network) -> None:
+        """The smaller network takes the place of the masked one, with an optimizer of its own."""
+        self.model, self.pruner = smaller, None
+        self.optimizer = build_optimizer(smaller, self.settings)
+        self.capture()
+
+
+def build_pruner(model: models.Network, settings) -> Pruner | None:
+    """Masks on the network. RefusalError if so much may not go."""
+    if settings.prune_type == "none":
+        return None
+    budgets = {"target_macs": "macs", "target_params": "parameters"}
+    flag = next((name for name in budgets if getattr(settings, name) is not None), "prune_rate")
+    budget = budgets.get(flag)
+    try:
+        return Pruner(
+            model,
+            prune_type=settings.prune_type,
+            criterion=settings.prune_imp,
+            scope=settings.prune_scope,
+            phase=settings.prune_phase,
+            schedule=settings.prune_schedule,
+            rate=settings.prune_rate,
+            gate=settings.prune_gate,
+            # a dry run is shorter than most frequencies
+            frequency="1ep" if settings.dry_run else settings.prune_freq,
+            until=settings.prune_until,
+            seed=settings.seed,
+            residual=settings.residual,
+            budget=budget,
+            round_to=settings.round_to,
+            image_size=settings.image_size,
+        )
+    except ValueError as error:
+        raise RefusalError(f"--{flag}: {error}") from None
+
+
+def build_optimizer(model: models.Network, settings) -> torch.optim.Optimizer:
+    options = {"momentum": settings.momentum, "weight_decay": settings.weight_decay, "fused": settings.device != "mps"}
+    return torch.optim.SGD(model.parameters(), settings.lr, **options)
+
+
+def build_network(settings, shapes: dict | None = None) -> tuple[models.Network, accounting.Count]:
+    """A fresh network on the device, and what the whole one holds. RefusalError if it does not go with the data.
+
+    With --scratch it has the smaller widths of that file, or those of a checkpoint's `shapes`.
+    """
+    classes = data.class_count(settings.dataset, settings.data_dir)
+    if settings.scratch and shapes is None:
+        given = models.load(settings.scratch)
+        settings.arch, shapes = given.card.arch, given.shapes()
+        if len(given.card.classes) != classes:
+            raise RefusalError(
+                f"--scratch: '{settings.scratch}' has {len(given.card.classes)} classes, --dataset {settings.dataset} {classes}"
+            )
+    model = models.build(settings.arch, classes=classes)
+    try:
+        whole = accounting.dense(model, settings.image_size)
+    except RuntimeError:
+        raise RefusalError(f"images of {settings.image_size} pixels are too small for {settings.arch}") from None
+    if shapes is not None:
+        model.reshape(shapes)
+        initialise(model)
+    return model.to(settings.device, memory_format=torch.channels_last), whole
+
+
+def start(settings, stop: Stop | None = None, team: Team | None = None, shapes: dict | None = None) -> Experiment:
+    """Build everything, the data last: what cannot work is refused before it is read. `shapes` are a checkpoint's."""
+    team = team or Team()
+    choose_device(settings)
+    seed_everything(settings)
+    model, whole = build_network(settings, shapes)
+    pruner = build_pruner(model, settings)
+    dataset = data.load(
+        settings.dataset,
+        settings.data_dir,
+        val_size=settings.val_size,
+        normalise=settings.normalise,
+        image_size=settings.image_size,
+        device=settings.device,
+    )
+    batch = min(settings.batch_size, len(dataset.train))
+    if batch % team.size or batch // team.size < 2:
+        raise RefusalError(f"--batch_size: {batch} images are not shared out evenly, two or more each, by {team.size} processes")
+    steps = dataset.steps(batch)
+    if settings.dry_run:
+        settings.epochs, steps = 1, min(steps, 2)
+        settings.finetune_epochs, settings.recalibrate = min(settings.finetune_epochs, 1), min(settings.recalibrate, 2)
+    if pruner is not None:
+        sample = partial(dataset.sample, batch, settings.score_batches, settings.seed)
+        try:
+            pruner.begin(settings.epochs, steps, sample)
+        except ValueError as error:
+            raise RefusalError(f"--prune_freq, --prune_until: {error}") from None
+    run = Experiment(
+        settings,
+        dataset,
+        model,
+        pruner,
+        penalty=None if settings.reg == "none" else REGULARIZERS.get(settings.reg),
+        optimizer=build_optimizer(model, settings),
+        learning_rate=LEARNING_RATES.get(settings.lr_schedule),
+        autocast=autocast(settings),
+        batch=batch,
+        steps=steps,
+        stop=stop or Stop(),
+        whole=whole,
+        team=team,
+    )
+    if settings.compile:
+        run.try_capture()
+    return run
