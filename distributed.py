@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 
 import torch
 import torch.distributed as dist
@@ -53,7 +54,11 @@ class Team:
         # what removal has emptied has no gradient to wait for
         empty = [name for name, parameter in network.named_parameters() if parameter.numel() == 0]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(network, empty)
-        return DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
+        # a 1x1 convolution's gradient may be laid out in two ways that are one in memory
+        warnings.filterwarnings("ignore", "Grad strides do not match")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # the flag has a new name in torch 2.14, and the old one before
+            return DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def share(self, value):
         """The first one's plain values and tensors, for all."""

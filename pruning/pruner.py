@@ -73,6 +73,11 @@ class Pruner:
         self.updates = [position / self.total for position in range(self.total) if self._plan(position)[0]]
         if not self.updates:
             raise ValueError(f"no mask would ever be made in {epochs} epochs of {steps} steps")
+        self._let_move(self._plan(0)[1])
+
+    def _let_move(self, moving: bool) -> None:
+        for mask in self.gates.values():
+            mask.straight_through = moving
 
     def _plan(self, position: int) -> tuple[bool, bool]:
         """Whether masks are updated before this step of the run, and whether they still move."""
@@ -85,8 +90,7 @@ class Pruner:
         position = epoch * self.steps + step
         update, moving = self._plan(position)
         # before scoring: a gradient criterion sees what cut filters would learn
-        for mask in self.gates.values():
-            mask.straight_through = moving
+        self._let_move(moving)
         if update:
             self.update(self.rate * self.schedule(position / self.total, self.updates))
         return update

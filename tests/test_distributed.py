@@ -1,0 +1,145 @@
+"""Two processes, started by torchrun on the CPU, train one network."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY
+
+import modeling
+from arguments import parse
+from data import Dataset, Images
+from distributed import Team
+
+ROOT = Path(__file__).resolve().parent.parent
+FLAGS = [*TINY, "--prune_type", "structured", "--prune_rate", "0.6", "--reg", "reg_cov", "--amp", "off", "--threads", "1"]
+
+# each process writes what it has: the first step's loss and gradients, then the state after two epochs
+PROCESS = """
+import sys, torch, tqdm
+sys.path.insert(0, sys.argv[1])
+import modeling
+from arguments import parse
+from distributed import Team
+settings = parse(sys.argv[3:])
+team = Team.join("cpu")
+run = modeling.start(settings, team=team)
+run.pruner.before_step(0, 0)
+images, labels = next(iter(run.batches(0)))
+_, loss, penalty = run.forward(images, labels)
+(loss + penalty).backward()
+first = {"loss": loss.detach(), "penalty": penalty.detach(), "images": images}
+first["gradients"] = {name: p.grad.clone() for name, p in run.model.named_parameters()}
+run = modeling.start(settings, team=team)
+rows = [modeling.train_epoch(run, epoch, tqdm.tqdm(disable=True)) for epoch in range(2)]
+accuracy = run.evaluate(run.dataset.test)
+state = {"first": first, "model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()["state"]}
+torch.save({**state, "rows": rows, "accuracy": accuracy}, f"{sys.argv[2]}/{team.rank}.pt")
+team.leave()
+"""
+
+
+def torchrun(*command, cwd, processes=2, **environment):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error", **environment}
+    # the launcher itself warns about its own defaults
+    launch = [launch[0], "-W", "ignore", *launch[1:]]
+    return subprocess.run([*launch, *map(str, command)], cwd=cwd, capture_output=True, text=True, env=env, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    place = tmp_path_factory.mktemp("ranks")
+    (place / "process.py").write_text(PROCESS)
+    done = torchrun(place / "process.py", ROOT, place, *FLAGS, cwd=place)
+    assert done.returncode == 0, done.stderr
+    return [torch.load(place / f"{rank}.pt") for rank in range(2)]
+
+
+def test_weights_masks_momentum_and_statistics_are_bit_equal(ranks):
+    one, other = ranks
+    assert any("mask" in name for name in one["model"])
+    for name, value in one["model"].items():
+        assert torch.equal(value, other["model"][name]), name
+    for key, state in one["optimizer"].items():
+        assert torch.equal(state["momentum_buffer"], other["optimizer"][key]["momentum_buffer"])
+    assert one["rows"] == other["rows"]
+    assert one["accuracy"] == other["accuracy"]
+    assert one["accuracy"]["images"] == 24
+    assert one["rows"][0]["images"] == 54  # three batches of 18, nine images a process
+    # they did not see the same images
+    assert not torch.equal(one["first"]["images"], other["first"]["images"])
+
+
+def test_the_first_step_is_the_mean_of_the_two_half_batches(ranks):
+    run = modeling.start(parse(FLAGS))
+    run.pruner.before_step(0, 0)
+    losses, sums = [], {name: torch.zeros_like(p) for name, p in run.model.named_parameters()}
+    for half in range(2):
+        images, labels = next(run.dataset.epoch(run.batch, run.settings.augment, run.settings.seed, 0, (half, 2)))
+        assert torch.equal(images, ranks[half]["first"]["images"])
+        _, loss, penalty = run.forward(images, labels)
+        losses.append(loss.detach())
+        run.model.zero_grad()
+        (loss + penalty).backward()
+        for name, parameter in run.model.named_parameters():
+            sums[name] += parameter.grad / 2
+    for rank, state in enumerate(ranks):
+        assert (state["first"]["loss"] - losses[rank]).abs() < 1e-6
+        for name, gradient in state["first"]["gradients"].items():
+            assert (gradient - sums[name]).abs().max() < 1e-6, name
+
+
+def test_the_parts_of_a_batch_are_the_batch():
+    pixels = torch.arange(20 * 8 * 8 * 3).remainder(251).byte().view(20, 8, 8, 3)
+    images = Images(pixels, torch.arange(20))
+    dataset = Dataset(images, None, images, [], "half", "cpu")
+    whole = list(dataset.epoch(6, "crop_flip", 1, 2))
+    halves = [list(dataset.epoch(6, "crop_flip", 1, 2, (part, 2))) for part in range(2)]
+    assert len(whole) == len(halves[0]) == 3
+    for step, (batch, labels) in enumerate(whole):
+        assert torch.equal(torch.cat([half[step][0] for half in halves]), batch)
+        assert torch.equal(torch.cat([half[step][1] for half in halves]), labels)
+
+
+def test_the_program_under_torchrun_compacts_tunes_and_resumes(tmp_path):
+    flags = [*FLAGS, "--epochs", "1", "--out_dir", "run", "--compact", "--finetune_epochs", "1"]
+    done = torchrun(ROOT / "modeling.py", *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("train 0 ====>") == 1  # one process speaks
+    assert "2 processes" in done.stderr
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["processes"] == 2
+    assert (tmp_path / "run" / "model.pt").exists()
+    again = torchrun(ROOT / "modeling.py", "--resume", "run", cwd=tmp_path)
+    assert again.stdout == done.stdout, again.stderr
+    more = torchrun(ROOT / "modeling.py", "--resume", "run", "--finetune_epochs", "2", cwd=tmp_path)
+    assert more.returncode == 0, more.stderr
+    assert "train 2 ====>" in more.stdout
+    # what two have begun one may go on with, and says so
+    alone = subprocess.run(
+        [sys.executable, str(ROOT / "modeling.py"), "--resume", "run", "--finetune_epochs", "3"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "processes was 2, is 1" in alone.stderr
+    assert "train 3 ====>" in alone.stdout
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused_once(tmp_path):
+    done = torchrun(ROOT / "modeling.py", *FLAGS, "--batch_size", "9", cwd=tmp_path)
+    assert done.returncode != 0
+    assert done.stderr.count("modeling.py: error: --batch_size: 9 images are not shared out evenly") == 1
+    assert not (tmp_path / "result").exists()
+
+
+def test_alone_nothing_is_exchanged():
+    team, value = Team(), torch.ones(2)
+    team.sum_(value)
+    team.average_statistics(torch.nn.BatchNorm1d(2))
+    assert value.tolist() == [1, 1]
+    assert team.leads
+    assert team.share({"a": 1}) == {"a": 1}
+    assert Team.join("cpu").size == 1
