@@ -104,7 +104,13 @@ def reg_cov(network: Network) -> Tensor:
     0 where they are uncorrelated, 1 where all are copies of one. Mean over layers of the mean |C_ij|, i != j, C the Pearson
     correlation between the layer's flattened live filters. A layer with one live filter gives 0.
     """
-    terms = [_MeanCorrelation.apply(torch.stack(live), *weights) for weights, live in _by_shape(network)]
+    if not torch.compiler.is_compiling():
+        terms = [_MeanCorrelation.apply(torch.stack(live), *weights) for weights, live in _by_shape(network)]
+        return _sum(network, terms) / len(network.units)
+    terms = []
+    for rows, live in _stacks(network):  # a compiler fuses this by itself
+        count = live.sum(-1)
+        terms.append((_correlations(rows, live).abs().sum((-1, -2)) / (count * (count - 1)).clamp_min(1)).sum())
     return _sum(network, terms) / len(network.units)
 
 

@@ -162,3 +162,26 @@ def test_a_mask_refuses_another_shape():
         OutputGate(3).set(torch.ones(4))
     with pytest.raises(ValueError, match="shape"):
         WeightMask((2, 3)).set(torch.ones(3, 2))
+
+
+@pytest.mark.parametrize("moving", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_mask_that_batch_norm_takes_is_the_one_multiplied_in(two_blocks, batch, moving, training, monkeypatch):
+    """Both ways to mask: the same outputs, gradients of every weight, masked ones too, and running statistics."""
+    images, labels = batch
+    found, before = [], {name: value.clone() for name, value in two_blocks.state_dict().items()}
+    put_masks(two_blocks, straight_through=moving).train(training)
+    at_norm = sum(unit.gate._at_norm(unit) for unit in two_blocks.units.values())
+    assert at_norm == (5 if not moving else 2 if training else 0)  # a2 and b2 have no ReLU
+    for fused in (True, False):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda fused=fused: not fused)
+        two_blocks.load_state_dict(before, strict=False)
+        logits = two_blocks(images)
+        loss, got = gradients(two_blocks, logits, labels)
+        buffers = {name: buffer.clone() for name, buffer in two_blocks.named_buffers()}
+        with torch.no_grad():
+            silent = two_blocks(images)
+        found.append((logits, loss, got, buffers, silent))
+    for part, other in zip(*found, strict=True):
+        torch.testing.assert_close(part, other, rtol=0, atol=1e-12)
+    assert not torch.equal(found[0][3]["a2.norm.running_var"], before["a2.norm.running_var"]) or not training

@@ -53,6 +53,9 @@ def places(tmp_path_factory):
 
 
 CASES = [
+    (["--scratch", "nothing.pt"], "--scratch: no file at 'nothing.pt'"),
+    (["--scratch", "{places}", "--layers", "20"], "--scratch says which network: leave out --arch, --layers and --shortcut"),
+    (["--scratch", "{places}", "--prune_type", "structured"], "leave out --prune_type structured"),
     (["--prune_typ", "structured"], "did you mean '--prune_type'"),
     (["--prun", "0.5"], "unknown argument '--prun'"),
     (["extra"], "unknown argument 'extra'"),

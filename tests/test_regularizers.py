@@ -181,3 +181,35 @@ def test_penalties_are_float32_under_autocast_and_touch_no_random_state(name):
     assert outside.dtype == inside.dtype == torch.float32
     assert torch.equal(outside, inside)
     assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_the_gradient_in_closed_form_is_autograds(two_blocks, memory_format):
+    """Masked, constant and single filters too; float64 against the plain formula, float32 against float64."""
+
+    def plain(network):
+        terms = []
+        for unit in network.units.values():
+            rows = unit.weight.flatten(1) - unit.weight.flatten(1).mean(1, keepdim=True)
+            keep = [f for f in range(len(rows)) if unit.gate.mask[f] and rows[f].abs().max() > 1e-9]
+            rows, live = torch.nn.functional.normalize(rows[keep]), unit.gate.mask.sum()
+            apart = 1 - torch.eye(len(keep))
+            terms.append(((rows @ rows.T).abs() * apart).sum() / (live * (live - 1)).clamp_min(1))
+        return torch.stack(terms).sum() / len(network.units)
+
+    network = two_blocks.to(memory_format=memory_format)
+    for number, (name, unit) in enumerate(network.units.items()):
+        unit.gate = OutputGate(unit.filters)
+        unit.gate.set((torch.arange(unit.filters) > number - 1) if name != "b2" else torch.eye(unit.filters)[0])
+    network.a1.layer.weight.data[4] = 3.0
+    weights = [unit.weight for unit in network.units.values()]
+    value, wanted = plain(network), torch.autograd.grad(plain(network), weights)
+    got = torch.autograd.grad(3 * reg_cov(network), weights)
+    torch.testing.assert_close(reg_cov(network), value, rtol=0, atol=1e-14)
+    for one, other, weight in zip(got, wanted, weights, strict=True):
+        torch.testing.assert_close(one, 3 * other, rtol=0, atol=1e-13)
+        assert one.stride() == weight.stride()  # no copy into the optimizer's layout
+    single = network.float()
+    torch.testing.assert_close(reg_cov(single).double(), value, rtol=0, atol=1e-6)
+    for one, other in zip(torch.autograd.grad(reg_cov(single), list(single.parameters())[0:1]), wanted[:1], strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=0, atol=1e-6)

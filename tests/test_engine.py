@@ -1,0 +1,135 @@
+"""The step that is captured, the control trained from scratch, and malloc's memory."""
+
+import json
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import TINY, TINY_DATA, run_program
+
+import modeling
+import models
+from arguments import RefusalError, parse
+from engine import compiled
+from models.layers import initialise
+from pruning import Pruner
+from regularizers import reg_cov
+
+ROOT = Path(__file__).resolve().parent.parent
+PRUNED = ["--prune_type", "structured", "--prune_rate", "0.6", "--reg", "reg_cov"]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_the_captured_step_is_the_plain_one(two_blocks, batch):
+    """Masks that move, then fixed ones, then evaluation; new masks need no new compilation."""
+    images, labels = batch
+    pruner = Pruner(two_blocks, rate=0.5)
+    settings = parse([*TINY, "--compile"])
+    plain_results, found = [], []
+
+    def forward(images, labels):
+        logits = two_blocks(images)
+        return logits, F.cross_entropy(logits, labels), 0.7 * reg_cov(two_blocks)
+
+    for function, results in ((forward, plain_results), (compiled(forward, settings), found)):
+        torch.compiler.reset()
+        for moving, rate in ((True, 0.5), (True, 0.3), (False, 0.3)):
+            pruner.update(rate)
+            pruner._let_move(moving)
+            logits, loss, penalty = function(images, labels)
+            results += [logits.detach(), loss.detach(), *torch.autograd.grad(loss + penalty, list(two_blocks.parameters()))]
+        two_blocks.eval()
+        with torch.no_grad():
+            results.append(function(images, labels)[0].clone())
+        two_blocks.train()
+    assert compiled(forward, parse([*TINY, "--no_compile"])) is forward
+    for one, other in zip(plain_results[:-1], found[:-1], strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
+
+
+def test_where_the_compiler_fails_the_run_goes_on_without_unless_it_was_typed(monkeypatch, capsys):
+    def broken(function, **_):
+        def fail(*_):
+            raise RuntimeError("no compiler")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.raises(RefusalError, match="--compile: no compiler"):
+        modeling.start(parse([*TINY, "--compile"]))
+    settings = parse(TINY)
+    settings.compile = True  # what a CUDA device resolves to
+    run = modeling.start(settings)
+    assert "without torch.compile, which fails here: no compiler" in capsys.readouterr().err
+    assert settings.compile is False
+    assert run.evaluate(run.dataset.test)["images"] == 24
+
+
+def test_compiling_first_leaves_the_network_as_it_was(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    plain, tried = (modeling.start(parse([*TINY, *PRUNED, *flags])) for flags in ([], ["--compile"]))
+    for name, value in plain.model.state_dict().items():
+        assert torch.equal(value, tried.model.state_dict()[name]), name
+    assert all(parameter.grad is None for parameter in tried.model.parameters())
+
+
+def test_scratch_trains_the_smaller_network_anew(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run_program(*TINY, *PRUNED, "--compact", "--out_dir", "pruned")
+    run_program("--scratch", "pruned/model.pt", *TINY_DATA, "--batch_size", "18", "--epochs", "1", "--out_dir", "scratch")
+    pruned, scratch = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("pruned", "scratch"))
+    assert scratch["left"] == pruned["left"]
+    assert scratch["dense"] == pruned["dense"]
+    (tmp_path / "pruned" / "model.pt").unlink()
+    capsys.readouterr()
+    run_program("--resume", "scratch", "--epochs", "2")  # a run needs nothing but its folder
+    assert "train 1 ====>" in capsys.readouterr().out
+    state = torch.load(tmp_path / "scratch" / "checkpoint.pt")
+    assert state["scratch"]["units"]["stem"][0] < 16
+
+
+def test_scratch_has_fresh_weights_and_refuses_other_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_program(*TINY, *PRUNED, "--epochs", "1", "--compact", "--out_dir", "pruned")
+    given = models.load("pruned/model.pt")
+    run = modeling.start(parse(["--scratch", "pruned/model.pt", *TINY_DATA, "--seed", "5"]))
+    assert run.model.shapes() == given.shapes()
+    assert not torch.equal(run.model.stem.weight, given.stem.weight)
+    with pytest.raises(RefusalError, match="has 3 classes, --dataset digits 10"):
+        modeling.start(parse(["--scratch", "pruned/model.pt", "--dataset", "digits"]))
+
+
+def test_an_emptied_layer_is_initialised_without_a_word():
+    network = models.build("resnet20")
+    network.stage1[0].conv1.resize(0, 16)
+    network.stage1[0].conv2.resize(16, 0)
+    initialise(network)  # torch warns of layers without a weight, and warnings are errors here
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc alone has this option")
+def test_freed_memory_is_kept():
+    code = """
+import resource, sys, torch
+from engine import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.ones(16 * 2**20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+    keep, give_back = (
+        int(subprocess.run([sys.executable, "-c", code, how], cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+        for how in ("keep", "give_back")
+    )
+    assert give_back > 10 * 64 * 2**20 // resource.getpagesize() // 2 > 10 * keep
