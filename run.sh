@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # ./run.sh          the experiment below, into result/; further flags are passed through
 # ./run.sh quick    a small network on scikit-learn's digits, no download, about two minutes on two CPU cores
+# ./run.sh table    the paper's table: runs, goes on where it was stopped, tabulates; --help lists its flags
 # ./run.sh test     the tests
 # The first use makes .venv and installs requirements.txt into it.
 set -euo pipefail
@@ -32,6 +33,10 @@ case "${1:-}" in
     shift
     exec $python modeling.py --dataset digits --layers 20 --epochs 50 \
       --prune_type structured --prune_rate 0.6 --reg reg_cov --odecay 0.7 "$@"
+    ;;
+  table)
+    shift
+    exec $python benchmarks/table.py "$@"
     ;;
   test)
     shift

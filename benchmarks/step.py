@@ -1,0 +1,248 @@
+"""What a training step costs: `python benchmarks/step.py > benchmarks/step.md`.
+
+The plain network, ours with moving masks and reg_cov, and the published engine (benchmarks/published.py) take turns in one
+process; medians, with the interquartile range. Dense and ours are the program's own code, on the digits inside
+scikit-learn, so nothing is downloaded. malloc keeps its memory for all three, which favours the published engine: its
+authors' program had the system's default.
+"""
+
+import argparse
+import gc
+import json
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import modeling
+from arguments import parse
+from benchmarks.published import Published
+from pruning import accounting
+
+OURS = ["--prune_type", "structured", "--prune_rate", "0.6", "--reg", "reg_cov", "--odecay", "0.7"]
+CIFAR = 45_000  # training images, a tenth held out: masks move once an epoch
+
+
+class Own:
+    """The program's own step."""
+
+    def __init__(self, arch: str, batch: int, device: str, flags: list[str]):
+        data = ["--dataset", "digits", "--augment", "crop_flip", "--val_size", "0", "--quiet"]
+        self.run = modeling.start(parse(["--arch", arch, "--batch_size", str(batch), "--device", device, *data, *flags]))
+        if self.run.batch != batch:
+            raise ValueError(f"only {self.run.batch} images for a batch of {batch}")
+        self.meter = modeling.Meter(device)
+        self.model, self.batches = self.run.model.train(), iter(())
+        if self.run.pruner is not None:
+            self.run.pruner.update(0.6)
+
+    def next(self):
+        batch = next(self.batches, None)
+        if batch is None:
+            self.batches = self.run.batches(0)
+            batch = next(self.batches)
+        return batch
+
+    def step(self, mark=lambda name: None) -> None:
+        """A step of modeling.train_epoch; `mark` is told the end of each stage."""
+        run = self.run
+        images, labels = self.next()
+        mark("data")
+        logits, loss, penalty = run.forward(images, labels)
+        mark("forward")
+        run.optimizer.zero_grad(set_to_none=True)
+        (loss if penalty is None else loss + penalty).backward()
+        mark("backward")
+        run.optimizer.step()
+        mark("optimiser")
+        self.meter.add(logits, labels, loss, penalty)
+        mark("metrics")
+
+    def regulariser(self) -> None:
+        """It alone, with its gradient."""
+        self.run.penalty(self.model).backward()
+
+    def masks(self) -> None:
+        self.run.pruner.update(0.6)
+
+
+def wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def milliseconds(work, device: str) -> float:
+    wait(device)
+    began = time.perf_counter()
+    work()
+    wait(device)
+    return 1e3 * (time.perf_counter() - began)
+
+
+def spread(times: list[float]) -> float:
+    """Interquartile range."""
+    if len(times) < 2:
+        return 0.0
+    low, _, high = statistics.quantiles(times, n=4)
+    return high - low
+
+
+def stages(own: Own, device: str, rounds: int) -> dict:
+    """Median milliseconds of each stage of a step; the masks' share of it, once an epoch of CIFAR-10."""
+    found = {}
+    for _ in range(rounds):
+        wait(device)
+        last = [time.perf_counter()]
+
+        def mark(name: str, last=last) -> None:
+            wait(device)
+            now = time.perf_counter()
+            found.setdefault(name, []).append(1e3 * (now - last[0]))
+            last[0] = now
+
+        own.step(mark)
+    found["of it: regulariser, with its gradient"] = [milliseconds(own.regulariser, device) for _ in range(rounds)]
+    steps = CIFAR // own.run.batch
+    found[f"masks, once in {steps} steps"] = [milliseconds(own.masks, device) / steps for _ in range(rounds)]
+    return {name: statistics.median(times) for name, times in found.items()}
+
+
+def ceiling(device: str, dtype) -> tuple[float, float]:
+    """The device's own best: multiply-accumulates a second of a matrix product, bytes a second of a copy."""
+    n, bytes_ = (8192, 2**30) if device == "cuda" else (2048, 2**28)
+    a, b = torch.randn(n, n, device=device, dtype=dtype), torch.randn(n, n, device=device, dtype=dtype)
+    x = torch.empty(bytes_, dtype=torch.uint8, device=device)
+    y = torch.empty_like(x)
+    product = min(milliseconds(lambda: a @ b, device) for _ in range(10))
+    copy = min(milliseconds(lambda: y.copy_(x), device) for _ in range(10))
+    return 1e3 * n**3 / product, 2e3 * bytes_ / copy
+
+
+def traffic(network, batch: int, size: int) -> float:
+    """Bytes of activations that a step must move, each two bytes wide and passed over by its own kernel.
+
+    Seven passes a unit's output: written by the convolution, read and written by batch norm, read by the next
+    convolution; and in the backward pass the gradient read and written, and the output read once more.
+    """
+    pixels = accounting.positions(network, size)
+    return 7 * 2 * batch * sum(unit.filters * pixels[name] for name, unit in network.all_units.items())
+
+
+def kernels(own: Own) -> int:
+    """CUDA kernels that a step launches."""
+    with profile(activities=[ProfilerActivity.CUDA]) as record:
+        own.step()
+        torch.cuda.synchronize()
+    return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in record.events())
+
+
+def variants(arch: str, batch: int, options) -> dict:
+    """What takes turns."""
+    plain = [] if options.compile else ["--no_compile"]
+    found = {"dense": Own(arch, batch, options.device, plain), "ours": Own(arch, batch, options.device, [*OURS, *plain])}
+    if options.compile:
+        found["ours, not compiled"] = Own(arch, batch, options.device, [*OURS, "--no_compile"])
+    if not options.skip_published:
+        images = found["dense"].run.dataset.train
+        found["published"] = Published(arch, batch, images, options.device, options.workers)
+    return found
+
+
+def gigabytes(arch: str, batch: int, published: bool) -> float:
+    """What the activations of all variants need at the most: four bytes for the published one, else two, three a unit."""
+    network = modeling.models.build(arch)
+    pixels = accounting.positions(network, 32)
+    values = batch * sum(unit.filters * pixels[name] for name, unit in network.all_units.items())
+    return values * 3 * (4 if published else 2) / 1e9
+
+
+def measure(arch: str, batch: int, options) -> dict:
+    torch.manual_seed(0)
+    taking_turns = variants(arch, batch, options)
+    times = {name: [] for name in taking_turns}
+    for turn in range(options.warmup + options.steps):
+        for name, variant in taking_turns.items():
+            took = milliseconds(variant.step, options.device)
+            if turn >= options.warmup:
+                times[name].append(took)
+    own = taking_turns["ours"]
+    macs, size = accounting.dense(taking_turns["dense"].model, 32).macs, own.run.dataset.image_size
+    ours = statistics.median(times["ours"])
+    dtype = torch.bfloat16 if own.run.settings.amp == "bfloat16" else torch.float32
+    arithmetic, memory = ceiling(options.device, dtype)
+    row = {
+        "network": arch,
+        "batch": batch,
+        "ms": {name: [statistics.median(taken), spread(taken)] for name, taken in times.items()},
+        "stages": stages(own, options.device, max(options.steps // 2, 1)),
+        "arithmetic": 3e3 * macs * batch / ours / arithmetic,
+        "memory": 1e3 * traffic(taking_turns["dense"].model, batch, size) / ours / memory,
+        "ceilings": [arithmetic, memory],
+        "precision": str(dtype).removeprefix("torch."),
+    }
+    if options.device == "cuda":
+        row |= {"kernels": kernels(own), "peak_gb": torch.cuda.max_memory_allocated() / 1e9}
+    return row
+
+
+def lines(row: dict) -> list[str]:
+    """The Markdown of one network and batch."""
+    dense, ours = row["ms"]["dense"][0], row["ms"]["ours"][0]
+    out = [f"\n### {row['network']}, batch {row['batch']}, {row['precision']}\n"]
+    out += ["| step | ms (interquartile range) | images/s | of dense | published, times as long |", "|---|---|---|---|---|"]
+    published = row["ms"].get("published", [None])[0]
+    for name, (taken, quartiles) in row["ms"].items():
+        gain = f"{published / taken:.2f}" if published else "-"
+        out.append(
+            f"| {name} | {taken:.1f} ({quartiles:.1f}) | {1e3 * row['batch'] / taken:.0f} | {taken / dense:.3f} | {gain} |"
+        )
+    parts = ", ".join(f"{name} {taken:.2f} ms ({100 * taken / ours:.1f} %)" for name, taken in row["stages"].items())
+    out += ["", f"Where ours goes, measured apart: {parts}."]
+    arithmetic, memory = row["ceilings"]
+    out.append(
+        f"Ceilings: {100 * row['arithmetic']:.0f} % of {arithmetic / 1e9:.0f} GMAC/s, the best matrix product here; "
+        f"{100 * row['memory']:.0f} % of {memory / 1e9:.1f} GB/s, the best copy."
+    )
+    if "kernels" in row:
+        out.append(f"{row['kernels']} kernels launched a step; at most {row['peak_gb']:.2f} GB held by all variants together.")
+    return out
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--networks", nargs="+", default=["resnet56", "resnet50", "vgg16"])
+    parser.add_argument("--batches", nargs="+", type=int, default=[128, 1024])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--steps", type=int, default=10, help="timed turns")
+    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", default=torch.cuda.is_available(), help="dense and ours compiled")
+    parser.add_argument("--skip_published", action="store_true")
+    parser.add_argument("--workers", type=int, default=2, help="of the published engine's loader")
+    parser.add_argument("--memory", type=float, default=20, help="GB; what needs more is passed over (default 20)")
+    parser.add_argument("--json", type=Path, help="file that the rows are added to")
+    options = parser.parse_args(argv)
+    name = (
+        torch.cuda.get_device_name() if options.device == "cuda" else f"{platform.machine()}, {torch.get_num_threads()} threads"
+    )
+    print(f"torch {torch.__version__}, {name}", flush=True)
+    for arch in options.networks:
+        for batch in options.batches:
+            needed = gigabytes(arch, batch, not options.skip_published)
+            if needed > options.memory:
+                print(f"\n### {arch}, batch {batch}\n\nnot measured: about {needed:.0f} GB of activations", flush=True)
+                continue
+            row = measure(arch, batch, options)
+            print("\n".join(lines(row)), flush=True)
+            if options.json:
+                with options.json.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+            gc.collect()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
