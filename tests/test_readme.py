@@ -46,9 +46,16 @@ def test_the_readme_names_what_there_is():
     for flag in flags[1:]:
         assert flag in README, f"{flag} is not in the README"
     for flag in set(re.findall(r"--[a-z_]+", README)):
-        assert flag in flags or flag in ("--help", "--format", "--layers", "--plots", "--no_plots"), (
-            f"{flag} is in the README only"
-        )
+        assert flag in flags or flag in (
+            "--help",
+            "--format",
+            "--layers",
+            "--plots",
+            "--no_plots",
+            "--minutes",
+            "--row",
+            "--nproc_per_node",
+        ), f"{flag} is in the README only"
     for registry in (arguments.CRITERIA, arguments.SCOPES, arguments.PHASES, arguments.SCHEDULES, arguments.REGULARIZERS):
         for name in registry.entries:
             assert f"`{name}`" in README, name
