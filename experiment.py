@@ -189,10 +189,8 @@ def build_network(settings, shapes: dict | None = None) -> tuple[models.Network,
     if settings.scratch and shapes is None:
         given = models.load(settings.scratch)
         settings.arch, shapes = given.card.arch, given.shapes()
-        if len(given.card.classes) != classes:
-            raise RefusalError(
-                f"--scratch: '{settings.scratch}' has {len(given.card.classes)} classes, --dataset {settings.dataset} {classes}"
-            )
+        if (known := len(given.card.classes)) != classes:
+            raise RefusalError(f"--scratch: '{settings.scratch}' has {known} classes, --dataset {settings.dataset} {classes}")
     model = models.build(settings.arch, classes=classes)
     try:
         whole = accounting.dense(model, settings.image_size)
