@@ -11,8 +11,8 @@ from torch import Tensor
 
 from models import Network
 
-# alpha where --odecay is not typed: the paper's, and that of SRIP's authors
-ALPHA = {"reg_cov": 0.7, "reg_cov_ijcai2018": 0.7, "reg_ortho": 1e-2}
+# alpha where --odecay is not typed: the paper's, that of SRIP's authors, and those of network slimming's for VGG; l1's is ours
+ALPHA = {"reg_cov": 0.7, "reg_cov_ijcai2018": 0.7, "reg_ortho": 1e-2, "l1": 1e-5, "bn_l1": 1e-4}
 
 
 def _outside_autocast(penalty):
@@ -68,6 +68,22 @@ def _correlations(rows: Tensor, live: Tensor) -> Tensor:
     return gram * (1 - torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device))
 
 
+# multiplications of a layer's Gram matrix from which a host's look at the mask costs less than it saves
+_LARGE = 10**8
+
+
+def _with_gradient(rows: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum over layers of the mean |C_ij|, i != j, and its gradient for the rows."""
+    rows, inverse = _directions(rows, live)
+    gram = rows @ rows.mT
+    gram.diagonal(dim1=-2, dim2=-1).zero_()
+    count = live.sum(-1)
+    pairs = (count * (count - 1)).clamp_min(1).view(-1, 1, 1)
+    signs = gram.sign().mul_(2 / pairs)
+    size = (gram * signs).sum(-1, keepdim=True)
+    return size.sum() / 2, torch.baddbmm(size * rows, signs, rows, beta=-1).mul_(inverse)
+
+
 class _MeanCorrelation(torch.autograd.Function):
     """Sum over layers of one shape of the mean |C_ij|, i != j, with its gradient made beside it.
 
@@ -80,16 +96,18 @@ class _MeanCorrelation(torch.autograd.Function):
         # in the order in which they lie in memory: a correlation does not depend on it
         last = not weights[0].is_contiguous()
         laid = [(weight.permute(0, 2, 3, 1) if last else weight) for weight in weights]
-        rows, inverse = _directions(torch.stack([weight.flatten(1) for weight in laid]), live)
-        gram = rows @ rows.mT
-        gram.diagonal(dim1=-2, dim2=-1).zero_()
-        count = live.sum(-1)
-        pairs = (count * (count - 1)).clamp_min(1).view(-1, 1, 1)
-        signs = gram.sign().mul_(2 / pairs)
-        size = (gram * signs).sum(-1, keepdim=True)
-        ctx.gradient = torch.baddbmm(size * rows, signs, rows, beta=-1).mul_(inverse)
+        rows = torch.stack([weight.flatten(1) for weight in laid])
         ctx.shape, ctx.last = laid[0].shape, last
-        return size.sum() / 2
+        if rows.device.type == "cpu" and rows[0].numel() * len(rows[0]) >= _LARGE and not live.all():
+            # worth a look at how many are left, whose square is the work
+            ctx.gradient, total = torch.zeros_like(rows), rows.new_zeros(())
+            for layer, alive, gradient in zip(rows, live.bool(), ctx.gradient, strict=True):
+                left = layer[alive].unsqueeze(0)
+                size, gradient[alive] = _with_gradient(left, left.new_ones(left.shape[:2]))
+                total += size
+            return total
+        total, ctx.gradient = _with_gradient(rows, live)
+        return total
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
@@ -151,3 +169,25 @@ def reg_ortho(network: Network, *, iterations: int = 2) -> Tensor:
             vector = vector / vector.norm(dim=1, keepdim=True).clamp_min(1e-30)
         terms.append((difference @ vector).square().sum())
     return _sum(network, terms)
+
+
+@_outside_autocast
+def l1(network: Network) -> Tensor:
+    """Sum of the absolute weights of all live filters: the sparsity that --prune_imp zero_fraction counts on.
+
+    Singh et al., 2019 (arXiv 1811.08342).
+    """
+    return _sum(network, [(rows.abs().sum(-1) * live).sum() for rows, live in _stacks(network)])
+
+
+@_outside_autocast
+def bn_l1(network: Network) -> Tensor:
+    """Sum of batch norm's absolute scales behind all live filters: Network Slimming (Liu et al., 2017, arXiv 1708.06519).
+
+    The derivative of |gamma| at 0 is 0. What --prune_imp bn_scale counts on.
+    """
+    scales = [(unit.norm.weight, unit.live) for unit in network.units.values() if unit.norm is not None]
+    sizes = [scale.float().abs() if scale.dtype != torch.float64 else scale.abs() for scale, _ in scales]
+    return _sum(
+        network, [(size if live is None else size * live.detach()).sum() for size, (_, live) in zip(sizes, scales, strict=True)]
+    )
