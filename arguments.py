@@ -8,13 +8,14 @@ import re
 import sys
 from pathlib import Path
 
-from refusals import check_after, check_names, check_pairs, check_use
+from refusals import check_after, check_names, check_pairs, check_use, finds_counts
 from registry import (
     CRITERIA,
     LEARNING_RATES,
     NETWORKS,
     PHASES,
     REGULARIZERS,
+    ROOT,
     SCHEDULES,
     SCOPES,
     Registry,
@@ -25,6 +26,8 @@ from registry import (
 RAW_SCOPE = "global(normalise='none', floor=0)"
 # A recipe replaces defaults; flags that are typed win. It sets the method, never the engine.
 RECIPES = {
+    # what benchmarks/LOG.md found best, on ResNet-20 in short runs
+    "best": {"prune_type": "structured", "prune_schedule": "cubic", "lr_schedule": "cosine", "weight_decay": 5e-4},
     # the description taken literally, with a regulariser that works
     "paper": {
         "prune_type": "structured",
@@ -135,9 +138,15 @@ def _listing(registry: Registry) -> str:
     return "; ".join(lines).replace("%", "%%")
 
 
+def presets() -> dict:
+    """The published counts in pruning/presets.json."""
+    return json.loads((ROOT / "pruning" / "presets.json").read_text(encoding="utf-8"))
+
+
 def _add_experiment(parser) -> None:
     group = parser.add_argument_group("experiment")
-    group.add_argument("--recipe", choices=sorted(RECIPES), help="defaults of a published setting; typed flags win")
+    group.add_argument("--recipe", choices=sorted(RECIPES), help=(
+        "defaults of a published setting, or the best one found here; typed flags win"))  # fmt: skip
     group.add_argument("--seed", type=_number(int, 0, 2**31), default=0, help="of weights, order and crops (default 0)")
     group.add_argument("--out_dir", help="folder for config.json and metrics.jsonl (default: numbered, below result/)")
     group.add_argument("--resume", metavar="PATH", help="go on with the run in this folder, or from this checkpoint in it")
@@ -152,6 +161,8 @@ def _add_model_and_data(parser) -> None:
     group.add_argument("--arch", help=f"a network by name: {', '.join(NETWORKS.entries)}")
     group.add_argument("--scratch", metavar="MODEL", help=(
         "the smaller network of this model.pt, trained anew from fresh weights: the control of pruning"))  # fmt: skip
+    group.add_argument("--init", metavar="PATH", help=(
+        "weights of a trained network to begin with: a run's folder, its checkpoint, or a model.pt of a whole network"))  # fmt: skip
     group.add_argument("--shortcut", choices=("projection", "pad"), help="of ResNet-20 to 110 (default projection)")
     group.add_argument("--dataset", choices=("cifar10", "cifar100", "digits", "folder"), default="cifar10", help=(
         "digits is inside scikit-learn and needs no download; folder reads DIR/train/CLASS/IMAGE and DIR/test "
@@ -174,8 +185,12 @@ def _add_pruning(parser) -> None:
     group.add_argument("--prune_imp", default="L1", help=f"by what measure. {_listing(CRITERIA)} (default L1)")
     group.add_argument("--prune_scope", default="global", help=f"compared with whom. {_listing(SCOPES)} (default global)")
     group.add_argument("--prune_phase", default="dynamic", help=f"when. {_listing(PHASES)} (default dynamic)")
+    group.add_argument("--rounds", type=_number(int, 1, 1000), help=(
+        "so many times cut a part and train on: short for --prune_phase \"iterative(rounds=N)\""))  # fmt: skip
+    group.add_argument("--preset", choices=sorted(presets()), help=(
+        "a published number of filters for each layer, and the network it is for"))  # fmt: skip
     group.add_argument("--prune_schedule", default="constant", help=(
-        f"how the rate grows, phase dynamic. {_listing(SCHEDULES)} (default constant)"))  # fmt: skip
+        f"how the rate grows, phases dynamic and iterative. {_listing(SCHEDULES)} (default constant, iterative: linear)"))  # fmt: skip
     group.add_argument("--prune_freq", type=_frequency, default="1ep", help="epochs or iterations between masks (default 1ep)")
     group.add_argument("--prune_until", type=_number(float, 0, 1, above=True), default=0.75, help=(
         "fraction of the run after which masks are fixed; of phase after, when it cuts (default 0.75)"))  # fmt: skip
@@ -263,7 +278,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         raise RefusalError(f"unknown argument '{word}'" + (f": {suggest(word, known)}" if word.startswith("--") else ""))
     typed = {name: value for name, value in vars(typed).items() if value is not _Unset}
     defaults = {name: action.default for name, action in flags.items()}
-    settings = argparse.Namespace(**defaults | RECIPES.get(typed.get("recipe"), {}) | typed)
+    settings = argparse.Namespace(**defaults | RECIPES.get(typed.get("recipe"), {}) | _of_preset(typed) | typed)
     settings.typed = typed
     try:
         if "evaluate" in typed or "predict" in typed:
@@ -281,6 +296,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
         _resolve(settings, typed)
     settings.finetune_lr = settings.finetune_lr or 0.01 * settings.lr
     return settings
+
+
+def _of_preset(typed: dict) -> dict:
+    """The settings that --preset stands for; its network, where none was typed."""
+    if "preset" not in typed:
+        return {}
+    chosen = presets()[typed["preset"]]
+    found = {"prune_type": "structured", "prune_rate": chosen["rate"], "prune_scope": f"preset(name={typed['preset']!r})"}
+    return found | ({} if {"arch", "layers"} & typed.keys() else {"arch": chosen["arch"]})
 
 
 def _resumed(path: Path, typed: dict, defaults: dict) -> argparse.Namespace:
@@ -304,6 +328,16 @@ def _resumed(path: Path, typed: dict, defaults: dict) -> argparse.Namespace:
 
 def _resolve(settings, typed: dict) -> None:
     """Fill in what depends on other flags. RefusalError for a depth or shortcut that does not exist."""
+    if settings.rounds:
+        settings.prune_phase = f"iterative(rounds={settings.rounds})"
+    if "prune_schedule" not in typed and parse_call(settings.prune_phase)[0] == "iterative":
+        settings.prune_schedule = "linear"
+    if "prune_scope" not in typed and not settings.recipe and (own := CRITERIA.constants(settings.prune_imp).get("SCOPE")):
+        settings.prune_scope = own
+    if finds_counts(settings.prune_imp):
+        settings.prune_rate = 0.0
+    if settings.init and "prune_until" not in typed and parse_call(settings.prune_phase)[0] == "after":
+        settings.prune_until = 0.0  # it has been trained
     if settings.arch is None:
         settings.arch = f"resnet{settings.layers}"
         if settings.arch not in NETWORKS.entries:

@@ -12,10 +12,10 @@ from torch import Tensor
 import data
 import models
 from arguments import RefusalError, method
+from build import build_network, build_optimizer, build_pruner
 from distributed import Team
 from engine import Stop, autocast, choose_device, compiled, seed_everything
 from evaluation import evaluate
-from models.layers import initialise
 from output import note
 from pruning import Pruner, accounting
 from pruning.removal import ungated
@@ -143,63 +143,6 @@ class Experiment:
         self.model, self.pruner = smaller, None
         self.optimizer = build_optimizer(smaller, self.settings)
         self.capture()
-
-
-def build_pruner(model: models.Network, settings) -> Pruner | None:
-    """Masks on the network. RefusalError if so much may not go."""
-    if settings.prune_type == "none":
-        return None
-    budgets = {"target_macs": "macs", "target_params": "parameters"}
-    flag = next((name for name in budgets if getattr(settings, name) is not None), "prune_rate")
-    budget = budgets.get(flag)
-    try:
-        return Pruner(
-            model,
-            prune_type=settings.prune_type,
-            criterion=settings.prune_imp,
-            scope=settings.prune_scope,
-            phase=settings.prune_phase,
-            schedule=settings.prune_schedule,
-            rate=settings.prune_rate,
-            gate=settings.prune_gate,
-            # a dry run is shorter than most frequencies
-            frequency="1ep" if settings.dry_run else settings.prune_freq,
-            until=settings.prune_until,
-            seed=settings.seed,
-            residual=settings.residual,
-            budget=budget,
-            round_to=settings.round_to,
-            image_size=settings.image_size,
-        )
-    except ValueError as error:
-        raise RefusalError(f"--{flag}: {error}") from None
-
-
-def build_optimizer(model: models.Network, settings) -> torch.optim.Optimizer:
-    options = {"momentum": settings.momentum, "weight_decay": settings.weight_decay, "fused": settings.device != "mps"}
-    return torch.optim.SGD(model.parameters(), settings.lr, **options)
-
-
-def build_network(settings, shapes: dict | None = None) -> tuple[models.Network, accounting.Count]:
-    """A fresh network on the device, and what the whole one holds. RefusalError if it does not go with the data.
-
-    With --scratch it has the smaller widths of that file, or those of a checkpoint's `shapes`.
-    """
-    classes = data.class_count(settings.dataset, settings.data_dir)
-    if settings.scratch and shapes is None:
-        given = models.load(settings.scratch)
-        settings.arch, shapes = given.card.arch, given.shapes()
-        if (known := len(given.card.classes)) != classes:
-            raise RefusalError(f"--scratch: '{settings.scratch}' has {known} classes, --dataset {settings.dataset} {classes}")
-    model = models.build(settings.arch, classes=classes)
-    try:
-        whole = accounting.dense(model, settings.image_size)
-    except RuntimeError:
-        raise RefusalError(f"images of {settings.image_size} pixels are too small for {settings.arch}") from None
-    if shapes is not None:
-        model.reshape(shapes)
-        initialise(model)
-    return model.to(settings.device, memory_format=torch.channels_last), whole
 
 
 def start(settings, stop: Stop | None = None, team: Team | None = None, shapes: dict | None = None) -> Experiment:

@@ -8,7 +8,7 @@ from registry import CRITERIA, LEARNING_RATES, NETWORKS, PHASES, REGULARIZERS, S
 
 PRUNING_FLAGS = (
     *("prune_rate", "prune_imp", "prune_scope", "prune_phase", "prune_schedule", "prune_freq", "prune_until", "prune_gate"),
-    *("score_batches", "residual", "target_macs", "target_params", "round_to", "compact"),
+    *("score_batches", "residual", "target_macs", "target_params", "round_to", "compact", "rounds"),
 )
 
 # what goes with --evaluate, and with --predict
@@ -16,6 +16,11 @@ USES = {
     "evaluate": ("dataset", "data_dir", "device", "amp", "threads", "quiet", "export"),
     "predict": ("device", "threads", "quiet"),
 }
+
+
+def finds_counts(criterion: str) -> bool:
+    """Whether a criterion as it was chosen says itself how many filters go."""
+    return parse_call(criterion)[1].get("counts", "given") != "given"
 
 
 def check_names(settings) -> None:
@@ -39,9 +44,19 @@ def check_names(settings) -> None:
 def check_pairs(settings, typed: dict) -> None:
     """Flags that contradict each other, or would have no effect. ValueError for the first."""
     legal = CRITERIA.constants(settings.prune_imp).get("GRANULARITIES", ("structured", "unstructured"))
-    off, phase = settings.prune_type == "none", parse_call(settings.prune_phase)[0]
-    once = {"init": ("prune_schedule", "prune_freq", "prune_until"), "after": ("prune_schedule", "prune_freq")}
+    off = settings.prune_type == "none"
+    phase = "iterative" if settings.rounds else parse_call(settings.prune_phase)[0]
+    once = {
+        "init": ("prune_schedule", "prune_freq", "prune_until"),
+        "after": ("prune_schedule", "prune_freq"),
+        "iterative": ("prune_freq",),
+    }
     idle = [name for name in PRUNING_FLAGS if name in typed] if off else []
+    found = finds_counts(settings.prune_imp)
+    said = ("prune_rate", "target_macs", "target_params", "prune_scope", "prune_schedule", "rounds", "preset")
+    said = [name for name in said if name in typed] if found else []
+    said_by_preset = ("prune_type", "prune_rate", "prune_scope", "target_macs", "target_params", "round_to", "shortcut")
+    twice = [name for name in said_by_preset if name in typed] if settings.preset else []
     idle_in_phase = [name for name in once.get(phase, ()) if name in typed]
     amount = [name for name in ("prune_rate", "target_macs", "target_params") if name in typed]
     whole_filters = [name for name in ("target_macs", "target_params", "round_to", "residual") if name in typed]
@@ -62,12 +77,20 @@ def check_pairs(settings, typed: dict) -> None:
         ),
         (
             idle_in_phase,
-            f"--{''.join(idle_in_phase[:1])} has no effect with --prune_phase {settings.prune_phase}, which cuts once",
+            f"--{''.join(idle_in_phase[:1])} has no effect with --prune_phase {phase}, which says itself when it cuts",
         ),
         (
             phase == "after" and settings.prune_until >= 1,
             "--prune_phase after leaves no epoch to fine-tune with --prune_until 1: choose less than 1",
         ),
+        (said, f"--{''.join(said[:1])} has no effect on {settings.prune_imp}, which finds its own counts"),
+        (twice, f"--preset {settings.preset} says what --{''.join(twice[:1])} would: leave it out"),
+        ("rounds" in typed and "prune_phase" in typed, "--rounds and --prune_phase both say when: choose one"),
+        (
+            settings.init and settings.scratch,
+            "--init starts from trained weights, --scratch from fresh ones: choose one",
+        ),
+        (settings.init is not None and not Path(settings.init or "").exists(), f"--init: nothing at '{settings.init}'"),
         (
             "odecay" in typed and settings.reg == "none",
             f"--odecay has no effect without --reg: choose from {', '.join(REGULARIZERS.entries)}",

@@ -1,56 +1,233 @@
 """What a criterion may ask for beyond the weights. Computed when first asked for, and without leaving a trace."""
 
-from collections.abc import Callable, Iterable
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from models import Network, Unit
+from registry import CRITERIA
+
+Scores = dict[str, Tensor]
 
 
 class Context:
     """One scoring's surroundings.
 
     `groups` is the granularity's view of a weight, (groups..., weights of a group); `sample` yields batches of
-    normalised images and labels, always the same ones; `seed` is that of the random criterion.
+    normalised images and labels, always the same ones; `seed` is that of the random criterion; `choose` maps scores to
+    what would be kept of every unit now.
     """
 
-    def __init__(self, network: Network, groups: Callable[[Tensor], Tensor], sample: Callable[[], Iterable], seed: int):
-        self.network, self.groups, self.sample, self.seed = network, groups, sample, seed
+    def __init__(
+        self,
+        network: Network,
+        groups: Callable[[Tensor], Tensor],
+        sample: Callable[[], Iterable],
+        seed: int,
+        choose: Callable[[Scores], Scores] | None = None,
+    ):
+        self.network, self.groups, self.sample, self.seed, self.choose = network, groups, sample, seed, choose
 
     @cached_property
     def generator(self) -> torch.Generator:
         """A generator of this scoring's own, on the CPU: the same numbers for the same seed on every device."""
         return torch.Generator().manual_seed(self.seed)
 
+    def score(self, criterion: str, units: dict[str, Unit]) -> Scores:
+        """Another criterion's scores."""
+        return lift(CRITERIA.get(criterion))(units, self)
+
     def gradient(self, unit: Unit) -> Tensor:
-        """The cross-entropy's gradient for the unit's dense weight, of its shape: the mean over the sample."""
+        """The cross-entropy's gradient for the unit's dense weight, of its shape: the mean over the sample.
+
+        With batch statistics, as in training: a network that was just initialised has no others.
+        """
         return self._gradients[unit]
 
     @cached_property
     def _gradients(self) -> dict[Unit, Tensor]:
-        network, units = self.network, list(self.network.all_units.values())
+        return self._weight_gradients(training=True)
+
+    @cached_property
+    def gradients_as_tested(self) -> dict[Unit, Tensor]:
+        """As `gradient`, in evaluation: whatever the size of the batches, the same."""
+        return self._weight_gradients(training=False)
+
+    def _weight_gradients(self, training: bool) -> dict[Unit, Tensor]:
+        units = list(self.network.all_units.values())
         weights = [unit.weight for unit in units]
-        training, statistics = network.training, {name: b.clone() for name, b in network.named_buffers()}
         frozen = [weight for weight in weights if not weight.requires_grad]
         sums, images_seen = [torch.zeros_like(weight) for weight in weights], 0
-        try:
-            # batch statistics, as in training: a network that was just initialised has no others
-            network.train()
-            for weight in frozen:
-                weight.requires_grad_(True)
-            with torch.enable_grad():
+        with self._unchanged(training), torch.enable_grad():
+            try:
+                for weight in frozen:
+                    weight.requires_grad_(True)
                 for images, labels in self.sample():
-                    loss = F.cross_entropy(network(images), labels, reduction="sum")
+                    loss = F.cross_entropy(self.network(images), labels, reduction="sum")
                     for total, gradient in zip(sums, torch.autograd.grad(loss, weights), strict=True):
                         total += gradient
                     images_seen += len(labels)
+            finally:
+                for weight in frozen:
+                    weight.requires_grad_(False)
+        return {unit: total / images_seen for unit, total in zip(units, sums, strict=True)}
+
+    @torch.no_grad()
+    def responses(self, units: dict[str, Unit], statistic: Callable[[Tensor], Tensor]) -> Scores:
+        """A statistic of every unit's feature maps: (images, filters, height, width) -> (images, ...), all images of the sample.
+
+        In evaluation. The maps are the unit's output behind its ReLU and before its own mask; of a unit without a ReLU,
+        which writes into a residual stream, they are the stream's behind the joint's ReLU.
+        """
+        found = {name: [] for name in units}
+        joints = self._joints()
+        with self._unchanged(training=False), ExitStack() as watched:
+            for name, unit in units.items():
+                if unit.activation or name not in joints:
+                    watched.enter_context(
+                        _watch(unit, lambda x, name=name, n=unit.filters: found[name].append(statistic(_maps(x)[:, :n])))
+                    )
+                else:
+                    joint = self.network.get_submodule(joints[name])
+                    hook = joint.register_forward_hook(
+                        lambda _, __, y, name=name, n=unit.filters: found[name].append(statistic(_maps(y)[:, :n]))
+                    )
+                    watched.callback(hook.remove)
+            for images, _ in self.sample():
+                self.network(images)
+        return {name: torch.cat(pieces) for name, pieces in found.items()}
+
+    def sensitivities(self, units: dict[str, Unit], statistic: Callable[[Tensor, Tensor], Tensor]) -> Scores:
+        """A statistic of every unit's output and of its image's loss's gradient for it, both (images, filters, height, width).
+
+        In evaluation, at the unit's own output, before its mask. Returns (images, ...), all images of the sample.
+        """
+        found, outputs = {name: [] for name in units}, {}
+        with self._unchanged(training=False), torch.enable_grad(), ExitStack() as watched:
+            for name, unit in units.items():
+                watched.enter_context(_watch(unit, lambda x, name=name: outputs.update({name: x}), differentiable=True))
+            for images, labels in self.sample():
+                loss = F.cross_entropy(self.network(images), labels, reduction="sum")
+                gradients = torch.autograd.grad(loss, [outputs[name] for name in units])
+                for name, gradient in zip(units, gradients, strict=True):
+                    found[name].append(statistic(_maps(outputs[name].detach()), _maps(gradient)))
+        return {name: torch.cat(pieces) for name, pieces in found.items()}
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[torch.Size, torch.Size]]:
+        """Of every unit the shapes of its input and its output for one image of the sample: (channels, height, width)."""
+        shapes, hooks = {}, []
+        for name, unit in self.network.all_units.items():
+            hooks.append(
+                unit.register_forward_hook(lambda _, x, y, name=name: shapes.update({name: (x[0].shape[1:], y.shape[1:])}))
+            )
+        with self._unchanged(training=False), torch.no_grad():
+            self.network(next(iter(self.sample()))[0][:1])
+        for hook in hooks:
+            hook.remove()
+        return shapes
+
+    @torch.no_grad()
+    def measure(self, batches: int | None = None) -> tuple[float, float]:
+        """Mean cross-entropy, and the fraction that is right, in evaluation, of the network as it now stands."""
+        loss = right = seen = 0
+        with self._unchanged(training=False):
+            for number, (images, labels) in enumerate(self.sample()):
+                if number == batches:
+                    break
+                logits = self.network(images)
+                loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+                right, seen = right + int((logits.argmax(1) == labels).sum()), seen + len(labels)
+        return loss / seen, right / seen
+
+    @contextmanager
+    def under(self, keep: Scores) -> Iterator[None]:
+        """Other masks for the time being."""
+        gates = {name: self.network.get_submodule(name).gate for name in keep}
+        before = {name: gate.mask.clone() for name, gate in gates.items()}
+        try:
+            for name, gate in gates.items():
+                gate.set(keep[name].to(gate.mask.device))
+            yield
         finally:
+            for name, gate in gates.items():
+                gate.set(before[name])
+
+    @contextmanager
+    def _unchanged(self, training: bool) -> Iterator[None]:
+        """Mode and statistics are afterwards as they were."""
+        network = self.network
+        before, statistics = network.training, {name: b.clone() for name, b in network.named_buffers()}
+        try:
             network.train(training)
-            for weight in frozen:
-                weight.requires_grad_(False)
+            yield
+        finally:
+            network.train(before)
             for name, buffer in network.named_buffers():
                 buffer.copy_(statistics[name])
-        return {unit: total / images_seen for unit, total in zip(units, sums, strict=True)}
+
+    def _joints(self) -> dict[str, str]:
+        """The joint whose output holds what a unit has written: its own, or for a stream's first writer the next one."""
+        found, waiting = {}, {}
+        for link in self.network.links:
+            if link.joint is None:
+                waiting[link.target] = link.unit
+            else:
+                found[link.unit] = link.joint
+                if first := waiting.pop(link.target, None):
+                    found[first] = link.joint
+        return found
+
+
+def _maps(x: Tensor) -> Tensor:
+    """A linear layer's output as maps of one pixel."""
+    return x if x.dim() == 4 else x[..., None, None]
+
+
+class _Probe(nn.Module):
+    """In a unit's gate slot for the time of a scoring: shows its output before the mask, and passes the mask on."""
+
+    def __init__(self, gate: nn.Module | None, see: Callable[[Tensor], None], differentiable: bool):
+        super().__init__()
+        self.gate, self.see, self.differentiable = gate, see, differentiable
+
+    @property
+    def live(self) -> Tensor | None:
+        return None if self.gate is None else self.gate.live
+
+    def weight(self, weight: Tensor) -> Tensor:
+        return weight if self.gate is None else self.gate.weight(weight)
+
+    def product(self, unit: Unit, x: Tensor) -> Tensor:
+        return unit.multiply(x, self.weight(unit.layer.weight))
+
+    def normalise(self, unit: Unit, x: Tensor) -> Tensor:
+        return unit.norm(x)
+
+    def forward(self, unit: Unit, x: Tensor) -> Tensor:
+        if self.differentiable and not x.requires_grad:
+            x.requires_grad_(True)
+        self.see(x)
+        return x if self.gate is None else self.gate.multiplied(x)
+
+
+@contextmanager
+def _watch(unit: Unit, see: Callable[[Tensor], None], differentiable: bool = False) -> Iterator[None]:
+    gate = unit.gate
+    unit.gate = _Probe(gate, see, differentiable)
+    try:
+        yield
+    finally:
+        unit.gate = gate
+
+
+def lift(criterion):
+    """A criterion for all units from one for a single unit, told apart by the name of the first parameter."""
+    if next(iter(inspect.signature(criterion).parameters)) == "units":
+        return criterion
+    return lambda units, context: {name: criterion(unit, context) for name, unit in units.items()}

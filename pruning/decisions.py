@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from models import Network
+from pruning.scopes import mean_of
 
 
 class Decisions:
@@ -40,7 +41,7 @@ class Decisions:
 
 
 def _together(scores: list[Tensor]) -> Tensor:
-    means = [score.float().mean().clamp_min(1e-30) for score in scores]
+    means = [mean_of(score.float()) for score in scores]
     total = torch.zeros(max(map(len, scores)), device=scores[0].device)
     writers = torch.zeros_like(total)
     for score, mean in zip(scores, means, strict=True):

@@ -151,8 +151,12 @@ class OutputGate(Mask):
             return False
         return not self._passes or (unit.norm.training and not unit.activation)
 
+    def multiplied(self, x: Tensor) -> Tensor:
+        """The mask multiplied into a unit's output."""
+        return self._apply_to(x, self.mask.view(-1, *[1] * (x.dim() - 2)))
+
     def forward(self, unit, x: Tensor) -> Tensor:
-        return x if self._at_norm(unit) else self._apply_to(x, self.mask.view(-1, *[1] * (x.dim() - 2)))
+        return x if self._at_norm(unit) else self.multiplied(x)
 
 
 class WeightMask(Mask):
@@ -172,6 +176,9 @@ class WeightMask(Mask):
 
     def product(self, unit, x: Tensor) -> Tensor:
         return unit.multiply(x, self.weight(unit.layer.weight))
+
+    def multiplied(self, x: Tensor) -> Tensor:
+        return x
 
     def forward(self, unit, x: Tensor) -> Tensor:
         return x

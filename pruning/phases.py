@@ -4,6 +4,9 @@
 straight-through gradient, a fixed one is a plain product.
 """
 
+# phases in which what was cut stays cut
+ONLY_MORE = ("iterative",)
+
 
 def dynamic(position: int, until: int, due: bool) -> tuple[bool, bool]:
     """During training: masks are made anew at every --prune_freq up to --prune_until, then fixed; what was cut may return."""
@@ -19,3 +22,8 @@ def init(position: int, until: int, due: bool) -> tuple[bool, bool]:
 def after(position: int, until: int, due: bool) -> tuple[bool, bool]:
     """Train dense up to --prune_until, one cut, fine-tune for the rest of the epochs."""
     return position == until, False
+
+
+def iterative(position: int, until: int, due: bool, *, rounds: int = 5) -> tuple[bool, bool]:
+    """Cut a part, train, cut more: so many rounds, evenly from the first step to --prune_until; what is cut stays cut."""
+    return any(position == number * until // rounds for number in range(rounds)), False

@@ -1,19 +1,19 @@
 """Where the four answers meet: granularity, criterion, scope and phase put masks on a network."""
 
-import inspect
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from models import Network, Unit
 from pruning.budget import Budget, round_up
-from pruning.context import Context
+from pruning.context import Context, lift
 from pruning.decisions import Decisions
 from pruning.granularity import GRANULARITIES
 from pruning.masks import Mask, OutputGate, WeightMask
-from registry import CRITERIA, PHASES, SCHEDULES, SCOPES
+from registry import CRITERIA, PHASES, SCHEDULES, SCOPES, parse_call
 
 
 class Pruner:
@@ -46,8 +46,10 @@ class Pruner:
     ):
         self.network, self.rate, self.until, self.seed, self.sample = network, rate, until, seed, None
         self.granularity = GRANULARITIES[prune_type]
-        self.criterion, self.scope = _lift(CRITERIA.get(criterion)), SCOPES.get(scope)
+        self.criterion, self.scope = lift(CRITERIA.get(criterion)), SCOPES.get(scope)
         self.phase, self.schedule = PHASES.get(phase), SCHEDULES.get(schedule)
+        self.only_more = parse_call(phase)[0] in PHASES.constants(phase)["ONLY_MORE"]
+        self.needs_images = parse_call(criterion)[0] if CRITERIA.constants(criterion).get("MORE_IMAGES_THAN_FILTERS") else None
         count, word = re.fullmatch(r"(\d+)(ep|it)", frequency).groups()
         self.every, self.by_epochs = int(count), word == "ep"
         self.units = self.granularity.units(network)
@@ -66,13 +68,16 @@ class Pruner:
     def begin(self, epochs: int, steps: int, sample: Callable[[], Iterable]) -> None:
         """How long the run is, an epoch having `steps`; `sample` yields batches of images and labels to score with.
 
-        ValueError if no mask would ever be made.
+        ValueError if no mask would ever be made, or if the sample is too small for the criterion.
         """
         self.steps, self.total, self.sample = steps, epochs * steps, sample
-        self.until_position = max(int(self.until * self.total + 1e-6), 1)
+        self.until_position = max(int(self.until * self.total + 1e-6), 1 if self.until > 0 else 0)
         self.updates = [position / self.total for position in range(self.total) if self._plan(position)[0]]
         if not self.updates:
             raise ValueError(f"no mask would ever be made in {epochs} epochs of {steps} steps")
+        widest = max(unit.filters for unit in self.units.values())
+        if self.needs_images and (images := sum(len(labels) for _, labels in sample())) <= widest:
+            raise ValueError(f"{self.needs_images} needs more images than a layer has filters, {widest}; there are {images}")
         self._let_move(self._plan(0)[1])
 
     def _let_move(self, moving: bool) -> None:
@@ -95,25 +100,32 @@ class Pruner:
             self.update(self.rate * self.schedule(position / self.total, self.updates))
         return update
 
-    def scores(self) -> dict[str, Tensor]:
-        """The criterion's scores, in the masks' shapes; the network is left as it was."""
-        context = Context(self.network, self.granularity.groups, self.sample, self.seed)
-        return self.criterion(self.units, context)
+    def scores(self, rate: float | None = None) -> dict[str, Tensor]:
+        """The criterion's scores, in the masks' shapes, or bools where it finds its own counts; the network is left as it was.
+
+        `rate` is what is due, for criteria that try it out.
+        """
+        choose = partial(self._choose, rate=self.rate if rate is None else rate)
+        return self.criterion(self.units, Context(self.network, self.granularity.groups, self.sample, self.seed, choose))
 
     def update(self, rate: float) -> None:
         """New masks that cut this fraction; `changes` grows by the number of entries that moved."""
-        for name, keep in self._choose(self.scores(), rate).items():
+        for name, keep in self._choose(self.scores(rate), rate).items():
             self.changes += (self.gates[name].mask.bool() != keep.to(self.changes.device)).sum()
             self.gates[name].set(keep)
 
     def _choose(self, scores: dict[str, Tensor], rate: float) -> dict[str, Tensor]:
         """What to keep of every unit."""
+        found = next(iter(scores.values())).dtype == torch.bool
+        if self.only_more:
+            cut = {name: mask.mask == 0 for name, mask in self.gates.items()}
+            scores = {name: score.double().masked_fill(cut[name], -torch.inf) for name, score in scores.items()}
         if self.budget is not None:  # the search is one of many small steps
             scores = {name: score.cpu() for name, score in scores.items()}
         merged = self.decisions.merge(scores)
 
         def choose(rate: float) -> dict[str, Tensor]:
-            keep = self.scope(merged, rate)
+            keep = {name: score > 0 for name, score in merged.items()} if found else self.scope(merged, rate)
             return round_up(merged, keep, self.round_to) if self.round_to > 1 else keep
 
         def spread(keep: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -140,10 +152,3 @@ def _mask(unit: Unit, by_filter: bool, gate: str) -> Mask:
     if by_filter and gate == "output":
         return OutputGate(unit.filters, device)
     return WeightMask((unit.filters,) if by_filter else unit.weight.shape, device)
-
-
-def _lift(criterion):
-    """A criterion for all units from one for a single unit, told apart by the name of the first parameter."""
-    if next(iter(inspect.signature(criterion).parameters)) == "units":
-        return criterion
-    return lambda units, context: {name: criterion(unit, context) for name, unit in units.items()}

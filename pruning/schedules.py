@@ -13,3 +13,8 @@ def cubic(progress: float, updates: list[float], *, reach: float = 0.5) -> float
     """
     whole = max((update for update in updates if update <= reach + 1e-9), default=updates[0])
     return 1.0 if progress >= whole else 1 - (1 - progress / whole) ** 3
+
+
+def linear(progress: float, updates: list[float]) -> float:
+    """Equal parts: the n-th of N updates has n / N of the rate."""
+    return sum(update <= progress + 1e-9 for update in updates) / len(updates)

@@ -1,5 +1,7 @@
 """Compared with whom: scores and a rate in, what to keep out. Exactly k = floor(rate * n + 1e-9) are cut, ties by index."""
 
+import json
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -32,6 +34,12 @@ def _best(scores: Tensor, floor: int) -> Tensor:
     return ~_smallest(scores, max(scores.numel() - floor, 0))
 
 
+def mean_of(scores: Tensor) -> Tensor:
+    """The mean of those that are no -inf, which marks what must go first; above 0."""
+    kept = torch.isfinite(scores)
+    return (torch.where(kept, scores, 0).sum() / kept.sum().clamp_min(1)).clamp_min(1e-30)
+
+
 def global_(
     scores: Scores,
     rate: float,
@@ -48,7 +56,7 @@ def global_(
     """
     flat = [score.flatten().float() for score in scores.values()]
     if normalise == "mean":
-        flat = [score / score.mean().clamp_min(1e-30) for score in flat]
+        flat = [score / mean_of(score) for score in flat]
     every = torch.cat(flat)
     if threshold == "published":
         cut = every <= _kth(every, int(every.numel() * rate) + 1)
@@ -78,3 +86,53 @@ def local(scores: Scores, rate: float, *, floor: int = 1) -> Scores:
             raise ValueError(f"rate {rate:g} cuts {k} of the {score.numel()} in {name}, which has a floor of {floor}")
         keep[name] = ~_smallest(score.flatten().float(), k).view_as(score)
     return keep
+
+
+def preset(scores: Scores, rate: float, *, name: str) -> Scores:
+    """As many filters of each layer as were published: a name in pruning/presets.json, or a file like one entry of it.
+
+    Layers without a count stay whole; `rate` does not matter. ValueError for a layer that is not there, or has fewer.
+    """
+    file, wanted = name, _read(name)
+    keep = {name: torch.ones_like(score, dtype=torch.bool) for name, score in scores.items()}
+    for layer, kept in wanted["kept"].items():
+        if layer not in scores:
+            raise ValueError(f"'{file}' names a layer '{layer}', which this network does not have")
+        if not 0 < kept <= len(scores[layer]):
+            raise ValueError(f"'{file}' keeps {kept} filters of {layer}, which has {len(scores[layer])}")
+        keep[layer] = ~_smallest(scores[layer].float(), len(scores[layer]) - kept)
+    return keep
+
+
+def sensitivity(scores: Scores, rate: float, *, file: str) -> Scores:
+    """Rates for each layer from a scan (sensitivity.py): cut where the accuracy that was lost alone is the least.
+
+    A filter costs what its layer lost, cut alone as far as that filter in the order of scores, between the rates of the
+    scan linearly; one threshold over all. ValueError for a scan of another network.
+    """
+    scan, costs = _read(file), {}
+    if (there := set(scan["layers"])) != set(scores):
+        raise ValueError(f"'{file}' is of another network: {min(there ^ set(scores))} is only in one of them")
+    for name, score in scores.items():
+        rates = torch.tensor([0.0, *scan["rates"]], dtype=torch.float64)
+        lost = torch.tensor([0.0, *scan["layers"][name]], dtype=torch.float64).clamp_min(0).cummax(0).values
+        places = score.flatten().argsort(stable=True)
+        at = torch.arange(1, len(places) + 1, dtype=torch.float64) / len(places)
+        upper = torch.searchsorted(rates, at).clamp(1, len(rates) - 1)
+        share = ((at - rates[upper - 1]) / (rates[upper] - rates[upper - 1])).clamp(0, None)
+        cost = lost[upper - 1] + share * (lost[upper] - lost[upper - 1])
+        # among equal costs, in the order of scores, and every layer alike
+        costs[name] = torch.empty(len(places), dtype=torch.float64, device=score.device)
+        costs[name][places] = (cost + 1e-9 * at).to(score.device)
+    return global_(costs, rate, normalise="none")
+
+
+def _read(file: str) -> dict:
+    """A preset, or a file of the user's."""
+    presets = json.loads((Path(__file__).parent / "presets.json").read_text(encoding="utf-8"))
+    if file in presets:
+        return presets[file]
+    try:
+        return json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise ValueError(f"no such file as '{file}', and no preset: choose from {', '.join(presets)}") from None

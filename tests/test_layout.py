@@ -33,8 +33,9 @@ ROWS = [
     ["pruning.budget", "pruning.removal"],
     ["pruning.pruner"],
     ["pruning", "deploy"],
+    ["build"],
     ["deploy.conclude", "deploy.use", "experiment"],
-    ["modeling"],
+    ["modeling", "sensitivity"],
 ]
 MODULES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")

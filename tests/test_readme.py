@@ -1,5 +1,6 @@
 """What the README and run.sh tell people to type is typed here, at a tiny size."""
 
+import json
 import os
 import re
 import shlex
@@ -14,6 +15,7 @@ from conftest import TINY, TINY_DATA
 import arguments
 import modeling
 import report
+import sensitivity
 from modeling import run_name
 from registry import Registry
 
@@ -22,7 +24,7 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 LINES = [line for block in BLOCKS for line in block.splitlines()]
 COMMANDS = sorted(
-    {line for line in LINES if line.startswith("python modeling.py") and not re.search("--(resume|evaluate|predict)", line)}
+    {line for line in LINES if line.startswith("python modeling.py") and not re.search("--(resume|evaluate|predict|init)", line)}
 )
 DRY = ["--dry_run", *TINY_DATA, "--batch_size", "4"]
 
@@ -41,7 +43,7 @@ def test_readme_commands(command, tmp_path, monkeypatch, capsys):
 def test_the_readme_names_what_there_is():
     assert "./run.sh quick" in LINES
     assert "./run.sh test" in LINES
-    assert len(COMMANDS) == 6
+    assert len(COMMANDS) == 8
     flags = [action.option_strings[-1] for action in arguments.build_parser()._actions]
     for flag in flags[1:]:
         assert flag in README, f"{flag} is not in the README"
@@ -55,6 +57,8 @@ def test_the_readme_names_what_there_is():
             "--minutes",
             "--row",
             "--nproc_per_node",
+            "--out",
+            "--plot",
         ), f"{flag} is in the README only"
     for registry in (arguments.CRITERIA, arguments.SCOPES, arguments.PHASES, arguments.SCHEDULES, arguments.REGULARIZERS):
         for name in registry.entries:
@@ -94,6 +98,24 @@ def test_readme_commands_on_records(tmp_path, monkeypatch, capsys):
     assert report.main(words) == 0
     assert "| resnet50-structured-0.6-reg_cov | 1 |" in capsys.readouterr().out
     assert (tmp_path / "result" / "plots" / "accuracy.png").exists()
+
+
+def test_readme_commands_that_begin_with_a_trained_network(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    block = next(block for block in BLOCKS if "--init" in block).splitlines()
+    tiny = [*TINY_DATA, "--batch_size", "18"]
+    lines = [line for line in block if "--preset" not in line]
+    assert ["sensitivity.py" in line for line in lines] == [False, False, False, True, False]
+    for line in lines:
+        words = shlex.split(line.split(">")[0])[2:]
+        if "sensitivity.py" in line:
+            sensitivity.main([*words, *tiny, "--rates", "0.5", "0.9"])
+            assert len(json.loads((tmp_path / "scan.json").read_text())["layers"]) == 21
+            assert (tmp_path / "scan.png").exists()
+            assert "| stage3.2.conv2 | 64 |" in capsys.readouterr().out
+        else:
+            modeling.main(arguments.parse([*words, *tiny, "--epochs", "2"]))
+            assert "result test accuracy" in capsys.readouterr().out
 
 
 @pytest.fixture

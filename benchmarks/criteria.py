@@ -1,0 +1,130 @@
+"""Every criterion on one trained network: `python benchmarks/criteria.py RUN --data_dir data --out out/criteria > criteria.md`.
+
+RUN is the folder of a dense run of modeling.py. Each criterion cuts it once to the same fraction of the MACs and is
+fine-tuned alike, with each of the learning rates; the held-out images choose between those, the test images are read
+for the chosen one. Scoring is timed in a process of its own. Goes on where it was stopped: a file a result in --out.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tqdm import tqdm
+
+import report
+from arguments import CRITERIA, parse
+from modeling import start, train_epoch
+from pruning import accounting
+from pruning.removal import Removal
+
+# criteria with options that make another method of them; grad and syn score weights as well as filters
+MORE = ["L1(reduce='mean')", "Taylor2019(at='filter')", "LcP(learn='scale_and_offset')", "FPGM(by_norm=0.1)"]
+
+
+def settings_for(options, criterion: str, rate: float):
+    typed = ["--init", options.run, "--data_dir", options.data_dir, "--device", options.device, "--quiet"]
+    typed += ["--prune_type", "structured", "--target_macs", str(options.macs), "--prune_imp", criterion]
+    typed += ["--prune_phase", "init", "--epochs", str(options.epochs), "--lr", str(rate), "--lr_schedule", "cosine"]
+    typed += ["--weight_decay", str(options.weight_decay), "--dataset", options.dataset, "--batch_size", str(options.batch_size)]
+    typed += ["--image_size", str(options.image_size)] if options.dataset == "folder" else []
+    return parse(typed + (["--threads", str(options.threads)] if options.threads else []))
+
+
+def score(options, criterion: str) -> dict:
+    """Seconds for the scores alone, and how much memory they added, in a fresh process."""
+    run = start(settings_for(options, criterion, 0.01))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.perf_counter()
+    run.pruner.scores()
+    seconds = time.perf_counter() - began
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"seconds": round(seconds, 2), "more GB": round((after - before) / 2**20, 2), "GB": round(after / 2**20, 2)}
+
+
+def tune(options, criterion: str, rate: float) -> dict:
+    """Cut, take out, fine-tune; accuracies in %."""
+    run = start(settings_for(options, criterion, rate))
+    split = run.dataset.valid or run.dataset.test
+    run.pruner.update(run.settings.prune_rate)
+    found = {"before": run.evaluate(split)["top1"]}
+    kept = {name: int(live.sum()) for name, live in accounting.filter_masks(run.model).items()}
+    run.go_on_with(Removal(run.model).compact())
+    left = accounting.dense(run.model, run.settings.image_size)
+    began = time.perf_counter()
+    with tqdm(disable=True) as bar:
+        for epoch in range(options.epochs):
+            train_epoch(run, epoch, bar)
+    found |= {"after": run.evaluate(split)["top1"], "test": run.evaluate(run.dataset.test)["top1"]}
+    found |= {"rate": rate, "tuning seconds": round(time.perf_counter() - began, 1), "kept": kept}
+    return found | {"parameters": left.parameters / run.whole.parameters, "macs": left.macs / run.whole.macs}
+
+
+def file_of(options, criterion: str, what) -> Path:
+    name = "".join(letter if letter.isalnum() else "_" for letter in criterion).strip("_")
+    return options.out / f"{name}-{what}.json"
+
+
+def done_once(file: Path, work) -> dict:
+    """What the file says, or what the work gives, which is then written there."""
+    if not file.exists():
+        found = work()
+        file.write_text(json.dumps(found) + "\n", encoding="utf-8")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def scored_apart(argv: list[str], criterion: str) -> dict:
+    command = [sys.executable, __file__, *argv, "--only_score", criterion]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def row(options, argv: list[str], criterion: str) -> dict:
+    scoring = done_once(file_of(options, criterion, "scoring"), lambda: scored_apart(argv, criterion))
+    tried = [
+        done_once(file_of(options, criterion, rate), lambda rate=rate: tune(options, criterion, rate)) for rate in options.lr
+    ]
+    best = max(tried, key=lambda one: one["after"])
+    row = {"criterion": criterion, "held out, cut %": best["before"], "held out, tuned %": best["after"], "test %": best["test"]}
+    row |= {
+        "learning rate": f"{best['rate']:g}",
+        "parameters left %": 100 * best["parameters"],
+        "MACs left %": 100 * best["macs"],
+    }
+    return row | {"scoring s": scoring["seconds"], "more GB": scoring["more GB"]}
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("run", help="folder of a dense run")
+    parser.add_argument("--criteria", nargs="+", default=[*CRITERIA.entries, *MORE])
+    parser.add_argument("--macs", type=float, default=0.5, help="fraction left (default 0.5)")
+    parser.add_argument("--epochs", type=int, default=1, help="of fine-tuning (default 1)")
+    parser.add_argument("--lr", type=float, nargs="+", default=[0.01, 0.05], help="learning rates tried (default 0.01 0.05)")
+    parser.add_argument("--weight_decay", type=float, default=5e-4)
+    parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument("--dataset", default="cifar10")
+    parser.add_argument("--data_dir", default="data")
+    parser.add_argument("--image_size", type=int, default=32)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--out", type=Path, default=Path("result/criteria"))
+    parser.add_argument("--only_score", help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    if options.only_score:
+        print(json.dumps(score(options, options.only_score)))
+        return
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for criterion in options.criteria:
+        rows.append(row(options, argv, criterion))
+        print(f"{criterion}: {rows[-1]}", file=sys.stderr, flush=True)
+    print(report.write_table(rows, "markdown"))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,33 @@
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from models import Unit
+from pruning.context import Context
+
+GRANULARITIES = ("structured",)
+
+
+def FPGM(unit: Unit, context: Context, *, distance: Literal["L2", "L1", "cos"] = "L2", by_norm: float = 0.0) -> Tensor:
+    """Distance from the geometric median (He et al., 2019, arXiv 1811.00250): sum_j ||F_i - F_j|| over the live filters j.
+
+    Filters near the median are replaceable. Those that are cut are no neighbours, or their zeros would hold each other
+    down, but have a distance. distance='cos' sums 1 - cosine. `by_norm` is the fraction of a layer that goes by its L2
+    norm first, before the distances among the rest: the paper's FPGM-mix.
+    """
+    filters = context.groups(unit.weight.detach())
+    filters = filters if filters.dtype == torch.float64 else filters.float()
+    live = torch.ones_like(filters[:, 0]) if unit.live is None else unit.live.to(filters.dtype)
+    norms = filters.norm(dim=1)
+    aside = norms.argsort(stable=True)[: int(by_norm * len(filters) + 1e-9)]
+    live[aside] = 0
+    if distance == "cos":
+        directions = filters / norms.clamp_min(1e-30).unsqueeze(1)
+        between = 1 - directions @ directions.mT
+    else:
+        between = torch.cdist(filters, filters, p=float(distance[1]), compute_mode="donot_use_mm_for_euclid_dist")
+    scores = between @ live
+    # below every distance, in the order of the norms
+    scores[aside] = norms[aside] - norms[aside].max() - 1 if len(aside) else scores[aside]
+    return scores

@@ -1,0 +1,126 @@
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models import Unit
+from pruning.context import Context
+
+GRANULARITIES = ("structured",)
+READS_IMAGES = True
+
+
+def NISP(
+    units: dict[str, Unit], context: Context, *, last: Literal["infFS", "equal"] = "infFS", rate: float = 0.0
+) -> dict[str, Tensor]:
+    """Neuron importance propagated back from the final responses (Yu et al., 2018, arXiv 1711.05908): s_(k-1) = |W_k|^T s_k.
+
+    The channels that the classifier reads are ranked by infinite feature selection on their responses (last='infFS',
+    alpha 0.5), or count alike; their scores go back through the wiring with the absolute weights, convolutions transposed,
+    pooling spread evenly, batch norm and ReLU as the identity, and are added up where a channel has several readers. `rate`
+    is the fraction of each layer whose scores, the lowest, are set to 0 before going on, as are those of cut filters.
+    """
+    network, shapes = context.network, context.shapes
+    all_units, widths = network.all_units, network.widths()
+    maps: dict[str, Tensor] = {}
+    scores = {}
+    for link in reversed(network.links):
+        if link.target == "output":
+            maps[link.source] = _final(context, link, last)
+            continue
+        if link.target not in maps:
+            continue  # nothing reads it
+        if link.unit is None:
+            _add(maps, link.source, maps[link.target][: widths[link.source]])
+            continue
+        unit = all_units[link.unit]
+        size, inputs = shapes[link.unit][1], shapes[link.unit][0]
+        score = _spread(maps[link.target][: unit.filters], size)
+        total = score.flatten(1).sum(1)
+        scores[link.unit] = total
+        score = score * _going_on(unit, total, rate).view(-1, *[1] * (score.dim() - 1))
+        weight = unit.weight_in_force.detach().abs().to(score.dtype)
+        if unit.is_convolution:
+            layer = unit.layer
+            back = torch.nn.grad.conv2d_input((1, *inputs), weight, score.unsqueeze(0), layer.stride, layer.padding)[0]
+        else:
+            back = (weight.T @ score.flatten())[:, None, None]
+        if link.source != "input":
+            _add(maps, link.source, back)
+    return {
+        name: scores[name] if name in scores else torch.zeros_like(unit.weight[:, 0, 0, 0]).double()
+        for name, unit in units.items()
+    }
+
+
+def _add(maps: dict[str, Tensor], node: str, score: Tensor) -> None:
+    """Several readers: the scores add up, at the larger size."""
+    there = maps.get(node)
+    if there is None:
+        maps[node] = score
+        return
+    size = max(there.shape[1:], score.shape[1:])
+    channels = max(len(there), len(score))
+    there, score = (F.pad(_spread(part, (len(part), *size)), (0, 0, 0, 0, 0, channels - len(part))) for part in (there, score))
+    maps[node] = there + score
+
+
+def _spread(score: Tensor, shape) -> Tensor:
+    """A score map, (channels, height, width), spread evenly over the larger map that was pooled into it; its sum stays."""
+    size = tuple(shape[1:]) or (1, 1)
+    if score.shape[1:] == size:
+        return score
+    larger = F.interpolate(score.unsqueeze(0), size=size, mode="nearest-exact")[0]
+    return larger * (score.shape[1] * score.shape[2] / (size[0] * size[1]))
+
+
+def _going_on(unit: Unit, total: Tensor, rate: float) -> Tensor:
+    """1 for the filters whose scores are propagated."""
+    going = torch.ones_like(total) if unit.live is None else unit.live.to(total.dtype)
+    ranked = total.masked_fill(going == 0, -1).argsort(stable=True)
+    going = going.clone()
+    going[ranked[: int(rate * len(ranked) + 1e-9)]] = 0
+    return going
+
+
+def _final(context: Context, link, last: str) -> Tensor:
+    """Scores of the channels that the last unit reads, as maps of one pixel."""
+    reader = context.network.get_submodule(link.unit)
+    weight = reader.weight
+    if last == "equal":
+        return torch.ones(weight.shape[1], 1, 1, dtype=torch.float64, device=weight.device)
+    seen = []
+    hook = reader.register_forward_pre_hook(lambda _, x: seen.append(x[0].detach().double()))
+    try:
+        context.measure()
+    finally:
+        hook.remove()
+    return _infinite_feature_selection(torch.cat(seen))[:, None, None]
+
+
+def _rank(values: Tensor) -> Tensor:
+    """Average ranks along the first dimension, as Spearman's correlation takes them."""
+    ordered = values.sort(0).values
+    columns = (values.T.contiguous(), ordered.T.contiguous())
+    below = torch.searchsorted(columns[1], columns[0], right=False)
+    upto = torch.searchsorted(columns[1], columns[0], right=True)
+    return ((below + upto - 1).double() / 2).T
+
+
+def _infinite_feature_selection(responses: Tensor, alpha: float = 0.5) -> Tensor:
+    """Roffo et al., 2015: A_ij = alpha max(sd_i, sd_j) + (1 - alpha) (1 - |Spearman_ij|), from (images, channels)."""
+    deviation = responses.std(0)
+    ranks = _rank(responses)
+    ranks = ranks - ranks.mean(0)
+    lengths = ranks.norm(dim=0)
+    related = (ranks.T @ ranks / lengths.clamp_min(1e-30) / lengths.clamp_min(1e-30).unsqueeze(1)).abs()
+    together = torch.maximum(deviation, deviation.unsqueeze(1))
+    return _all_paths(alpha * together + (1 - alpha) * (1 - related))
+
+
+def _all_paths(graph: Tensor) -> Tensor:
+    """Row sums of (I - r A)^-1 - I, r = 0.9 / the spectral radius of A."""
+    factor = 0.9 / torch.linalg.eigvalsh(graph).abs().max().clamp_min(1e-30)
+    identity = torch.eye(len(graph), dtype=graph.dtype, device=graph.device)
+    return (torch.linalg.inv(identity - factor * graph) - identity).sum(1)

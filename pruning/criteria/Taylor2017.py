@@ -1,0 +1,35 @@
+from typing import Literal
+
+from torch import Tensor
+
+from models import Unit
+from pruning.context import Context
+
+GRANULARITIES = ("structured",)
+READS_IMAGES = True
+
+
+def Taylor2017(
+    units: dict[str, Unit], context: Context, *, inside: Literal["image", "position", "sample"] = "image", flops: float = 0.0
+) -> dict[str, Tensor]:
+    """Activation x gradient (Molchanov et al., 2017, arXiv 1611.06440): mean over images |mean over positions h dL/dh|.
+
+    Each layer's scores are divided by their L2 norm; `flops` times the GFLOPs of a feature map, 2 HW (k k inputs + 1), is
+    then taken off: compare with --prune_scope "global(normalise='none')". What the absolute value is taken of differs
+    between programs: a mean over an 'image', a 'position', or the whole 'sample'.
+    """
+    products = context.sensitivities(units, lambda h, g: _reduced((h * g).double(), inside))
+    scores = {}
+    for name, unit in units.items():
+        theta = products[name].mean(0)
+        theta = theta.abs() if inside == "sample" else theta
+        scores[name] = theta / theta.norm().clamp_min(1e-30)
+        if flops:
+            scores[name] = scores[name] - flops * 1e-9 * 2 * context.shapes[name][1][1:].numel() * (unit.weight[0].numel() + 1)
+    return scores
+
+
+def _reduced(product: Tensor, inside: str) -> Tensor:
+    if inside == "position":
+        return product.abs().mean((2, 3))
+    return product.mean((2, 3)).abs() if inside == "image" else product.mean((2, 3))

@@ -1,0 +1,123 @@
+"""How much accuracy each layer costs when it alone is pruned: `python sensitivity.py MODEL > sensitivity.md`.
+
+Li et al., 2017 (arXiv 1608.08710), section 3.2. MODEL is a run's folder, a checkpoint, or a model.pt of a whole network. The
+scan is on the held-out images, without training; `--out` gets what --prune_scope "sensitivity(file=...)" reads, `--plot` a
+figure. Flags of modeling.py such as --dataset, --data_dir, --prune_imp and --device are passed on.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+
+from arguments import RefusalError, parse
+
+RATES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+
+
+def scan(run, rates: list[float], images: int | None) -> tuple[float, dict[str, list[float]]]:
+    """The accuracy in %, and what is lost of it at each rate of each layer, in points."""
+    import torch
+
+    split = run.dataset.valid or run.dataset.test
+    split = split if images is None else split.pick(slice(0, images))
+    pruner, lost = run.pruner, {}
+    scores = pruner.scores()
+    whole = run.evaluate(split)["top1"]
+    for name, gate in pruner.gates.items():
+        order, lost[name], shown = scores[name].argsort(stable=True), [], {}
+        for rate in rates:
+            cut = min(int(rate * len(order) + 1e-9), len(order) - 1)
+            if cut not in shown:
+                keep = torch.ones_like(gate.mask)
+                keep[order[:cut]] = 0
+                gate.set(keep)
+                shown[cut] = round(whole - run.evaluate(split)["top1"], 4)
+            lost[name].append(shown[cut])
+        gate.set(torch.ones_like(gate.mask))
+    return whole, lost
+
+
+def draw(rates: list[float], whole: float, lost: dict[str, list[float]], path: Path) -> None:
+    """Accuracy over the rate, a line a layer, later layers darker."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 5), layout="constrained")
+    colours = pyplot.get_cmap("viridis_r")
+    for number, (name, points) in enumerate(lost.items()):
+        values = [whole, *(whole - point for point in points)]
+        axes.plot([0, *(100 * rate for rate in rates)], values, color=colours(number / max(len(lost) - 1, 1)), label=name)
+    axes.set_xlabel("filters of one layer cut (%)")
+    axes.set_ylabel("accuracy without training (%)")
+    axes.legend(fontsize=6, ncol=2)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def fail(message: str):
+    """One line on stderr, then out."""
+    print(f"sensitivity.py: error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="sensitivity.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.error = lambda message: fail(" ".join(message.split()))
+    parser.add_argument("model", help="a run's folder, a checkpoint, or a model.pt of a whole network")
+    parser.add_argument(
+        "--rates", type=float, nargs="+", default=RATES, help="fractions of a layer's filters (default 0.1 to 0.9)"
+    )
+    parser.add_argument("--images", type=int, help="of the held-out ones, the first so many (default all)")
+    parser.add_argument("--out", type=Path, metavar="JSON", help="what --prune_scope sensitivity reads")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="a figure, by matplotlib")
+    options, rest = parser.parse_known_args(argv)
+    if not all(0 < rate < 1 for rate in options.rates):
+        fail("--rates are fractions between 0 and 1")
+    if options.images is not None and options.images < 1:
+        fail("--images is at least 1")
+    for file in filter(None, (options.out, options.plot)):
+        if file.exists() or not file.absolute().parent.is_dir():
+            fail(f"'{file}' is there already" if file.exists() else f"no folder '{file.parent}'")
+    try:
+        settings = parse(["--init", options.model, "--prune_type", "structured", "--prune_phase", "init", "--quiet", *rest])
+    except RefusalError as error:
+        fail(str(error))
+
+    import data
+    import report
+    from experiment import start
+    from storage import FileError
+
+    try:
+        run = start(settings)
+    except (RefusalError, data.DataError, FileError) as error:
+        fail(str(error))
+    rates = sorted({*options.rates})
+    whole, lost = scan(run, rates, options.images)
+    if options.out:
+        command = shlex.join(["python", "sensitivity.py", *argv])
+        found = {"command": command, "accuracy": whole, "rates": rates, "layers": lost}
+        options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if options.plot:
+        draw(rates, whole, lost, options.plot)
+    filters = {name: unit.filters for name, unit in run.model.units.items()}
+    rows = [
+        {
+            "layer": name,
+            "filters": filters[name],
+            **{f"{100 * rate:g} %": f"{whole - p:.2f}" for rate, p in zip(rates, points, strict=True)},
+        }
+        for name, points in lost.items()
+    ]
+    print(f"Accuracy {whole:.2f} % with all filters; below, with so many of one layer's filters cut, no training:\n")
+    print(report.write_table(rows, "markdown"))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,461 @@
+"""Criteria against exact worked examples, and what holds for all that read images."""
+
+import pytest
+import torch
+from conftest import TwoBlocks
+from torch import nn
+
+from models import Network, Unit
+from models.layers import conv_unit, initialise
+from pruning import Pruner
+from pruning.context import Context, lift
+from pruning.criteria import NISP as nisp
+from pruning.criteria import PFA as pfa
+from pruning.criteria import zero_fraction as zeros
+from pruning.granularity import Structured
+from registry import CRITERIA
+
+READERS = [name for name in CRITERIA.entries if CRITERIA.constants(name).get("READS_IMAGES")]
+OF_FILTERS = [name for name in READERS if "structured" in CRITERIA.constants(name).get("GRANULARITIES", ("structured",))]
+
+
+class OneLayer(Network):
+    """A 1x1 convolution without bias or batch norm, its ReLU optional, averaged and classified."""
+
+    def __init__(self, filters: int, inputs: int = 3, activation: bool = True, kernel: int = 1, classes: int = 2):
+        super().__init__()
+        layer = nn.Conv2d(inputs, filters, kernel, padding=kernel // 2, bias=False)
+        self.first = Unit(layer, norm=False, activation=activation)
+        self.classifier = Unit(nn.Linear(filters, classes), norm=False, activation=False)
+        self.wire("first", "input", "first")
+        self.wire("classifier", "first", "output")
+        self.double().eval()
+
+    def forward(self, x):
+        return self.classifier(self.first(x).mean((2, 3)))
+
+
+def shown(maps):
+    """A network of one layer whose feature maps are these, (images, filters, height, width), and their context."""
+    filters = maps.shape[1]
+    network = OneLayer(filters, filters)
+    network.first.layer.weight.data = torch.eye(filters, dtype=torch.float64)[:, :, None, None]
+    labels = torch.zeros(len(maps), dtype=torch.int64)
+    return network, Context(network, Structured.groups, lambda: iter([(maps.double(), labels)]), 0)
+
+
+def weighed(weights):
+    """A network of one layer with this weight, (filters, inputs, k, k), and its context."""
+    weights = torch.as_tensor(weights, dtype=torch.float64)
+    network = OneLayer(weights.shape[0], weights.shape[1], kernel=weights.shape[2])
+    network.first.layer.weight.data = weights
+    return network, Context(network, Structured.groups, None, 0)
+
+
+def as_answered(network, batch):
+    """The images, and what the network says they are, every class being some."""
+    with torch.no_grad():
+        network.classifier.layer.bias -= network.eval()(batch[0]).mean(0)
+        return batch[0], network.eval()(batch[0]).argmax(1)
+
+
+def score(criterion, network, context):
+    return lift(CRITERIA.get(criterion))(network.units, context)["first"]
+
+
+def test_norms():
+    network, context = weighed([[[[1, -2], [0, 3]]], [[[0.5, 0.5], [-0.5, 0.5]]], [[[0, 0], [0, -5.0]]]])
+    assert score("L1", network, context).tolist() == [6, 2, 5]
+    torch.testing.assert_close(score("L2", network, context), torch.tensor([14**0.5, 1, 5], dtype=torch.float64))
+
+
+def filters_of(*rows):
+    return torch.tensor(rows, dtype=torch.float64)[:, :, None, None]
+
+
+def test_the_geometric_median_is_not_the_smallest_norm():
+    network, context = weighed(filters_of([0, 0], [1, 0], [10, 0]))
+    assert score("FPGM", network, context).tolist() == [11, 10, 19]
+    assert int(score("FPGM", network, context).argmin()) == 1
+    assert int(score("L2", network, context).argmin()) == 0
+    network, context = weighed(filters_of([1, 1], [1, -1], [3, 0], [-1, 0.2]))
+    wanted = torch.tensor([6.390134, 6.568449, 8.477133, 8.491444], dtype=torch.float64)
+    torch.testing.assert_close(score("FPGM", network, context), wanted, atol=1e-6, rtol=0)
+    assert score("FPGM(distance='L1')", network, context).tolist() == pytest.approx([7.8, 8.2, 10.2, 10.2])
+    # orthogonal, half-way and opposite directions: 1 - cosine
+    network, context = weighed(filters_of([2, 0], [0, 3], [-1, 0]))
+    assert score("FPGM(distance='cos')", network, context).tolist() == pytest.approx([3, 2, 3])
+
+
+def test_cut_filters_are_no_neighbours_but_may_return():
+    network, context = weighed(filters_of([0, 0], [0, 0], [1, 0], [10, 0], [4, 0]))
+    Pruner(network, rate=0.2)
+    network.first.gate.set(torch.tensor([0, 0, 1, 1, 1.0]))
+    # zeros among themselves would be at distance 0 and stay cut for ever
+    assert score("FPGM", network, context).tolist() == [15, 15, 12, 15, 9]
+    network.first.gate.set(torch.ones(5))
+    # a fifth goes by its norm: the first of the two zeros, last of all
+    mixed = score("FPGM(by_norm=0.2)", network, context)
+    assert mixed.tolist() == [-1, 15, 1 + 9 + 3, 10 + 9 + 6, 4 + 3 + 6]
+
+
+def test_the_scale_of_batch_norm_whatever_its_sign(two_blocks):
+    two_blocks.a1.norm.weight.data = torch.tensor([0.9, -0.05, 0.5, 0.4, 0.1], dtype=torch.float64)
+    scores = lift(CRITERIA.get("bn_scale"))(two_blocks.units, None)
+    assert scores["a1"].tolist() == [0.9, 0.05, 0.5, 0.4, 0.1]
+    with pytest.raises(ValueError, match="needs batch norm"):
+        score("bn_scale", *weighed([[[[1.0]]]]))
+
+
+def test_a_copy_is_the_first_to_go():
+    network, context = weighed(filters_of([1, 2, 4], [2, 4, 8], [3, -1, 0.5]))
+    scores = score("correlation", network, context)
+    rows = network.first.weight.detach().flatten(1)
+    related = torch.corrcoef(rows).abs()
+    torch.testing.assert_close(scores, 1 - (related.sum(1) - 1) / 2)
+    assert int(scores.argmax()) == 2
+
+
+def test_zeros_behind_the_relu():
+    first = torch.tensor([[[0.0, 1], [2, 0]], [[1, 1], [1, 1]]])
+    second = torch.tensor([[[0.0, 0], [0, 1]], [[0, 0], [0, 0]]])
+    network, context = shown(torch.stack([first, second]))
+    assert score("APoZ", network, context).tolist() == [1 - 0.625, 1 - 0.5]
+    # mean .5625, deviation .0625: .625 is not above
+    assert score("APoZ(counts='deviation')", network, context).tolist() == [True, True]
+    assert score("mean_activation", network, context).tolist() == [0.5, 0.5]
+    # the mostly silent filter goes, not the mostly active one
+    maps = torch.zeros(1, 3, 4, 4)
+    maps[0, 0, 0, 0], maps[0, 1], maps[0, 2] = 3.0, 0.1, 0.1
+    network, context = shown(maps)
+    assert int(score("APoZ", network, context).argmin()) == 0
+    assert int(score("mean_activation", network, context).argmax()) == 0
+    assert score("APoZ(counts='deviation')", network, context).tolist() == [False, True, True]
+
+
+def test_ranks():
+    maps = torch.zeros(1, 4, 4, 4)
+    maps[0, 0], maps[0, 1] = torch.eye(4), 1.0
+    maps[0, 3] = torch.diag(torch.tensor([1.0, 1, 0, 0]))
+    network, context = shown(maps)
+    assert score("HRank(ties='index')", network, context).tolist() == [4, 1, 0, 2]
+    # float32's tolerance: 1e-8 is nothing beside 1
+    small = torch.diag(torch.tensor([1.0, 1e-8, 1, 1]))[None, None]
+    assert score("HRank(ties='index')", *shown(small)).tolist() == [3]
+    two = torch.stack([torch.eye(4), torch.diag(torch.tensor([1.0, 1, 0, 0]))])[:, None]
+    assert score("HRank(ties='index')", *shown(two)).tolist() == [3]
+    # equal ranks: the stronger map stays, by less than half a rank in one image
+    ties = score("HRank", *shown(torch.stack([torch.eye(4), 5 * torch.eye(4)])[None]))
+    assert ties[1] > ties[0]
+    assert torch.equal(ties.floor(), torch.tensor([4.0, 4], dtype=torch.float64))
+
+
+def test_ranks_agree_with_linear_algebra():
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(6, 5, 8, 8, generator=generator).relu() * (torch.rand(6, 5, 8, 1, generator=generator) > 0.4)
+    found = score("HRank(ties='index')", *shown(maps))
+    torch.testing.assert_close(found, torch.linalg.matrix_rank(maps).double().mean(0))
+    nuclear = score("energy", *shown(maps))
+    torch.testing.assert_close(nuclear, torch.linalg.svdvals(maps.double()).sum(-1).mean(0))
+
+
+def test_energy():
+    maps = torch.zeros(2, 3, 2, 2)
+    maps[0, 0], maps[1, 0] = torch.diag(torch.tensor([3.0, 4])), 1.0
+    maps[:, 1] = 1
+    assert score("energy", *shown(maps)).tolist() == pytest.approx([4.5, 2, 0])
+
+
+def activation_times_gradient(monkeypatch, activations, gradients):
+    """A context that gives these."""
+    network, context = shown(activations)
+    monkeypatch.setattr(context, "sensitivities", lambda units, statistic: {"first": statistic(activations, gradients)})
+    return network, context
+
+
+def test_taylor_2017(monkeypatch):
+    h = torch.tensor([[[[1.0, 2], [0, 1]], [[1, 1], [1, 1]]]])
+    g = torch.tensor([[[[1.0, -1], [2, 0]], [[0.5, 0.5], [0.5, 0.5]]]])
+    network, context = activation_times_gradient(monkeypatch, h, g)
+    assert score("Taylor2017", network, context).tolist() == pytest.approx([0.447214, 0.894427], abs=1e-6)
+    by_position = score("Taylor2017(inside='position')", network, context)
+    assert (by_position / by_position[1] * 0.5).tolist() == pytest.approx([0.75, 0.5])  # the order turns
+    # two images, means +1 and -1
+    network, context = activation_times_gradient(
+        monkeypatch, torch.tensor([1.0, -1, 1, 1]).view(2, 2, 1, 1), torch.ones(2, 2, 1, 1)
+    )
+    image, whole = (score(f"Taylor2017(inside='{what}')", network, context) for what in ("image", "sample"))
+    assert image[0] == image[1] > 0
+    assert whole.tolist() == [1, 0]
+
+
+def test_taylor_2017_with_flops():
+    """A feature map costs 2 HW (k k inputs + 1)."""
+    network, context = shown(torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)))
+    network.classifier.layer.weight.data = torch.tensor([[1.0, 2, 3], [0, 1, 0]], dtype=torch.float64)
+    plain, costly = (score(f"Taylor2017{how}", network, context) for how in ("", "(flops=1000.0)"))
+    torch.testing.assert_close(plain - costly, torch.full((3,), 1000 * 1e-9 * 2 * 16 * 4, dtype=torch.float64))
+
+
+def test_taylor_2019(monkeypatch):
+    network, context = weighed(filters_of([1, -2]))
+    context.gradients_as_tested = {network.first: torch.tensor([0.5, 0.5], dtype=torch.float64)[None, :, None, None]}
+    assert score("Taylor2019(at='weight')", network, context).tolist() == [1.25]
+    assert score("Taylor2019(at='filter')", network, context).tolist() == [0.25]
+    # behind batch norm gamma x + beta, the gate's gradient is gamma dL/dgamma + beta dL/dbeta
+    h = torch.tensor([1.0, 2, 3, 0]).view(2, 1, 2, 1)
+    g = torch.tensor([1.0, 1, -1, 5]).view(2, 1, 2, 1)
+    network, context = activation_times_gradient(monkeypatch, h, g)
+    assert score("Taylor2019", network, context).tolist() == [(3**2 + (-3) ** 2) / 2]
+
+
+def test_the_gate_is_the_derivative_of_the_loss(two_blocks, batch):
+    """(dL/dz)^2 by differences, for a gate behind batch norm and ReLU."""
+    images, labels = batch
+    two_blocks.eval()
+    context = Context(two_blocks, Structured.groups, lambda: iter([(images, labels)]), 0)
+    scores = lift(CRITERIA.get("Taylor2019"))(two_blocks.units, context)
+
+    def losses(scale):
+        for norm in (two_blocks.a1.norm,):
+            norm.weight.data[1] *= scale
+            norm.bias.data[1] *= scale
+        with torch.no_grad():
+            found = nn.functional.cross_entropy(two_blocks(images), labels, reduction="none")
+        norm.weight.data[1] /= scale
+        norm.bias.data[1] /= scale
+        return found
+
+    slope = (losses(1 + 1e-6) - losses(1 - 1e-6)) / 2e-6
+    torch.testing.assert_close(scores["a1"][1], slope.square().mean(), rtol=1e-5, atol=1e-12)
+
+
+def test_pfa_counts():
+    """Eigenvalues, and how many filters they ask for."""
+    for spectrum, kept in (([4, 0, 0, 0], 1), ([1, 1, 1, 1], 4), ([2, 1, 1, 0], 3), ([3, 1, 0, 0], 2)):
+        assert pfa._by_entropy(torch.tensor(spectrum, dtype=torch.float64)) == kept
+    for tau, kept in ((0.75, 1), (0.8, 2)):
+        assert pfa._by_energy(torch.tensor([3.0, 1, 0, 0], dtype=torch.float64), tau) == kept
+
+
+def test_pfa_drops_what_others_say(monkeypatch):
+    # 0 and 1 say the same, 2 has a little to do with both, 3 is silent
+    covariance = torch.tensor([[4, 2, 0.4, 0], [2, 1, 0.1, 0], [0.4, 0.1, 1, 0], [0, 0, 0, 0]], dtype=torch.float64)
+    assert pfa._dropped(covariance).tolist() == [3, 0, 1, 2]
+    responses = torch.tensor([[2.0, 1, 0], [0, 0, 1], [4, 2, 1], [2, 1, 3.0], [1, 0.5, 0]])[..., None, None]
+    network, context = shown(responses)
+    order = score("PFA", network, context).tolist()
+    assert max(order) == 1.0
+    assert sorted(order) == pytest.approx([1 / 3, 2 / 3, 1])
+    assert order.index(1.0) == 2 or order[0] + order[1] > 0
+    one = score("PFA(counts='energy', tau=0.5)", network, context)
+    assert int(one.sum()) == 1
+    with pytest.raises(ValueError, match="PFA needs more images than a layer has filters, 3; there are 2"):
+        Pruner(network, criterion="PFA", rate=0.3).begin(1, 4, lambda: iter([(responses[:2], torch.zeros(2).long())]))
+
+
+class Chain(Network):
+    """Two linear layers behind a 1x1 convolution: what NISP's published example propagates through."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = Unit(nn.Conv2d(3, 3, 1, bias=False), norm=False)
+        self.hidden = Unit(nn.Linear(3, 2), norm=False)
+        self.classifier = Unit(nn.Linear(2, 2), norm=False, activation=False)
+        self.wire("first", "input", "first")
+        self.wire("hidden", "first", "hidden")
+        self.wire("classifier", "hidden", "output")
+        self.double()
+
+    def forward(self, x):
+        return self.classifier(self.hidden(self.first(x).mean((2, 3))))
+
+
+@pytest.mark.parametrize(("final", "wanted"), [([1, 0.5], [2.5, 2, 0.5]), ([1, 0], [1, 2, 0])])
+def test_importance_goes_back_with_absolute_weights(monkeypatch, final, wanted):
+    network = Chain()
+    network.hidden.layer.weight.data = torch.tensor([[1.0, -2, 0], [3, 0, -1]], dtype=torch.float64)
+    context = Context(network, Structured.groups, lambda: iter([(torch.rand(4, 3, 2, 2).double(), torch.zeros(4).long())]), 0)
+    monkeypatch.setattr(nisp, "_final", lambda *_: torch.tensor(final, dtype=torch.float64)[:, None, None])
+    torch.testing.assert_close(score("NISP", network, context), torch.tensor(wanted, dtype=torch.float64))
+
+
+def test_infinite_feature_selection():
+    graph = torch.tensor([[0.2, 0.4], [0.4, 0.1]], dtype=torch.float64)
+    torch.testing.assert_close(nisp._all_paths(graph), torch.tensor([9.540372, 8.387877], dtype=torch.float64), rtol=1e-6, atol=0)
+    values = torch.tensor([[3.0, 1], [1, 1], [2, 5], [2, 0]], dtype=torch.float64)
+    assert nisp._rank(values).T.tolist() == [[3, 0, 1.5, 1.5], [1.5, 1.5, 3, 0]]
+    # a constant response has no correlation, and does no harm
+    constant = torch.cat([values, torch.ones(4, 1).double()], 1)
+    assert torch.isfinite(nisp._infinite_feature_selection(constant)).all()
+
+
+def test_importance_is_that_of_a_linear_network(batch):
+    """Against autograd: without ReLU's and batch norm's effect, NISP is the gradient of the summed final channels for |W|."""
+    network = TwoBlocks().double()
+    images, labels = batch
+    context = Context(network, Structured.groups, lambda: iter([(images, labels)]), 0)
+    scores = lift(CRITERIA.get("NISP(last='equal')"))(network.units, context)
+    linear = TwoBlocks().double().eval()
+    linear.load_state_dict(network.state_dict())
+    for unit in linear.units.values():
+        unit.layer.weight.data.abs_()
+        unit.norm = None
+    seen = {}
+    for name, unit in linear.units.items():
+        unit.register_forward_hook(lambda _, __, y, name=name: seen.update({name: y.requires_grad_(True)}))
+    final = {}
+    linear.classifier.register_forward_pre_hook(lambda _, x: final.update({"x": x[0]}))
+    linear(torch.ones(1, 3, 8, 8, dtype=torch.float64))
+    gradients = torch.autograd.grad(final["x"].sum(), [seen[name] for name in linear.units])
+    for name, gradient in zip(linear.units, gradients, strict=True):
+        torch.testing.assert_close(scores[name], gradient[0].sum((1, 2)), msg=name)
+
+
+def test_what_nobody_reads_and_what_was_cut_pass_nothing_on():
+    network = Chain()
+    network.hidden.layer.weight.data = torch.tensor([[1.0, -2, 0], [3, 0, -1]], dtype=torch.float64)
+    context = Context(network, Structured.groups, lambda: iter([(torch.rand(4, 3, 2, 2).double(), torch.zeros(4).long())]), 0)
+    everything = score("NISP(last='equal')", network, context)
+    half = score("NISP(last='equal', rate=0.5)", network, context)
+    assert everything.tolist() == [4, 2, 1]
+    # of two equal neurons the first is set to 0
+    assert half.tolist() == [3, 0, 1]
+
+
+def test_learned_offsets():
+    """Layers [1, 4] and [2, 3]: an offset of 2.5 for the first one turns the order."""
+    order = {0.0: [("a", 0), ("b", 0), ("b", 1), ("a", 1)], 2.5: [("b", 0), ("b", 1), ("a", 0), ("a", 1)]}
+    for offset, wanted in order.items():
+        scores = {("a", i): v + offset for i, v in enumerate((1, 4))} | {("b", i): v for i, v in enumerate((2, 3))}
+        assert sorted(scores, key=scores.get) == wanted
+
+
+@pytest.mark.parametrize("learn", ["offset", "scale_and_offset"])
+def test_the_search_never_ends_above_where_it_began(two_blocks, batch, learn):
+    """A layer that is small for no reason, as batch norm undoes it, is emptied by the raw norm."""
+    unit = two_blocks.a1
+    for value, factor in ((unit.weight, 0.01), (unit.norm.running_mean, 0.01), (unit.norm.running_var, 0.0001)):
+        value.data *= factor
+    unit.norm.eps *= 0.0001
+    batch = as_answered(two_blocks, batch)
+    pruner = Pruner(two_blocks, criterion=f"LcP(learn='{learn}')", scope="global(normalise='none', floor=0)", rate=0.3)
+    pruner.begin(1, 4, lambda: iter([batch]))
+    context = Context(two_blocks, Structured.groups, pruner.sample, 0, None)
+
+    def loss(scores):
+        with context.under(pruner._choose(scores, 0.3)):
+            return context.measure()[0]
+
+    plain = lift(CRITERIA.get("L2"))(two_blocks.units, context)
+    assert loss(pruner.scores(0.3)) < loss(plain)
+    for name, moved in pruner.scores(0.3).items():
+        # within a layer nothing but the criterion ranks
+        assert torch.equal(moved.argsort(), plain[name].argsort())
+
+
+def test_the_rule_of_several_layers():
+    """sF = [1, .75, .75, .25], sG = [0, 1, .5, 1]."""
+    own = torch.tensor([[0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 1], [0, 1, 1, 1]], dtype=torch.float64)
+    reads = torch.tensor([[1.0, 0, 1, 0], [1, 0, 0, 0]], dtype=torch.float64)
+    network = OneLayer(4, 4)
+    network.first.layer.weight.data = own[:, :, None, None]
+    network.classifier.layer.weight.data = reads
+    context = Context(network, Structured.groups, None, 0)
+    rule = "zero_fraction(counts='multilayer', threshold=0.1, own=0.9, own_at_least={}, readers=0.9)"
+    assert score(rule.format(0.7), network, context).tolist() == [False, False, True, True]
+    assert score(rule.format(0.0), network, context).tolist() == [False, False, True, False]
+    scores = score("zero_fraction(threshold=0.1)", network, context)
+    assert torch.equal(score("zero_fraction(threshold=1.0)", network, context), scores)  # strictly below
+    assert scores.tolist() == pytest.approx([1 - 0.5, 1 - 0.875, 1 - 0.625, 1 - 0.625])
+
+
+def test_the_threshold_is_found_at_no_loss(two_blocks, batch):
+    batch = as_answered(two_blocks, batch)
+    context = Context(two_blocks, Structured.groups, lambda: iter([batch]), 0)
+    before = {name: value.clone() for name, value in two_blocks.state_dict().items()}
+    right = context.measure()[1]
+    thresholds = [zeros._threshold(two_blocks.units, context, drop) for drop in (0.0, 1.0)]
+    assert thresholds[0] < thresholds[1]
+    assert all(torch.equal(before[name], value) for name, value in two_blocks.state_dict().items())
+    with torch.no_grad():
+        for unit in two_blocks.units.values():
+            unit.weight.mul_(unit.weight.abs() >= thresholds[0])
+    assert context.measure()[1] >= right
+
+
+@pytest.mark.parametrize("criterion", [name for name in OF_FILTERS if name not in ("grad", "syn")])
+def test_neither_the_order_nor_the_size_of_batches_matters(two_blocks, batch, criterion):
+    """But for grad and syn, which are measured with batch statistics."""
+    images, labels = batch
+    if criterion == "LcP":  # what it tries out is seen on the first batch
+        return
+    results = []
+    for order, size in ((torch.arange(16), 16), (torch.arange(16).flip(0), 5)):
+        parts = [order[start : start + size] for start in range(0, 16, size)]
+        pruner = Pruner(two_blocks, criterion=criterion, rate=0.4)
+        pruner.begin(1, 4, lambda parts=parts: iter([(images[part], labels[part]) for part in parts]))
+        pruner.gates["a1"].set(torch.tensor([1, 0, 1, 1, 0]))
+        results.append(pruner.scores())
+        for unit in two_blocks.units.values():
+            unit.gate = None
+    for name, found in results[0].items():
+        torch.testing.assert_close(found, results[1][name], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "criterion", [name for name in OF_FILTERS if name not in ("grad", "syn", "NISP", "zero_fraction", "LcP")]
+)
+def test_maps_are_seen_before_their_own_mask(two_blocks, batch, criterion):
+    """So that what was cut may return: a filter's score does not depend on its own mask."""
+    pruner = Pruner(two_blocks, criterion=criterion, rate=0.4)
+    pruner.begin(1, 4, lambda: iter([batch]))
+    for gate in pruner.gates.values():
+        gate.straight_through = True
+    dense = pruner.scores()
+    pruner.gates["stem"].set(torch.tensor([1, 1, 0, 1, 1, 1]))
+    masked = pruner.scores()
+    if criterion.startswith("Taylor"):  # the loss is another one
+        assert masked["stem"][2] > 0
+    else:
+        torch.testing.assert_close(masked["stem"], dense["stem"])
+
+
+def test_a_stream_is_seen_behind_its_relu(two_blocks, batch):
+    images, labels = batch
+    two_blocks.eval()
+    context = Context(two_blocks, Structured.groups, lambda: iter([(images, labels)]), 0)
+    maps = context.responses(two_blocks.units, lambda maps: maps)
+    seen = {}
+    for name in ("stem", "a1", "a", "b1", "b"):
+        two_blocks.get_submodule(name).register_forward_hook(lambda _, __, y, name=name: seen.update({name: y.clone()}))
+    two_blocks(images)
+    for unit, place in {"stem": "stem", "a1": "a1", "a2": "a", "b1": "b1", "b2": "b"}.items():
+        torch.testing.assert_close(maps[unit], seen[place])
+
+
+def test_a_projection_is_seen_in_the_stream_it_begins():
+    class Projected(Network):
+        def __init__(self):
+            super().__init__()
+            from models import Joint
+
+            self.stem, self.branch = conv_unit(3, 4, 3), conv_unit(4, 5, 3, activation=False)
+            self.projection, self.joint = conv_unit(4, 5, 1, activation=False), Joint()
+            self.classifier = Unit(nn.Linear(5, 2), norm=False, activation=False)
+            self.wire("stem", "input", "stem")
+            self.wire("projection", "stem", "stream")
+            self.wire("branch", "stem", "stream", "joint")
+            self.wire("classifier", "stream", "output")
+            initialise(self)
+
+        def forward(self, x):
+            x = self.stem(x)
+            return self.classifier(self.joint(self.branch(x), self.projection(x)).mean((2, 3)))
+
+    network = Projected().double()
+    images = torch.randn(3, 3, 6, 6, dtype=torch.float64)
+    context = Context(network, Structured.groups, lambda: iter([(images, torch.zeros(3).long())]), 0)
+    maps = context.responses(network.units, lambda maps: maps)
+    assert torch.equal(maps["projection"], maps["branch"])
+    assert (maps["branch"] >= 0).all()
