@@ -162,7 +162,7 @@ def _add_model_and_data(parser) -> None:
     group.add_argument("--scratch", metavar="MODEL", help=(
         "the smaller network of this model.pt, trained anew from fresh weights: the control of pruning"))  # fmt: skip
     group.add_argument("--init", metavar="PATH", help=(
-        "weights of a trained network to begin with: a run's folder, its checkpoint, or a model.pt of a whole network"))  # fmt: skip
+        "weights of a trained network to begin with: a run's folder, a checkpoint, a model.pt of a whole network"))  # fmt: skip
     group.add_argument("--shortcut", choices=("projection", "pad"), help="of ResNet-20 to 110 (default projection)")
     group.add_argument("--dataset", choices=("cifar10", "cifar100", "digits", "folder"), default="cifar10", help=(
         "digits is inside scikit-learn and needs no download; folder reads DIR/train/CLASS/IMAGE and DIR/test "
@@ -190,7 +190,7 @@ def _add_pruning(parser) -> None:
     group.add_argument("--preset", choices=sorted(presets()), help=(
         "a published number of filters for each layer, and the network it is for"))  # fmt: skip
     group.add_argument("--prune_schedule", default="constant", help=(
-        f"how the rate grows, phases dynamic and iterative. {_listing(SCHEDULES)} (default constant, iterative: linear)"))  # fmt: skip
+        f"how the rate grows, if dynamic or iterative. {_listing(SCHEDULES)} (default constant, iterative: linear)"))  # fmt: skip
     group.add_argument("--prune_freq", type=_frequency, default="1ep", help="epochs or iterations between masks (default 1ep)")
     group.add_argument("--prune_until", type=_number(float, 0, 1, above=True), default=0.75, help=(
         "fraction of the run after which masks are fixed; of phase after, when it cuts (default 0.75)"))  # fmt: skip
@@ -326,8 +326,8 @@ def _resumed(path: Path, typed: dict, defaults: dict) -> argparse.Namespace:
     return settings
 
 
-def _resolve(settings, typed: dict) -> None:
-    """Fill in what depends on other flags. RefusalError for a depth or shortcut that does not exist."""
+def _resolve_pruning(settings, typed: dict) -> None:
+    """What one flag of pruning says about the others."""
     if settings.rounds:
         settings.prune_phase = f"iterative(rounds={settings.rounds})"
     if "prune_schedule" not in typed and parse_call(settings.prune_phase)[0] == "iterative":
@@ -338,6 +338,11 @@ def _resolve(settings, typed: dict) -> None:
         settings.prune_rate = 0.0
     if settings.init and "prune_until" not in typed and parse_call(settings.prune_phase)[0] == "after":
         settings.prune_until = 0.0  # it has been trained
+
+
+def _resolve(settings, typed: dict) -> None:
+    """Fill in what depends on other flags. RefusalError for a depth or shortcut that does not exist."""
+    _resolve_pruning(settings, typed)
     if settings.arch is None:
         settings.arch = f"resnet{settings.layers}"
         if settings.arch not in NETWORKS.entries:

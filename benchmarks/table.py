@@ -24,8 +24,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-import report
-from arguments import RefusalError, parse
+import report  # noqa: E402
+from arguments import RefusalError, parse  # noqa: E402
 
 SCRIPT = ROOT / "modeling.py"
 AGAIN = 75  # EX_TEMPFAIL: call again
@@ -40,9 +40,10 @@ PUBLISHED = {
     "ksc2020": ("80.81 and 82.28", "70.26 and 71.34"),
 }
 NOTE = """\
-Published: KSC 2020, whose code trained ResNet-56; the best epoch on the test set. Of ours the test accuracy is that of the last epoch. Validation
-is on the held-out tenth, but for ksc2020: by its recipe on the test set, so its best epoch is chosen on the test set. Sparsity is
-num_zero/num_total after the last epoch. Several seeds: mean and standard deviation. Unfinished rows are marked.
+Published: KSC 2020, whose code trained ResNet-56; the best epoch on the test set. Of ours the test accuracy is that of
+the last epoch. Validation is on the held-out tenth, but for ksc2020: by its recipe on the test set, so its best epoch is
+chosen on the test set. Sparsity is num_zero/num_total after the last epoch. Several seeds: mean and standard deviation.
+Unfinished rows are marked.
 
 """
 

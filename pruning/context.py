@@ -84,20 +84,18 @@ class Context:
         In evaluation. The maps are the unit's output behind its ReLU and before its own mask; of a unit without a ReLU,
         which writes into a residual stream, they are the stream's behind the joint's ReLU.
         """
-        found = {name: [] for name in units}
-        joints = self._joints()
+        found, joints = {name: [] for name in units}, self._joints()
         with self._unchanged(training=False), ExitStack() as watched:
             for name, unit in units.items():
+
+                def see(x: Tensor, name=name, filters=unit.filters) -> None:
+                    found[name].append(statistic(_maps(x)[:, :filters]))
+
                 if unit.activation or name not in joints:
-                    watched.enter_context(
-                        _watch(unit, lambda x, name=name, n=unit.filters: found[name].append(statistic(_maps(x)[:, :n])))
-                    )
+                    watched.enter_context(_watch(unit, see))
                 else:
                     joint = self.network.get_submodule(joints[name])
-                    hook = joint.register_forward_hook(
-                        lambda _, __, y, name=name, n=unit.filters: found[name].append(statistic(_maps(y)[:, :n]))
-                    )
-                    watched.callback(hook.remove)
+                    watched.callback(joint.register_forward_hook(lambda _, __, y, see=see: see(y)).remove)
             for images, _ in self.sample():
                 self.network(images)
         return {name: torch.cat(pieces) for name, pieces in found.items()}

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from models import Network
-from pruning.scopes import mean_of
 
 
 class Decisions:
@@ -48,3 +47,9 @@ def _together(scores: list[Tensor]) -> Tensor:
         total[: len(score)] += score.float() / mean
         writers[: len(score)] += 1
     return total / writers * torch.stack(means).mean()
+
+
+def mean_of(scores: Tensor) -> Tensor:
+    """The mean of those that are no -inf, which marks what must go first; above 0."""
+    kept = torch.isfinite(scores)
+    return (torch.where(kept, scores, 0).sum() / kept.sum().clamp_min(1)).clamp_min(1e-30)

@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pruning.decisions import mean_of
+
 Scores = dict[str, Tensor]
 
 
@@ -32,12 +34,6 @@ def _smallest(scores: Tensor, k: int) -> Tensor:
 def _best(scores: Tensor, floor: int) -> Tensor:
     """Marks the `floor` largest of a layer: what would be cut last."""
     return ~_smallest(scores, max(scores.numel() - floor, 0))
-
-
-def mean_of(scores: Tensor) -> Tensor:
-    """The mean of those that are no -inf, which marks what must go first; above 0."""
-    kept = torch.isfinite(scores)
-    return (torch.where(kept, scores, 0).sum() / kept.sum().clamp_min(1)).clamp_min(1e-30)
 
 
 def global_(

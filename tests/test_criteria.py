@@ -9,9 +9,7 @@ from models import Network, Unit
 from models.layers import conv_unit, initialise
 from pruning import Pruner
 from pruning.context import Context, lift
-from pruning.criteria import NISP as nisp
-from pruning.criteria import PFA as pfa
-from pruning.criteria import zero_fraction as zeros
+from pruning.criteria import NISP, PFA, zero_fraction
 from pruning.granularity import Structured
 from registry import CRITERIA
 
@@ -233,15 +231,15 @@ def test_the_gate_is_the_derivative_of_the_loss(two_blocks, batch):
 def test_pfa_counts():
     """Eigenvalues, and how many filters they ask for."""
     for spectrum, kept in (([4, 0, 0, 0], 1), ([1, 1, 1, 1], 4), ([2, 1, 1, 0], 3), ([3, 1, 0, 0], 2)):
-        assert pfa._by_entropy(torch.tensor(spectrum, dtype=torch.float64)) == kept
+        assert PFA._by_entropy(torch.tensor(spectrum, dtype=torch.float64)) == kept
     for tau, kept in ((0.75, 1), (0.8, 2)):
-        assert pfa._by_energy(torch.tensor([3.0, 1, 0, 0], dtype=torch.float64), tau) == kept
+        assert PFA._by_energy(torch.tensor([3.0, 1, 0, 0], dtype=torch.float64), tau) == kept
 
 
 def test_pfa_drops_what_others_say(monkeypatch):
     # 0 and 1 say the same, 2 has a little to do with both, 3 is silent
     covariance = torch.tensor([[4, 2, 0.4, 0], [2, 1, 0.1, 0], [0.4, 0.1, 1, 0], [0, 0, 0, 0]], dtype=torch.float64)
-    assert pfa._dropped(covariance).tolist() == [3, 0, 1, 2]
+    assert PFA._dropped(covariance).tolist() == [3, 0, 1, 2]
     responses = torch.tensor([[2.0, 1, 0], [0, 0, 1], [4, 2, 1], [2, 1, 3.0], [1, 0.5, 0]])[..., None, None]
     network, context = shown(responses)
     order = score("PFA", network, context).tolist()
@@ -276,18 +274,18 @@ def test_importance_goes_back_with_absolute_weights(monkeypatch, final, wanted):
     network = Chain()
     network.hidden.layer.weight.data = torch.tensor([[1.0, -2, 0], [3, 0, -1]], dtype=torch.float64)
     context = Context(network, Structured.groups, lambda: iter([(torch.rand(4, 3, 2, 2).double(), torch.zeros(4).long())]), 0)
-    monkeypatch.setattr(nisp, "_final", lambda *_: torch.tensor(final, dtype=torch.float64)[:, None, None])
+    monkeypatch.setattr(NISP, "_final", lambda *_: torch.tensor(final, dtype=torch.float64)[:, None, None])
     torch.testing.assert_close(score("NISP", network, context), torch.tensor(wanted, dtype=torch.float64))
 
 
 def test_infinite_feature_selection():
     graph = torch.tensor([[0.2, 0.4], [0.4, 0.1]], dtype=torch.float64)
-    torch.testing.assert_close(nisp._all_paths(graph), torch.tensor([9.540372, 8.387877], dtype=torch.float64), rtol=1e-6, atol=0)
+    torch.testing.assert_close(NISP._all_paths(graph), torch.tensor([9.540372, 8.387877], dtype=torch.float64), rtol=1e-6, atol=0)
     values = torch.tensor([[3.0, 1], [1, 1], [2, 5], [2, 0]], dtype=torch.float64)
-    assert nisp._rank(values).T.tolist() == [[3, 0, 1.5, 1.5], [1.5, 1.5, 3, 0]]
+    assert NISP._rank(values).T.tolist() == [[3, 0, 1.5, 1.5], [1.5, 1.5, 3, 0]]
     # a constant response has no correlation, and does no harm
     constant = torch.cat([values, torch.ones(4, 1).double()], 1)
-    assert torch.isfinite(nisp._infinite_feature_selection(constant)).all()
+    assert torch.isfinite(NISP._infinite_feature_selection(constant)).all()
 
 
 def test_importance_is_that_of_a_linear_network(batch):
@@ -375,7 +373,7 @@ def test_the_threshold_is_found_at_no_loss(two_blocks, batch):
     context = Context(two_blocks, Structured.groups, lambda: iter([batch]), 0)
     before = {name: value.clone() for name, value in two_blocks.state_dict().items()}
     right = context.measure()[1]
-    thresholds = [zeros._threshold(two_blocks.units, context, drop) for drop in (0.0, 1.0)]
+    thresholds = [zero_fraction._threshold(two_blocks.units, context, drop) for drop in (0.0, 1.0)]
     assert thresholds[0] < thresholds[1]
     assert all(torch.equal(before[name], value) for name, value in two_blocks.state_dict().items())
     with torch.no_grad():

@@ -16,7 +16,7 @@ ROWS = [
     ["arguments", "learning_rate", "models.layers"],
     ["models.network"],
     ["models"],
-    ["data", "engine", "regularizers", "runs", "report", "pruning.masks", "pruning.context"],
+    ["data", "engine", "regularizers", "runs", "report", "pruning.masks", "pruning.context", "pruning.decisions"],
     [
         "scalars",
         "evaluation",
@@ -27,7 +27,6 @@ ROWS = [
         "pruning.schedules",
         "pruning.phases",
         "pruning.channels",
-        "pruning.decisions",
     ],
     ["pruning.accounting", "deploy.export"],
     ["pruning.budget", "pruning.removal"],
