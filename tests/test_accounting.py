@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import arguments
 import models
 from pruning import OutputGate, Pruner, accounting
 from pruning.channels import follow
@@ -29,25 +30,25 @@ def test_vgg16_a_of_li_et_al():
     assert (count.parameters, count.macs) == (5_397_034, 206_279_680)
 
 
-@pytest.mark.parametrize(
-    ("name", "kept_counts", "skipped", "parameters", "macs"),
-    [
-        ("resnet56", (14, 28, 57), (16, 20, 38, 54), 773_336, 112_435_840),
-        ("resnet56", (6, 22, 57), (16, 18, 20, 34, 38, 54), 735_712, 90_907_264),
-        ("resnet110", (8, 32, 64), (36,), 1_688_522, 212_779_648),
-        ("resnet110", (8, 19, 44), (36, 38, 74), 1_168_424, 155_124_352),
-    ],
-)
-def test_resnets_of_li_et_al(name, kept_counts, skipped, parameters, macs):
-    """A and B: the first layer of each block, but for the layers skipped; counted beforehand, and after removal."""
-    network = models.build(f"{name}(shortcut='pad')")
-    firsts = [unit for unit in network.units if unit.endswith("conv1")]
-    for number, unit in enumerate(firsts):
-        gate = network.units[unit].gate = OutputGate(network.units[unit].filters)
-        if 2 * number + 2 not in skipped:
-            gate.mask[kept_counts[int(unit[5]) - 1] :] = 0
+PRESETS = {
+    "ResNet-56-A": (773_336, 112_435_840),
+    "ResNet-56-B": (735_712, 90_907_264),
+    "ResNet-110-A": (1_688_522, 212_779_648),
+    "ResNet-110-B": (1_168_424, 155_124_352),
+    "VGG-16-A": (5_397_034, 206_279_680),
+}
+
+
+@pytest.mark.parametrize("preset", arguments.presets())
+def test_presets_leave_what_was_published(preset):
+    """Li et al.: parameters and MACs, counted beforehand, and after removal; and the rate that is printed."""
+    settings = arguments.parse(["--preset", preset])
+    network = models.build(settings.arch)
+    pruner = Pruner(network, scope=settings.prune_scope, rate=settings.prune_rate)
+    pruner.update(settings.prune_rate)
     for count in (accounting.remaining(network, 32), accounting.dense(Removal(network).compact(), 32)):
-        assert (count.parameters, count.macs) == (parameters, macs)
+        assert (count.parameters, count.macs) == PRESETS[preset]
+    assert settings.prune_rate == round(pruner.cut() / sum(unit.filters for unit in network.units.values()), 4)
 
 
 def test_resnet56_with_the_branch_of_a_block_empty_loses_the_whole_branch():

@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -228,6 +229,52 @@ def test_a_recipe_replaces_defaults_and_typed_flags_win():
     assert departures(paper) == ["the regulariser is live (the published one was the constant 0) (reg reg_cov; undo: --reg none)"]
 
 
+def test_flags_of_pruning_speak_for_others():
+    best = parse(["--recipe", "best", "--layers", "20"])
+    assert (best.prune_type, best.prune_schedule, best.lr_schedule, best.weight_decay) == ("structured", "cubic", "cosine", 5e-4)
+    assert (best.arch, best.prune_rate, best.reg) == ("resnet20", 0.6, "none")
+    rounds = parse(["--prune_type", "structured", "--rounds", "3"])
+    assert (rounds.prune_phase, rounds.prune_schedule) == ("iterative(rounds=3)", "linear")
+    assert parse(["--prune_type", "structured", "--prune_imp", "LcP"]).prune_scope == "global(normalise='none')"
+    assert parse(["--prune_type", "structured", "--prune_imp", "LcP", "--prune_scope", "local"]).prune_scope == "local"
+    preset = parse(["--preset", "VGG-16-A", "--compact"])
+    assert (preset.arch, preset.prune_type, preset.prune_scope) == ("vgg16", "structured", "preset(name='VGG-16-A')")
+    assert parse(["--prune_type", "structured", "--prune_imp", "APoZ(counts='deviation')"]).prune_rate == 0
+
+
+def test_a_trained_network_is_cut_before_the_first_step(train, tmp_path):
+    train(*TINY, "--out_dir", "dense")
+    dense = torch.load("dense/checkpoint.pt", weights_only=True)["model"]
+    flags = ["--prune_type", "structured", "--prune_rate", "0.5", "--lr", "1e-30", "--weight_decay", "0"]
+    for name, phase in (("first", "init"), ("second", "after")):
+        # the network is that of the file, whatever the default is
+        tiny = [word for word in TINY if word not in ("--layers", "20")]
+        out, _ = train(*tiny, "--init", "dense", *flags, "--prune_phase", phase, "--out_dir", name)
+        assert notebook(out)["sparsity"][0][2] > 30
+        began = torch.load(f"{name}/checkpoint.pt", weights_only=True)
+        assert began["settings"]["arch"] == "resnet20"
+        for key, value in dense.items():
+            if key.endswith("weight"):
+                torch.testing.assert_close(began["model"][key], value)
+    train("--resume", "first", "--compact")
+    with pytest.raises(arguments.RefusalError, match="have been taken out"):
+        train(*TINY, "--init", "first/model.pt")
+    with pytest.raises(arguments.RefusalError, match="is a resnet20, not a resnet32"):
+        train(*TINY, "--layers", "32", "--init", "dense")
+
+
+def test_a_run_from_a_trained_network_goes_on_without_it(train, tmp_path):
+    train(*TINY, "--out_dir", "dense")
+    flags = ["--init", "dense", "--prune_type", "structured", "--rounds", "2", "--out_dir", "part"]
+    train(*TINY, *flags, "--epochs", "1")
+    shutil.rmtree("dense")
+    config = json.loads(Path("part/config.json").read_text())
+    assert config["settings"]["init"] == "dense"
+    train("--resume", "part", "--epochs", "2")
+    summary = json.loads(Path("part/summary.json").read_text())
+    assert summary["left"]["filters"] < summary["dense"]["filters"]
+
+
 @pytest.mark.parametrize("recipe", arguments.RECIPES)
 def test_a_recipe_trains_and_says_what_was_typed_over_it(train, recipe):
     out, err = train("--recipe", recipe, *TINY, "--batch_size", "9", "--reg", "reg_ortho", "--lr", "0.01")
@@ -269,24 +316,30 @@ def test_other_networks_from_the_command_line(train, arch):
     assert len(notebook(out)["valid"]) == 1
 
 
-def test_flags_of_the_engine_have_an_effect(train, monkeypatch):
-    base = notebook(train(*TINY)[0])["train"]
-    for flags in (
-        ["--normalise", "half"],
-        ["--augment", "none"],
-        ["--momentum", "0.5"],
-        ["--weight_decay", "0.1"],
-        ["--lr", "0.1"],
-        ["--lr_schedule", "constant"],
-        ["--warmup_epochs", "1"],
-        ["--batch_size", "9"],
-        ["--val_size", "0.2"],
-        ["--shortcut", "pad"],
-        ["--reg", "reg_cov"],
-        ["--seed", "1"],
-        ["--amp", "bfloat16" if settings_of()["amp"] == "off" else "off"],
+def test_flags_of_the_engine_have_an_effect(train):
+    def losses(name, *flags):
+        train(*TINY, *flags, "--out_dir", name)
+        return [json.loads(line)["train"]["loss"] for line in Path(name, "metrics.jsonl").read_text().splitlines()]
+
+    base = losses("base")
+    for number, flags in enumerate(
+        (
+            ["--normalise", "half"],
+            ["--augment", "none"],
+            ["--momentum", "0.5"],
+            ["--weight_decay", "0.1"],
+            ["--lr", "0.1"],
+            ["--lr_schedule", "constant"],
+            ["--warmup_epochs", "1"],
+            ["--batch_size", "9"],
+            ["--val_size", "0.2"],
+            ["--shortcut", "pad"],
+            ["--reg", "reg_cov"],
+            ["--seed", "1"],
+            ["--amp", "bfloat16" if settings_of()["amp"] == "off" else "off"],
+        )
     ):
-        assert notebook(train(*TINY, *flags)[0])["train"] != base, flags
+        assert losses(str(number), *flags) != base, flags
 
 
 def settings_of():

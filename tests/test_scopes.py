@@ -1,5 +1,7 @@
 """Exactly k cut, ties by index, a floor a layer; and the collapse that comes without."""
 
+import json
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 import models
 from pruning import Pruner, accounting
-from pruning.scopes import global_, local
+from pruning.scopes import global_, local, preset, sensitivity
 
 layers = st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=9), min_size=1, max_size=5)
 
@@ -116,3 +118,37 @@ def test_no_layer_is_empty_with_the_floor(arch, scope, rate):
 def test_a_rate_that_the_floor_does_not_allow_is_refused():
     with pytest.raises(ValueError, match=r"floor of 1 a layer only 763 may go: the largest rate is 0\.9732"):
         Pruner(models.build("resnet20"), rate=0.99)
+
+
+def test_a_preset_keeps_the_best_of_the_layers_it_names(tmp_path):
+    scores = tensors([[3, 1, 2], [1, 1, 0]])
+    file = tmp_path / "counts.json"
+    for kept, wanted in (({"layer0": 1}, [1, 3]), ({"layer0": 2, "layer1": 1}, [2, 1])):
+        file.write_text(json.dumps({"kept": kept}))
+        keep = preset(scores, 0.9, name=str(file))
+        assert [int(mask.sum()) for mask in keep.values()] == wanted
+    assert keep["layer0"].tolist() == [True, False, True]
+    assert keep["layer1"].tolist() == [False, True, False]
+    for kept, message in (({"layer2": 1}, "names a layer 'layer2'"), ({"layer0": 4}, "keeps 4 filters of layer0, which has 3")):
+        file.write_text(json.dumps({"kept": kept}))
+        with pytest.raises(ValueError, match=message):
+            preset(scores, 0.9, name=str(file))
+    with pytest.raises(ValueError, match="choose from ResNet-56-A"):
+        preset(scores, 0.9, name="ResNet-57-A")
+
+
+def test_a_scan_cuts_where_it_costs_least(tmp_path):
+    """Layer 0 loses 1 point at a half and 20 at three quarters, layer 1 loses 10 at a half: four of eight come from both."""
+    file = tmp_path / "scan.json"
+    file.write_text(json.dumps({"rates": [0.5, 0.75], "layers": {"layer0": [1, 20], "layer1": [10, 11]}}))
+    scores = tensors([[4, 3, 2, 1], [1, 2, 3, 4]])
+    cut = {}
+    for k in (1, 2, 3, 4, 5, 6):
+        keep = sensitivity(scores, k / 8, file=str(file))
+        cut[k] = [int((~mask).sum()) for mask in keep.values()]
+    # what they cost: .5, 1, 20 and 5, 10, 11; the last ones stay
+    assert list(cut.values()) == [[1, 0], [2, 0], [2, 1], [2, 2], [2, 3], [3, 3]]
+    assert keep["layer0"].tolist() == [True, False, False, False]
+    assert keep["layer1"].tolist() == [False, False, False, True]
+    with pytest.raises(ValueError, match="is of another network: layer1"):
+        sensitivity({"layer0": scores["layer0"]}, 0.5, file=str(file))
