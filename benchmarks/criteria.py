@@ -23,8 +23,8 @@ from modeling import start, train_epoch
 from pruning import accounting
 from pruning.removal import Removal
 
-# criteria with options that make another method of them; grad and syn score weights as well as filters
-MORE = ["L1(reduce='mean')", "Taylor2019(at='filter')", "LcP(learn='scale_and_offset')", "FPGM(by_norm=0.1)"]
+# criteria with options that make another method of them
+MORE = ["Taylor2019(at='filter')", "LcP(learn='scale_and_offset')", "FPGM(by_norm=0.1)"]
 
 
 def settings_for(options, criterion: str, rate: float):
@@ -56,6 +56,7 @@ def tune(options, criterion: str, rate: float) -> dict:
     kept = {name: int(live.sum()) for name, live in accounting.filter_masks(run.model).items()}
     run.go_on_with(Removal(run.model).compact())
     left = accounting.dense(run.model, run.settings.image_size)
+    run.steps = min(run.steps, options.steps or run.steps)
     began = time.perf_counter()
     with tqdm(disable=True) as bar:
         for epoch in range(options.epochs):
@@ -104,6 +105,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--criteria", nargs="+", default=[*CRITERIA.entries, *MORE])
     parser.add_argument("--macs", type=float, default=0.5, help="fraction left (default 0.5)")
     parser.add_argument("--epochs", type=int, default=1, help="of fine-tuning (default 1)")
+    parser.add_argument("--steps", type=int, help="of an epoch, the first so many (default all)")
     parser.add_argument("--lr", type=float, nargs="+", default=[0.01, 0.05], help="learning rates tried (default 0.01 0.05)")
     parser.add_argument("--weight_decay", type=float, default=5e-4)
     parser.add_argument("--batch_size", type=int, default=128)

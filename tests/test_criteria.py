@@ -5,12 +5,14 @@ import torch
 from conftest import TwoBlocks
 from torch import nn
 
+import models
 from models import Network, Unit
 from models.layers import conv_unit, initialise
-from pruning import Pruner
+from pruning import Pruner, accounting
 from pruning.context import Context, lift
 from pruning.criteria import NISP, PFA, zero_fraction
 from pruning.granularity import Structured
+from pruning.removal import Removal
 from registry import CRITERIA
 
 READERS = [name for name in CRITERIA.entries if CRITERIA.constants(name).get("READS_IMAGES")]
@@ -457,3 +459,45 @@ def test_a_projection_is_seen_in_the_stream_it_begins():
     maps = context.responses(network.units, lambda maps: maps)
     assert torch.equal(maps["projection"], maps["branch"])
     assert (maps["branch"] >= 0).all()
+
+
+@pytest.mark.parametrize("arch", ["resnet20(shortcut='pad')", "resnet50", "vgg16"])
+def test_every_criterion_on_every_kind_of_network_ends_in_a_smaller_one(arch):
+    """And the rules that find their own counts; PFA asks for more images than a layer has filters."""
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(6, 3, 32, 32, generator=generator), torch.randint(10, (6,), generator=generator)
+    rules = ["APoZ(counts='deviation')", "zero_fraction(counts='multilayer', threshold=0.02, own=0.14, own_at_least=0.14)"]
+    names = [*CRITERIA.entries, *rules]
+    names[names.index("LcP")] = "LcP(evaluations=2)"
+    names.remove("PFA")
+    if arch == "resnet50":  # those that read the wiring, on its bottlenecks
+        names = ["Taylor2019", "NISP", *rules]
+    network = models.build(arch)
+    whole = accounting.dense(network, 32)
+    for name in names:
+        for unit in network.units.values():
+            unit.gate = None
+        pruner = Pruner(network, criterion=name, rate=0.3)
+        pruner.begin(1, 4, lambda: iter([(images, labels)]))
+        pruner.update(0.3)
+        smaller = Removal(network).compact().eval()
+        assert accounting.dense(smaller, 32).macs < whole.macs, name
+        with torch.no_grad():
+            torch.testing.assert_close(smaller(images), network.eval()(images), rtol=1e-3, atol=1e-3, msg=name)
+
+
+def test_pfa_finds_counts_on_a_network(two_blocks, batch):
+    """Copies of a filter say nothing new: KL keeps fewer where a layer repeats itself."""
+    kept = []
+    for copies in (False, True):
+        if copies:
+            for norm in (two_blocks.a1.norm,):
+                for value in (two_blocks.a1.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var):
+                    value.data[1:] = value.data[:1]
+        two_blocks.a1.gate = None
+        pruner = Pruner(two_blocks, criterion="PFA(counts='KL')", rate=0)
+        pruner.begin(1, 4, lambda: iter([batch]))
+        kept.append(int(pruner.scores()["a1"].sum()))
+        for unit in two_blocks.units.values():
+            unit.gate = None
+    assert kept[0] > kept[1] == 1
