@@ -32,6 +32,7 @@ def settings_for(options, criterion: str, rate: float):
     typed += ["--prune_type", "structured", "--target_macs", str(options.macs), "--prune_imp", criterion]
     typed += ["--prune_phase", "init", "--epochs", str(options.epochs), "--lr", str(rate), "--lr_schedule", "cosine"]
     typed += ["--weight_decay", str(options.weight_decay), "--dataset", options.dataset, "--batch_size", str(options.batch_size)]
+    typed += ["--prune_scope", options.scope] if options.scope else []
     typed += ["--image_size", str(options.image_size)] if options.dataset == "folder" else []
     return parse(typed + (["--threads", str(options.threads)] if options.threads else []))
 
@@ -103,6 +104,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", help="folder of a dense run")
     parser.add_argument("--criteria", nargs="+", default=[*CRITERIA.entries, *MORE])
+    parser.add_argument("--scope", help="of all (default each criterion's own)")
     parser.add_argument("--macs", type=float, default=0.5, help="fraction left (default 0.5)")
     parser.add_argument("--epochs", type=int, default=1, help="of fine-tuning (default 1)")
     parser.add_argument("--steps", type=int, help="of an epoch, the first so many (default all)")

@@ -152,3 +152,15 @@ def test_a_scan_cuts_where_it_costs_least(tmp_path):
     assert keep["layer1"].tolist() == [False, False, False, True]
     with pytest.raises(ValueError, match="is of another network: layer1"):
         sensitivity({"layer0": scores["layer0"]}, 0.5, file=str(file))
+
+
+def test_network_slimming_cuts_what_its_code_did():
+    """Scales .1 to .4, strictly above sorted[int(T p)] stays: two at a quarter, one at a half, and one where it would be none."""
+    scales = {"layer": torch.tensor([0.1, 0.2, 0.3, 0.4])}
+    published = {"normalise": "none", "threshold": "published"}
+    kept = [int(global_(scales, rate, **published)["layer"].sum()) for rate in (0.25, 0.5, 0.75)]
+    assert kept == [2, 1, 1]
+    assert not global_(scales, 0.75, floor=0, **published)["layer"].any()
+    two = {"first": torch.tensor([0.9, 0.05]), "second": torch.tensor([0.5, 0.4])}
+    keep = global_(two, 0.5, normalise="none", floor=0)
+    assert [mask.tolist() for mask in keep.values()] == [[True, False], [True, False]]
