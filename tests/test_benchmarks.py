@@ -15,6 +15,7 @@ def test_criteria_are_compared_and_go_on(tmp_path, capsys):
     capsys.readouterr()
     data = ["--dataset", "folder", "--data_dir", TINY_DATA[3], "--image_size", "16", "--batch_size", "18", "--threads", "1"]
     flags = [str(tmp_path / "dense"), *data, "--criteria", "L1", "APoZ", "--steps", "2", "--out", str(tmp_path / "out")]
+    flags += ["--plot", str(tmp_path / "criteria.png")]
     criteria.main(flags)
     table = capsys.readouterr().out
     rows = re.findall(r"^\| (L1|APoZ) \| (.*) \|$", table, re.MULTILINE)
@@ -26,6 +27,7 @@ def test_criteria_are_compared_and_go_on(tmp_path, capsys):
         assert 0 < parameters < 100
         assert 40 < macs <= 50
         assert seconds >= 0
+    assert (tmp_path / "criteria.png").stat().st_size > 5000
     files = sorted((tmp_path / "out").iterdir())
     assert len(files) == 6
     found = json.loads((tmp_path / "out" / "L1-0.01.json").read_text())
