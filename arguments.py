@@ -197,7 +197,7 @@ def _add_pruning(parser) -> None:
     group.add_argument("--prune_gate", choices=("output", "weight"), default="output", help=(
         "where a filter mask acts: a unit's output, or as published the weight before batch norm (default output)"))  # fmt: skip
     group.add_argument("--score_batches", type=_number(int, 1), default=4, help=(
-        "training batches that grad and syn measure on (default 4)"))  # fmt: skip
+        "training batches that criteria which read images measure on (default 4)"))  # fmt: skip
 
 
 def _add_amount(parser) -> None:
@@ -332,7 +332,8 @@ def _resolve_pruning(settings, typed: dict) -> None:
         settings.prune_phase = f"iterative(rounds={settings.rounds})"
     if "prune_schedule" not in typed and parse_call(settings.prune_phase)[0] == "iterative":
         settings.prune_schedule = "linear"
-    if "prune_scope" not in typed and not settings.recipe and (own := CRITERIA.constants(settings.prune_imp).get("SCOPE")):
+    said = "prune_scope" in typed or "prune_scope" in RECIPES.get(settings.recipe, {}) or settings.preset
+    if not said and (own := CRITERIA.constants(settings.prune_imp).get("SCOPE")):
         settings.prune_scope = own
     if finds_counts(settings.prune_imp):
         settings.prune_rate = 0.0

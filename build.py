@@ -94,6 +94,8 @@ def starting_weights(settings) -> dict[str, torch.Tensor]:
         arch, smaller = state["settings"]["arch"], (state.get("after") or {}).get("shapes") or state.get("scratch")
         tensors = {name: value for name, value in state["model"].items() if ".gate." not in name}
         smaller = smaller and smaller != models.build(arch).shapes()
+        if not smaller and any((mask == 0).any() for name, mask in state["model"].items() if name.endswith(".gate.mask")):
+            raise RefusalError(f"--init: '{settings.init}' has been pruned; a whole network is needed")
     except RunError as not_a_checkpoint:
         try:
             given = models.load(path)

@@ -169,10 +169,13 @@ def start(settings, stop: Stop | None = None, team: Team | None = None, shapes: 
         settings.finetune_epochs, settings.recalibrate = min(settings.finetune_epochs, 1), min(settings.recalibrate, 2)
     if pruner is not None:
         sample = partial(dataset.sample, batch, settings.score_batches, settings.seed)
+        flags = "--score_batches"
         try:
+            pruner.check_sample(batch * min(settings.score_batches, dataset.steps(batch)))
+            flags = "--prune_freq, --prune_until"
             pruner.begin(settings.epochs, steps, sample)
         except ValueError as error:
-            raise RefusalError(f"--prune_freq, --prune_until: {error}") from None
+            raise RefusalError(f"{flags}: {error}") from None
     run = Experiment(
         settings,
         dataset,

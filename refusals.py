@@ -27,7 +27,11 @@ def check_names(settings) -> None:
     """Every name and option in a name is known. ValueError otherwise."""
     CRITERIA.check(settings.prune_imp)
     SCOPES.check(settings.prune_scope)
-    PHASES.check(settings.prune_phase)
+    if PHASES.check(settings.prune_phase)[1].get("rounds", 1) < 1:
+        raise ValueError(f"--prune_phase {settings.prune_phase}: at least one round is needed")
+    for option in CRITERIA.constants(settings.prune_imp).get("FRACTIONS", ()):
+        if parse_call(settings.prune_imp)[1].get(option, 0) > 1:
+            raise ValueError(f"--prune_imp {settings.prune_imp}: {option} is a fraction, at most 1")
     SCHEDULES.check(settings.prune_schedule)
     try:
         LEARNING_RATES.get(settings.lr_schedule)(0.5)
@@ -56,7 +60,10 @@ def check_pairs(settings, typed: dict) -> None:
     said = ("prune_rate", "target_macs", "target_params", "prune_scope", "prune_schedule", "rounds", "preset")
     said = [name for name in said if name in typed] if found else []
     said_by_preset = ("prune_type", "prune_rate", "prune_scope", "target_macs", "target_params", "round_to", "shortcut")
-    twice = [name for name in said_by_preset if name in typed] if settings.preset else []
+    said_by_preset += ("rounds", "prune_schedule")
+    scope = parse_call(settings.prune_scope)[0]
+    twice = [name for name in said_by_preset if name in typed and (settings.preset or name != "prune_scope")]
+    twice = [name for name in twice if settings.preset or name not in ("prune_type", "shortcut")] if scope == "preset" else []
     idle_in_phase = [name for name in once.get(phase, ()) if name in typed]
     amount = [name for name in ("prune_rate", "target_macs", "target_params") if name in typed]
     whole_filters = [name for name in ("target_macs", "target_params", "round_to", "residual") if name in typed]
@@ -84,13 +91,33 @@ def check_pairs(settings, typed: dict) -> None:
             "--prune_phase after leaves no epoch to fine-tune with --prune_until 1: choose less than 1",
         ),
         (said, f"--{''.join(said[:1])} has no effect on {settings.prune_imp}, which finds its own counts"),
-        (twice, f"--preset {settings.preset} says what --{''.join(twice[:1])} would: leave it out"),
+        (twice, f"--{''.join(twice[:1])} has no effect beside a preset, which says how many filters stay: leave it out"),
+        (
+            settings.prune_type == "unstructured" and scope in ("preset", "sensitivity"),
+            f"--prune_scope {scope} is about filters: it needs --prune_type structured",
+        ),
+        (
+            scope == "sensitivity" and settings.residual == "grouped",
+            "--prune_scope sensitivity is of single layers, --residual grouped decides several together",
+        ),
+        (
+            phase == "dynamic" and settings.prune_gate == "weight" and CRITERIA.constants(settings.prune_imp).get("READS_MAPS"),
+            f"{settings.prune_imp} reads feature maps, and with --prune_gate weight a cut filter has none to return by: "
+            "choose another --prune_phase",
+        ),
+        (
+            settings.init is not None and "shortcut" in typed and not {"arch", "layers"} & typed.keys(),
+            "--init says which network: leave out --shortcut",
+        ),
         ("rounds" in typed and "prune_phase" in typed, "--rounds and --prune_phase both say when: choose one"),
         (
             settings.init and settings.scratch,
             "--init starts from trained weights, --scratch from fresh ones: choose one",
         ),
-        (settings.init is not None and not Path(settings.init or "").exists(), f"--init: nothing at '{settings.init}'"),
+        (
+            settings.init is not None and not (settings.init and Path(settings.init).exists()),
+            f"--init: nothing at '{settings.init}'",
+        ),
         (
             "odecay" in typed and settings.reg == "none",
             f"--odecay has no effect without --reg: choose from {', '.join(REGULARIZERS.entries)}",

@@ -152,6 +152,8 @@ def _check_value(what: str, option: Option, value) -> None:
             raise ValueError(f"{what} is one of {', '.join(map(repr, option.choices))}, not {value!r}")
         return
     if option.default is None:
+        if option.required and not isinstance(value, str):
+            raise ValueError(f"{what} is a name in quotes, not {value!r}")
         return
     expected = type(option.default)
     whole_for_float = expected is float and type(value) is int

@@ -11,7 +11,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from arguments import RefusalError, parse
+from arguments import RefusalError, finds_counts, parse
 
 RATES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
 
@@ -64,7 +64,8 @@ def fail(message: str):
     raise SystemExit(2)
 
 
-def main(argv: list[str]) -> None:
+def read(argv: list[str]):
+    """This program's own options, and the settings of modeling.py."""
     parser = argparse.ArgumentParser(
         prog="sensitivity.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -84,10 +85,21 @@ def main(argv: list[str]) -> None:
     for file in filter(None, (options.out, options.plot)):
         if file.exists() or not file.absolute().parent.is_dir():
             fail(f"'{file}' is there already" if file.exists() else f"no folder '{file.parent}'")
+    if options.plot and (options.plot.suffix != ".png" or options.plot == options.out):
+        fail(f"--plot {options.plot}: choose another name, that ends in .png")
+    if taken := {"--prune_type", "--prune_phase", "--init", "--scratch", "--out_dir"} & {word.split("=")[0] for word in rest}:
+        fail(f"{min(taken)} has no effect on a scan")
     try:
         settings = parse(["--init", options.model, "--prune_type", "structured", "--prune_phase", "init", "--quiet", *rest])
+        if finds_counts(settings.prune_imp):
+            fail(f"--prune_imp {settings.prune_imp} finds its own counts, and gives no order to cut in")
     except RefusalError as error:
         fail(str(error))
+    return options, settings
+
+
+def main(argv: list[str]) -> None:
+    options, settings = read(argv)
 
     import data
     import report
@@ -104,8 +116,6 @@ def main(argv: list[str]) -> None:
         command = shlex.join(["python", "sensitivity.py", *argv])
         found = {"command": command, "accuracy": whole, "rates": rates, "layers": lost}
         options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    if options.plot:
-        draw(rates, whole, lost, options.plot)
     filters = {name: unit.filters for name, unit in run.model.units.items()}
     rows = [
         {
@@ -116,7 +126,9 @@ def main(argv: list[str]) -> None:
         for name, points in lost.items()
     ]
     print(f"Accuracy {whole:.2f} % with all filters; below, with so many of one layer's filters cut, no training:\n")
-    print(report.write_table(rows, "markdown"))
+    print(report.write_table(rows, "markdown"), flush=True)
+    if options.plot:
+        draw(rates, whole, lost, options.plot)
 
 
 if __name__ == "__main__":

@@ -148,6 +148,9 @@ def main(argv: list[str]) -> None:
         print(json.dumps(score(options, options.only_score)))
         return
     options.out.mkdir(parents=True, exist_ok=True)
+    asked = {name: value for name, value in vars(options).items() if name not in ("criteria", "lr", "out", "plot", "threads")}
+    if done_once(options.out / "options.json", lambda: asked) != asked:
+        raise SystemExit(f"criteria.py: error: '{options.out}' was begun otherwise, see options.json: name another --out")
     rows = []
     for criterion in options.criteria:
         rows.append(row(options, argv, criterion))

@@ -70,7 +70,7 @@ def round_up(scores: Keep, keep: Keep, multiple: int) -> Keep:
     rounded = {}
     for name, score in scores.items():
         wanted = min(-(-int(keep[name].sum()) // multiple) * multiple, len(score))
-        worst_first = score.float().argsort(stable=True)
+        worst_first = score.argsort(stable=True)
         rounded[name] = torch.ones_like(keep[name], dtype=torch.bool)
         rounded[name][worst_first[: len(score) - wanted]] = False
     return rounded

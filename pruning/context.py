@@ -131,10 +131,13 @@ class Context:
         return shapes
 
     @torch.no_grad()
-    def measure(self, batches: int | None = None) -> tuple[float, float]:
-        """Mean cross-entropy, and the fraction that is right, in evaluation, of the network as it now stands."""
+    def measure(self, batches: int | None = None, training: bool = False) -> tuple[float, float]:
+        """Mean cross-entropy, and the fraction that is right, of the network as it now stands.
+
+        In evaluation, or with batch statistics: those of the network that masks leave, where the running ones are of another.
+        """
         loss = right = seen = 0
-        with self._unchanged(training=False):
+        with self._unchanged(training):
             for number, (images, labels) in enumerate(self.sample()):
                 if number == batches:
                     break
@@ -202,7 +205,7 @@ class _Probe(nn.Module):
         return weight if self.gate is None else self.gate.weight(weight)
 
     def product(self, unit: Unit, x: Tensor) -> Tensor:
-        return unit.multiply(x, self.weight(unit.layer.weight))
+        return unit.multiply(x, unit.layer.weight) if self.gate is None else self.gate.product(unit, x)
 
     def normalise(self, unit: Unit, x: Tensor) -> Tensor:
         return unit.norm(x)

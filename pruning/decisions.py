@@ -40,16 +40,17 @@ class Decisions:
 
 
 def _together(scores: list[Tensor]) -> Tensor:
-    means = [mean_of(score.float()) for score in scores]
-    total = torch.zeros(max(map(len, scores)), device=scores[0].device)
+    scores = [score if score.dtype == torch.float64 else score.float() for score in scores]
+    means = [mean_of(score) for score in scores]
+    total = torch.zeros(max(map(len, scores)), device=scores[0].device, dtype=scores[0].dtype)
     writers = torch.zeros_like(total)
     for score, mean in zip(scores, means, strict=True):
-        total[: len(score)] += score.float() / mean
+        total[: len(score)] += score / mean
         writers[: len(score)] += 1
     return total / writers * torch.stack(means).mean()
 
 
 def mean_of(scores: Tensor) -> Tensor:
-    """The mean of those that are no -inf, which marks what must go first; above 0."""
+    """The mean size of those that are no -inf, which marks what must go first; above 0."""
     kept = torch.isfinite(scores)
-    return (torch.where(kept, scores, 0).sum() / kept.sum().clamp_min(1)).clamp_min(1e-30)
+    return (torch.where(kept, scores.abs(), 0).sum() / kept.sum().clamp_min(1)).clamp_min(torch.finfo(scores.dtype).tiny)

@@ -68,17 +68,20 @@ class Pruner:
     def begin(self, epochs: int, steps: int, sample: Callable[[], Iterable]) -> None:
         """How long the run is, an epoch having `steps`; `sample` yields batches of images and labels to score with.
 
-        ValueError if no mask would ever be made, or if the sample is too small for the criterion.
+        ValueError if no mask would ever be made.
         """
         self.steps, self.total, self.sample = steps, epochs * steps, sample
         self.until_position = max(int(self.until * self.total + 1e-6), 1 if self.until > 0 else 0)
         self.updates = [position / self.total for position in range(self.total) if self._plan(position)[0]]
         if not self.updates:
             raise ValueError(f"no mask would ever be made in {epochs} epochs of {steps} steps")
-        widest = max(unit.filters for unit in self.units.values())
-        if self.needs_images and (images := sum(len(labels) for _, labels in sample())) <= widest:
-            raise ValueError(f"{self.needs_images} needs more images than a layer has filters, {widest}; there are {images}")
         self._let_move(self._plan(0)[1])
+
+    def check_sample(self, images: int) -> None:
+        """ValueError if so many images to score with are too few for the criterion."""
+        widest = max(unit.filters for unit in self.units.values())
+        if self.needs_images and images <= widest:
+            raise ValueError(f"{self.needs_images} needs more images than a layer has filters, {widest}; there are {images}")
 
     def _let_move(self, moving: bool) -> None:
         for mask in self.gates.values():
@@ -131,10 +134,14 @@ class Pruner:
         def spread(keep: dict[str, Tensor]) -> dict[str, Tensor]:
             return self.decisions.spread(keep, scores)
 
-        if self.budget is None:
-            return spread(choose(rate))
         total = sum(score.numel() for score in merged.values())
-        return spread(self.budget.search(lambda k: choose(k / total), spread, total, 1 - rate))
+        if self.budget is None:
+            keep = spread(choose(rate))
+        else:
+            keep = spread(self.budget.search(lambda k: choose(k / total), spread, total, 1 - rate))
+        if self.only_more:
+            keep = {name: mask & ~cut[name].to(mask.device) for name, mask in keep.items()}
+        return keep
 
     def cut(self) -> int:
         """Mask entries that are 0 now: filters, or single weights."""

@@ -12,6 +12,11 @@ from pruning.decisions import mean_of
 Scores = dict[str, Tensor]
 
 
+def _precise(scores: Tensor) -> Tensor:
+    """At least float32; what a criterion tells apart in float64 stays apart."""
+    return scores if scores.dtype == torch.float64 else scores.float()
+
+
 def _count(rate: float, n: int) -> int:
     # floats fall short: 0.7 * 10 is 7.000000000000001 but 0.29 * 100 is 28.999999999999996
     return int(rate * n + 1e-9)
@@ -50,7 +55,7 @@ def global_(
     layer always stay. threshold='published' is the KSC 2020 code's: strictly above sorted[int(n * rate)], so that
     int(n * rate) + 1 go, and ties with them. ValueError if the rate would cut into the floor.
     """
-    flat = [score.flatten().float() for score in scores.values()]
+    flat = [_precise(score).flatten() for score in scores.values()]
     if normalise == "mean":
         flat = [score / mean_of(score) for score in flat]
     every = torch.cat(flat)
@@ -80,7 +85,7 @@ def local(scores: Scores, rate: float, *, floor: int = 1) -> Scores:
         k = _count(rate, score.numel())
         if k > max(score.numel() - floor, 0):
             raise ValueError(f"rate {rate:g} cuts {k} of the {score.numel()} in {name}, which has a floor of {floor}")
-        keep[name] = ~_smallest(score.flatten().float(), k).view_as(score)
+        keep[name] = ~_smallest(_precise(score).flatten(), k).view_as(score)
     return keep
 
 
@@ -89,14 +94,13 @@ def preset(scores: Scores, rate: float, *, name: str) -> Scores:
 
     Layers without a count stay whole; `rate` does not matter. ValueError for a layer that is not there, or has fewer.
     """
-    file, wanted = name, _read(name)
-    keep = {name: torch.ones_like(score, dtype=torch.bool) for name, score in scores.items()}
-    for layer, kept in wanted["kept"].items():
+    keep = {layer: torch.ones_like(score, dtype=torch.bool) for layer, score in scores.items()}
+    for layer, kept in _read(name, "kept").items():
         if layer not in scores:
-            raise ValueError(f"'{file}' names a layer '{layer}', which this network does not have")
-        if not 0 < kept <= len(scores[layer]):
-            raise ValueError(f"'{file}' keeps {kept} filters of {layer}, which has {len(scores[layer])}")
-        keep[layer] = ~_smallest(scores[layer].float(), len(scores[layer]) - kept)
+            raise ValueError(f"'{name}' names a layer '{layer}', which this network does not have")
+        if not isinstance(kept, int) or not 0 < kept <= len(scores[layer]):
+            raise ValueError(f"'{name}' keeps {kept} filters of {layer}, which has {len(scores[layer])}")
+        keep[layer] = ~_smallest(_precise(scores[layer]), len(scores[layer]) - kept)
     return keep
 
 
@@ -106,12 +110,14 @@ def sensitivity(scores: Scores, rate: float, *, file: str) -> Scores:
     A filter costs what its layer lost, cut alone as far as that filter in the order of scores, between the rates of the
     scan linearly; one threshold over all. ValueError for a scan of another network.
     """
-    scan, costs = _read(file), {}
-    if (there := set(scan["layers"])) != set(scores):
-        raise ValueError(f"'{file}' is of another network: {min(there ^ set(scores))} is only in one of them")
+    scanned, given, costs = _read(file, "layers"), _read(file, "rates"), {}
+    if set(scanned) != set(scores):
+        raise ValueError(f"'{file}' is of another network: {min(set(scanned) ^ set(scores))} is only in one of them")
+    if any(len(lost) != len(given) for lost in scanned.values()):
+        raise ValueError(f"'{file}' is no scan: as many losses as rates are needed")
     for name, score in scores.items():
-        rates = torch.tensor([0.0, *scan["rates"]], dtype=torch.float64)
-        lost = torch.tensor([0.0, *scan["layers"][name]], dtype=torch.float64).clamp_min(0).cummax(0).values
+        rates = torch.tensor([0.0, *given], dtype=torch.float64)
+        lost = torch.tensor([0.0, *scanned[name]], dtype=torch.float64).clamp_min(0).cummax(0).values
         places = score.flatten().argsort(stable=True)
         at = torch.arange(1, len(places) + 1, dtype=torch.float64) / len(places)
         upper = torch.searchsorted(rates, at).clamp(1, len(rates) - 1)
@@ -123,12 +129,13 @@ def sensitivity(scores: Scores, rate: float, *, file: str) -> Scores:
     return global_(costs, rate, normalise="none")
 
 
-def _read(file: str) -> dict:
-    """A preset, or a file of the user's."""
+def _read(file: str, part: str):
+    """That part of a preset, or of a file of the user's."""
     presets = json.loads((Path(__file__).parent / "presets.json").read_text(encoding="utf-8"))
-    if file in presets:
-        return presets[file]
     try:
-        return json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = presets[file] if file in presets else json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
         raise ValueError(f"no such file as '{file}', and no preset: choose from {', '.join(presets)}") from None
+    if not isinstance(found, dict) or not isinstance(found.get(part), dict | list) or not found[part]:
+        raise ValueError(f"'{file}' has no '{part}'")
+    return found[part]

@@ -29,7 +29,7 @@ def test_criteria_are_compared_and_go_on(tmp_path, capsys):
         assert seconds >= 0
     assert (tmp_path / "criteria.png").stat().st_size > 5000
     files = sorted((tmp_path / "out").iterdir())
-    assert len(files) == 6
+    assert len(files) == 7
     found = json.loads((tmp_path / "out" / "L1-0.01.json").read_text())
     assert found["kept"]["stem"] <= 16
     stamps = [file.stat().st_mtime_ns for file in files]

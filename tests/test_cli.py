@@ -237,6 +237,8 @@ def test_flags_of_pruning_speak_for_others():
     assert (rounds.prune_phase, rounds.prune_schedule) == ("iterative(rounds=3)", "linear")
     assert parse(["--prune_type", "structured", "--prune_imp", "LcP"]).prune_scope == "global(normalise='none')"
     assert parse(["--prune_type", "structured", "--prune_imp", "LcP", "--prune_scope", "local"]).prune_scope == "local"
+    assert parse(["--recipe", "best", "--prune_imp", "LcP"]).prune_scope == "global(normalise='none')"
+    assert parse(["--preset", "VGG-16-A", "--prune_imp", "LcP"]).prune_scope == "preset(name='VGG-16-A')"
     preset = parse(["--preset", "VGG-16-A", "--compact"])
     assert (preset.arch, preset.prune_type, preset.prune_scope) == ("vgg16", "structured", "preset(name='VGG-16-A')")
     assert parse(["--prune_type", "structured", "--prune_imp", "APoZ(counts='deviation')"]).prune_rate == 0
@@ -256,6 +258,8 @@ def test_a_trained_network_is_cut_before_the_first_step(train, tmp_path):
         for key, value in dense.items():
             if key.endswith("weight"):
                 torch.testing.assert_close(began["model"][key], value)
+    with pytest.raises(arguments.RefusalError, match="has been pruned; a whole network is needed"):
+        train(*TINY, "--init", "first")
     train("--resume", "first", "--compact")
     with pytest.raises(arguments.RefusalError, match="have been taken out"):
         train(*TINY, "--init", "first/model.pt")

@@ -250,8 +250,8 @@ def test_pfa_drops_what_others_say(monkeypatch):
     assert order.index(1.0) == 2 or order[0] + order[1] > 0
     one = score("PFA(counts='energy', tau=0.5)", network, context)
     assert int(one.sum()) == 1
-    with pytest.raises(ValueError, match="PFA needs more images than a layer has filters, 3; there are 2"):
-        Pruner(network, criterion="PFA", rate=0.3).begin(1, 4, lambda: iter([(responses[:2], torch.zeros(2).long())]))
+    with pytest.raises(ValueError, match="PFA needs more images than a layer has filters, 3; there are 3"):
+        Pruner(network, criterion="PFA", rate=0.3).check_sample(3)
 
 
 class Chain(Network):
@@ -345,7 +345,7 @@ def test_the_search_never_ends_above_where_it_began(two_blocks, batch, learn):
 
     def loss(scores):
         with context.under(pruner._choose(scores, 0.3)):
-            return context.measure()[0]
+            return context.measure(training=True)[0]
 
     plain = lift(CRITERIA.get("L2"))(two_blocks.units, context)
     assert loss(pruner.scores(0.3)) < loss(plain)
@@ -501,3 +501,33 @@ def test_pfa_finds_counts_on_a_network(two_blocks, batch):
         for unit in two_blocks.units.values():
             unit.gate = None
     assert kept[0] > kept[1] == 1
+
+
+def test_moving_masks_score_live_filters_as_fixed_ones_do(two_blocks, batch):
+    """What cut filters would learn goes to their own scores only."""
+    pruner = Pruner(two_blocks, criterion="Taylor2019", rate=0.4)
+    pruner.begin(1, 4, lambda: iter([batch]))
+    pruner.update(0.4)
+    scores = []
+    for moving in (False, True):
+        pruner._let_move(moving)
+        scores.append(pruner.scores())
+    for name, gate in pruner.gates.items():
+        live = gate.mask.bool()
+        torch.testing.assert_close(scores[1][name][live], scores[0][name][live])
+        assert (scores[0][name][~live] == 0).all()
+    cut = {name: gate.mask == 0 for name, gate in pruner.gates.items()}
+    assert sum(int((scores[1][name][cut[name]] > 0).sum()) for name in cut) > 5
+
+
+def test_importance_does_not_overflow_in_deep_networks():
+    network = models.build("resnet110")
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    pruner = Pruner(network, criterion="NISP", rate=0.5)
+    pruner.begin(1, 4, lambda: iter([(images, torch.zeros(4).long())]))
+    scores = pruner.scores()
+    assert max(float(score.max()) for score in scores.values()) > 1e38  # beyond float32
+    pruner.update(0.5)
+    kept = [float(gate.mask.mean()) for gate in pruner.gates.values()]
+    assert max(kept) < 1
+    assert min(kept) > 0.1

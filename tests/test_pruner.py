@@ -109,6 +109,28 @@ def test_rounds_cut_equal_parts_and_take_nothing_back(two_blocks, batch):
     assert [linear(p, [0.0, 0.25, 0.5]) for p in (0.0, 0.25, 0.5)] == [1 / 3, 2 / 3, 1.0]
 
 
+@pytest.mark.parametrize("budget", ["macs", "parameters"])
+def test_rounds_with_a_budget_take_nothing_back(two_blocks, batch, budget):
+    pruner = begin(
+        two_blocks, batch, rate=0.6, phase="iterative(rounds=6)", schedule="linear", budget=budget, round_to=2, image_size=8
+    )
+    seen = run(pruner)
+    for (before, _), (after, _) in itertools.pairwise(seen):
+        assert all((after[name] <= before[name]).all() for name in before)
+    assert cut(seen[-1][0]) > cut(seen[0][0]) > 0
+
+
+@pytest.mark.parametrize(
+    "criterion", ["FPGM(by_norm=0.3)", "FPGM(distance='cos')", "PFA(counts='KL')", "Taylor2019(at='weight')", "NISP(rate=0.4)"]
+)
+def test_options_of_a_criterion_change_nothing_either(two_blocks, batch, criterion):
+    pruner = begin(two_blocks, batch, criterion=criterion)
+    pruner.gates["a1"].set(torch.tensor([1, 1, 0, 1, 1]))
+    state = {name: value.clone() for name, value in two_blocks.state_dict().items()}
+    pruner.scores()
+    assert all(torch.equal(state[name], value) for name, value in two_blocks.state_dict().items())
+
+
 def test_iterations_are_counted_from_the_fourth_as_published(two_blocks, batch):
     pruner = Pruner(two_blocks, rate=0.5, frequency="4it", until=1.0)
     pruner.begin(epochs=2, steps=9, sample=sample(batch))

@@ -133,8 +133,14 @@ def test_a_preset_keeps_the_best_of_the_layers_it_names(tmp_path):
         file.write_text(json.dumps({"kept": kept}))
         with pytest.raises(ValueError, match=message):
             preset(scores, 0.9, name=str(file))
+    for content in ("[]", "{}", '{"kept": 3}', "no json"):
+        file.write_text(content)
+        with pytest.raises(ValueError, match=r"has no 'kept'|no such file"):
+            preset(scores, 0.9, name=str(file))
     with pytest.raises(ValueError, match="choose from ResNet-56-A"):
         preset(scores, 0.9, name="ResNet-57-A")
+    with pytest.raises(ValueError, match="has no 'layers'"):
+        sensitivity(scores, 0.9, file="ResNet-56-A")
 
 
 def test_a_scan_cuts_where_it_costs_least(tmp_path):
@@ -150,6 +156,11 @@ def test_a_scan_cuts_where_it_costs_least(tmp_path):
     assert list(cut.values()) == [[1, 0], [2, 0], [2, 1], [2, 2], [2, 3], [3, 3]]
     assert keep["layer0"].tolist() == [True, False, False, False]
     assert keep["layer1"].tolist() == [False, False, False, True]
+    # on a plateau, by the order of scores
+    file.write_text(json.dumps({"rates": [0.1, 0.5, 0.9], "layers": {"layer0": [0, 5, 5]}}))
+    plateau = sensitivity(tensors([list(range(20, 0, -1))]), 0.55, file=str(file))["layer0"]
+    assert plateau.tolist() == [True] * 9 + [False] * 11
+    file.write_text(json.dumps({"rates": [0.5, 0.75], "layers": {"layer0": [1, 20], "layer1": [10, 11]}}))
     with pytest.raises(ValueError, match="is of another network: layer1"):
         sensitivity({"layer0": scores["layer0"]}, 0.5, file=str(file))
 
@@ -164,3 +175,11 @@ def test_network_slimming_cuts_what_its_code_did():
     two = {"first": torch.tensor([0.9, 0.05]), "second": torch.tensor([0.5, 0.4])}
     keep = global_(two, 0.5, normalise="none", floor=0)
     assert [mask.tolist() for mask in keep.values()] == [[True, False], [True, False]]
+
+
+def test_scores_of_any_sign_and_close_ones_are_told_apart():
+    close = {"layer": torch.tensor([1 + 3e-12, 1 + 1e-12, 1 + 2e-12], dtype=torch.float64)}
+    assert global_(close, 0.4)["layer"].tolist() == local(close, 0.4)["layer"].tolist() == [True, False, True]
+    mixed = {"a": torch.tensor([-3.0, 1.0, 1.0]), "b": torch.tensor([0.5, 1.5, 2.5])}
+    keep = global_(mixed, 0.34)
+    assert [mask.tolist() for mask in keep.values()] == [[False, True, True], [False, True, True]]

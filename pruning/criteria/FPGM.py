@@ -7,6 +7,7 @@ from models import Unit
 from pruning.context import Context
 
 GRANULARITIES = ("structured",)
+FRACTIONS = ("by_norm",)
 
 
 def FPGM(unit: Unit, context: Context, *, distance: Literal["L2", "L1", "cos"] = "L2", by_norm: float = 0.0) -> Tensor:
@@ -18,7 +19,7 @@ def FPGM(unit: Unit, context: Context, *, distance: Literal["L2", "L1", "cos"] =
     """
     filters = context.groups(unit.weight.detach())
     filters = filters if filters.dtype == torch.float64 else filters.float()
-    live = torch.ones_like(filters[:, 0]) if unit.live is None else unit.live.to(filters.dtype)
+    live = torch.ones_like(filters[:, 0]) if unit.live is None else unit.live.to(filters.dtype, copy=True)
     norms = filters.norm(dim=1)
     aside = norms.argsort(stable=True)[: int(by_norm * len(filters) + 1e-9)]
     live[aside] = 0

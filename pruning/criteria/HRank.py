@@ -8,6 +8,7 @@ from pruning.context import Context
 
 GRANULARITIES = ("structured",)
 READS_IMAGES = True
+READS_MAPS = True
 
 
 def HRank(units: dict[str, Unit], context: Context, *, ties: Literal["energy", "index"] = "energy") -> dict[str, Tensor]:

@@ -26,7 +26,8 @@ def LcP(
     s = I + beta_l; learn='scale_and_offset' is LeGR (Chin et al., 2020, arXiv 1904.12368): alpha_l I + kappa_l. Regularised
     evolution: of 16 out of a population of 64 the best is changed in a tenth of its layers, scales by exp(N(0, step)),
     offsets by N(0, the layer's standard deviation), the step falling from 1 to 0.2. What counts is the loss of the masks
-    that would be chosen, on the first batch of the sample; the first candidate changes nothing.
+    that would be chosen, on the first batch of the sample and with its statistics: batch norm's own are those of the whole
+    network, and without them all candidates are at chance. The first candidate changes nothing.
     """
     base = {name: score.double() for name, score in context.score(of, units).items()}
     names, generator = list(base), context.generator
@@ -40,7 +41,7 @@ def LcP(
 
     def loss(candidate) -> float:
         with context.under(context.choose(scores(candidate))):
-            found = context.measure(batches=1)[0]
+            found = context.measure(batches=1, training=True)[0]
         return found if math.isfinite(found) else math.inf
 
     def draw(count: int, high: int) -> list[int]:

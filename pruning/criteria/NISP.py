@@ -9,6 +9,7 @@ from pruning.context import Context
 
 GRANULARITIES = ("structured",)
 READS_IMAGES = True
+FRACTIONS = ("rate",)
 
 
 def NISP(

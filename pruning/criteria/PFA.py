@@ -8,6 +8,8 @@ from pruning.context import Context
 
 GRANULARITIES = ("structured",)
 READS_IMAGES = True
+READS_MAPS = True
+FRACTIONS = ("tau",)
 MORE_IMAGES_THAN_FILTERS = True
 
 

@@ -7,6 +7,7 @@ from pruning.context import Context
 
 GRANULARITIES = ("structured",)
 READS_IMAGES = True
+READS_MAPS = True
 
 
 def Taylor2017(

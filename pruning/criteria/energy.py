@@ -6,6 +6,7 @@ from pruning.context import Context
 
 GRANULARITIES = ("structured",)
 READS_IMAGES = True
+READS_MAPS = True
 
 
 def energy(units: dict[str, Unit], context: Context) -> dict[str, Tensor]:

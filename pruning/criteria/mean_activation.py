@@ -5,6 +5,7 @@ from pruning.context import Context
 
 GRANULARITIES = ("structured",)
 READS_IMAGES = True
+READS_MAPS = True
 
 
 def mean_activation(units: dict[str, Unit], context: Context) -> dict[str, Tensor]:
