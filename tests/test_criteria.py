@@ -52,11 +52,11 @@ def weighed(weights):
     return network, Context(network, Structured.groups, None, 0)
 
 
-def as_answered(network, batch):
+def as_answered(network, batch, training=False):
     """The images, and what the network says they are, every class being some."""
     with torch.no_grad():
-        network.classifier.layer.bias -= network.eval()(batch[0]).mean(0)
-        return batch[0], network.eval()(batch[0]).argmax(1)
+        network.train(training).classifier.layer.bias -= network(batch[0]).mean(0)
+        return batch[0], network(batch[0]).argmax(1)
 
 
 def score(criterion, network, context):
@@ -338,7 +338,7 @@ def test_the_search_never_ends_above_where_it_began(two_blocks, batch, learn):
     for value, factor in ((unit.weight, 0.01), (unit.norm.running_mean, 0.01), (unit.norm.running_var, 0.0001)):
         value.data *= factor
     unit.norm.eps *= 0.0001
-    batch = as_answered(two_blocks, batch)
+    batch = as_answered(two_blocks, batch, training=True)
     pruner = Pruner(two_blocks, criterion=f"LcP(learn='{learn}')", scope="global(normalise='none', floor=0)", rate=0.3)
     pruner.begin(1, 4, lambda: iter([batch]))
     context = Context(two_blocks, Structured.groups, pruner.sample, 0, None)

@@ -25,13 +25,15 @@ def LcP(
 
     s = I + beta_l; learn='scale_and_offset' is LeGR (Chin et al., 2020, arXiv 1904.12368): alpha_l I + kappa_l. Regularised
     evolution: of 16 out of a population of 64 the best is changed in a tenth of its layers, scales by exp(N(0, step)),
-    offsets by N(0, the layer's standard deviation), the step falling from 1 to 0.2. What counts is the loss of the masks
-    that would be chosen, on the first batch of the sample and with its statistics: batch norm's own are those of the whole
-    network, and without them all candidates are at chance. The first candidate changes nothing.
+    offsets by N(0, step x the layer's standard deviation, for learn='offset' that of all scores), the step falling from 1
+    to 0.2. What counts is the loss of the masks that would be chosen, on the first batch of the sample and with its
+    statistics: batch norm's own are those of the whole network, and without them all candidates are at chance. The first
+    candidate changes nothing.
     """
     base = {name: score.double() for name, score in context.score(of, units).items()}
     names, generator = list(base), context.generator
-    spreads = {name: float(base[name].std(correction=0)) for name in names}
+    every = float(torch.cat([score.flatten() for score in base.values()]).std(correction=0))
+    spreads = {name: every if learn == "offset" else float(base[name].std(correction=0)) for name in names}
 
     def scores(candidate: dict[str, tuple[float, float]]) -> dict[str, Tensor]:
         moved = {name: candidate[name][0] * base[name] + candidate[name][1] for name in names}
