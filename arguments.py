@@ -15,11 +15,11 @@ from registry import (
     NETWORKS,
     PHASES,
     REGULARIZERS,
-    ROOT,
     SCHEDULES,
     SCOPES,
     Registry,
     parse_call,
+    presets,
     suggest,
 )
 
@@ -136,11 +136,6 @@ def _listing(registry: Registry) -> str:
         options = ", ".join(f"{word}={option.default!r}" for word, option in entry.options.items())
         lines.append(f"{name}{f'({options})' if options else ''}: {entry.summary.rstrip('.')}")
     return "; ".join(lines).replace("%", "%%")
-
-
-def presets() -> dict:
-    """The published counts in pruning/presets.json."""
-    return json.loads((ROOT / "pruning" / "presets.json").read_text(encoding="utf-8"))
 
 
 def _add_experiment(parser) -> None:

@@ -59,11 +59,10 @@ def check_pairs(settings, typed: dict) -> None:
     found = finds_counts(settings.prune_imp)
     said = ("prune_rate", "target_macs", "target_params", "prune_scope", "prune_schedule", "rounds", "preset")
     said = [name for name in said if name in typed] if found else []
-    said_by_preset = ("prune_type", "prune_rate", "prune_scope", "target_macs", "target_params", "round_to", "shortcut")
-    said_by_preset += ("rounds", "prune_schedule")
     scope = parse_call(settings.prune_scope)[0]
-    twice = [name for name in said_by_preset if name in typed and (settings.preset or name != "prune_scope")]
-    twice = [name for name in twice if settings.preset or name not in ("prune_type", "shortcut")] if scope == "preset" else []
+    by_preset = ("prune_rate", "target_macs", "target_params", "round_to", "rounds", "prune_schedule")
+    by_preset += ("prune_type", "prune_scope", "shortcut") if settings.preset else ()
+    twice = [name for name in by_preset if name in typed] if settings.preset or scope == "preset" else []
     idle_in_phase = [name for name in once.get(phase, ()) if name in typed]
     amount = [name for name in ("prune_rate", "target_macs", "target_params") if name in typed]
     whole_filters = [name for name in ("target_macs", "target_params", "round_to", "residual") if name in typed]

@@ -8,6 +8,7 @@ Python keyword needs, is not part of the name (`global_` is chosen as `global`).
 import ast
 import difflib
 import importlib
+import json
 import re
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -170,3 +171,8 @@ SCHEDULES = Registry("pruning schedule", "pruning/schedules.py")
 PHASES = Registry("phase", "pruning/phases.py")
 REGULARIZERS = Registry("regulariser", "regularizers.py")
 LEARNING_RATES = Registry("learning-rate schedule", "learning_rate.py")
+
+
+def presets() -> dict:
+    """The published counts in pruning/presets.json."""
+    return json.loads((ROOT / "pruning" / "presets.json").read_text(encoding="utf-8"))

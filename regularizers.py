@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from models import Network
+from models.layers import precise
 
 # alpha where --odecay is not typed: the paper's, that of SRIP's authors, and those of network slimming's for VGG; l1's is ours
 ALPHA = {"reg_cov": 0.7, "reg_cov_ijcai2018": 0.7, "reg_ortho": 1e-2, "l1": 1e-5, "bn_l1": 1e-4}
@@ -32,12 +33,10 @@ def _by_shape(network: Network) -> list[tuple[list[Tensor], list[Tensor]]]:
     for unit in network.units.values():
         if unit.weight.numel() == 0:
             continue
-        weight = unit.weight_in_force
-        weight = weight if weight.dtype == torch.float64 else weight.float()
-        live = weight.new_ones(len(weight)) if unit.live is None else unit.live.detach().to(weight.dtype)
+        weight = precise(unit.weight_in_force)
         weights, lives = found[weight.shape]
         weights.append(weight)
-        lives.append(live)
+        lives.append(unit.alive(weight.dtype))
     return list(found.values())
 
 
@@ -186,8 +185,5 @@ def bn_l1(network: Network) -> Tensor:
 
     The derivative of |gamma| at 0 is 0. What --prune_imp bn_scale counts on.
     """
-    scales = [(unit.norm.weight, unit.live) for unit in network.units.values() if unit.norm is not None]
-    sizes = [scale.float().abs() if scale.dtype != torch.float64 else scale.abs() for scale, _ in scales]
-    return _sum(
-        network, [(size if live is None else size * live.detach()).sum() for size, (_, live) in zip(sizes, scales, strict=True)]
-    )
+    scales = [(precise(unit.norm.weight), unit) for unit in network.units.values() if unit.norm is not None]
+    return _sum(network, [(scale.abs() * unit.alive(scale.dtype)).sum() for scale, unit in scales])

@@ -110,7 +110,7 @@ def draw(rows: list[dict], path: Path) -> None:
     rows = sorted(rows, key=lambda row: row["held out, tuned %"])
     figure, axes = pyplot.subplots(figsize=(8, 1 + 0.28 * len(rows)), layout="constrained")
     names = [row["criterion"] for row in rows]
-    for what, colour, marker in (("held out, cut %", "#E69F00", "s"), ("held out, tuned %", "#0072B2", "o")):
+    for what, colour, marker in (("held out, cut %", report.COLOURS[4], "s"), ("held out, tuned %", report.COLOURS[0], "o")):
         axes.plot(
             [row[what] for row in rows], names, color=colour, marker=marker, linestyle="none", label=what.removesuffix(" %")
         )

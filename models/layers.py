@@ -5,6 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def precise(values: Tensor) -> Tensor:
+    """At least float32; what is told apart in float64 stays apart."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
 class Unit(nn.Module):
     """layer -> batch norm -> ReLU, the last two optional, with an empty slot for a gate.
 
@@ -45,6 +50,12 @@ class Unit(nn.Module):
     def live(self) -> Tensor | None:
         """Which filters are in force, (filters,) of 0 and 1, or None where nothing is masked by filters."""
         return None if self.gate is None else self.gate.live
+
+    def alive(self, dtype: torch.dtype) -> Tensor:
+        """Which filters are in force, (filters,) of 1 and 0 in any case: the caller's own, on the weight's device."""
+        if self.live is None:
+            return torch.ones(self.filters, dtype=dtype, device=self.layer.weight.device)
+        return self.live.detach().to(dtype, copy=True)
 
     def multiply(self, x: Tensor, weight: Tensor) -> Tensor:
         """The layer's product with another weight of the same shape."""

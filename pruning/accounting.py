@@ -38,8 +38,7 @@ def positions(network: Network, image_size: int, channels: int = 3) -> dict[str,
 
 def filter_masks(network: Network) -> dict[str, Tensor]:
     """The filters in force of every convolution, (filters,) bool on the CPU, whatever the mask's kind."""
-    every = {name: torch.ones(unit.filters) if unit.live is None else unit.live for name, unit in network.units.items()}
-    return {name: live.bool().cpu() for name, live in every.items()}
+    return {name: unit.alive(torch.bool).cpu() for name, unit in network.units.items()}
 
 
 def count(network: Network, pixels: dict[str, int]) -> Count:

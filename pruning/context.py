@@ -227,6 +227,16 @@ def _watch(unit: Unit, see: Callable[[Tensor], None], differentiable: bool = Fal
         unit.gate = gate
 
 
+def singular_values(maps: Tensor) -> Tensor:
+    """Of maps (images, filters, height, width), from their Gram matrices in float64: (images, filters, the smaller side).
+
+    Their squares are then exact to 2^-52 of the largest, so that values of 2^-26 of the largest are told from 0.
+    """
+    maps = maps.double()
+    rows = maps if maps.shape[2] <= maps.shape[3] else maps.mT
+    return torch.linalg.eigvalsh(rows @ rows.mT).clamp_min(0).sqrt()
+
+
 def lift(criterion):
     """A criterion for all units from one for a single unit, told apart by the name of the first parameter."""
     if next(iter(inspect.signature(criterion).parameters)) == "units":

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from models import Network
+from models.layers import precise
 
 
 class Decisions:
@@ -40,7 +41,7 @@ class Decisions:
 
 
 def _together(scores: list[Tensor]) -> Tensor:
-    scores = [score if score.dtype == torch.float64 else score.float() for score in scores]
+    scores = [precise(score) for score in scores]
     means = [mean_of(score) for score in scores]
     total = torch.zeros(max(map(len, scores)), device=scores[0].device, dtype=scores[0].dtype)
     writers = torch.zeros_like(total)

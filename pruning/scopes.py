@@ -7,14 +7,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from models.layers import precise
 from pruning.decisions import mean_of
+from registry import presets
 
 Scores = dict[str, Tensor]
-
-
-def _precise(scores: Tensor) -> Tensor:
-    """At least float32; what a criterion tells apart in float64 stays apart."""
-    return scores if scores.dtype == torch.float64 else scores.float()
 
 
 def _count(rate: float, n: int) -> int:
@@ -55,7 +52,7 @@ def global_(
     layer always stay. threshold='published' is the KSC 2020 code's: strictly above sorted[int(n * rate)], so that
     int(n * rate) + 1 go, and ties with them. ValueError if the rate would cut into the floor.
     """
-    flat = [_precise(score).flatten() for score in scores.values()]
+    flat = [precise(score).flatten() for score in scores.values()]
     if normalise == "mean":
         flat = [score / mean_of(score) for score in flat]
     every = torch.cat(flat)
@@ -85,7 +82,7 @@ def local(scores: Scores, rate: float, *, floor: int = 1) -> Scores:
         k = _count(rate, score.numel())
         if k > max(score.numel() - floor, 0):
             raise ValueError(f"rate {rate:g} cuts {k} of the {score.numel()} in {name}, which has a floor of {floor}")
-        keep[name] = ~_smallest(_precise(score).flatten(), k).view_as(score)
+        keep[name] = ~_smallest(precise(score).flatten(), k).view_as(score)
     return keep
 
 
@@ -100,7 +97,7 @@ def preset(scores: Scores, rate: float, *, name: str) -> Scores:
             raise ValueError(f"'{name}' names a layer '{layer}', which this network does not have")
         if not isinstance(kept, int) or not 0 < kept <= len(scores[layer]):
             raise ValueError(f"'{name}' keeps {kept} filters of {layer}, which has {len(scores[layer])}")
-        keep[layer] = ~_smallest(_precise(scores[layer]), len(scores[layer]) - kept)
+        keep[layer] = ~_smallest(precise(scores[layer]), len(scores[layer]) - kept)
     return keep
 
 
@@ -131,11 +128,11 @@ def sensitivity(scores: Scores, rate: float, *, file: str) -> Scores:
 
 def _read(file: str, part: str):
     """That part of a preset, or of a file of the user's."""
-    presets = json.loads((Path(__file__).parent / "presets.json").read_text(encoding="utf-8"))
+    published = presets()
     try:
-        found = presets[file] if file in presets else json.loads(Path(file).read_text(encoding="utf-8"))
+        found = published[file] if file in published else json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
-        raise ValueError(f"no such file as '{file}', and no preset: choose from {', '.join(presets)}") from None
+        raise ValueError(f"no such file as '{file}', and no preset: choose from {', '.join(published)}") from None
     if not isinstance(found, dict) or not isinstance(found.get(part), dict | list) or not found[part]:
         raise ValueError(f"'{file}' has no '{part}'")
     return found[part]

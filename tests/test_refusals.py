@@ -63,6 +63,7 @@ CASES = [
     (["--preset", "ResNet-56-C"], "ResNet-56-C"),
     (["--preset", "ResNet-56-A", "--prune_rate", "0.3"], "--prune_rate has no effect beside a preset"),
     ([*TINY, "--preset", "VGG-16-A"], "'VGG-16-A' names a layer 'features.0', which this network does not have"),
+    (["--preset", "ResNet-56-A", "--prune_scope", "local"], "--prune_scope has no effect beside a preset"),
     (["--preset", "ResNet-56-A", "--rounds", "3"], "--rounds has no effect beside a preset"),
     ([*STRUCTURED, "--prune_scope", "preset(name='VGG-16-A')", "--prune_rate", "0.9"], "--prune_rate has no effect beside"),
     ([*STRUCTURED, "--prune_scope", "preset(name=5)"], "is a name in quotes, not 5"),

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from models import Unit
+from models.layers import precise
 from pruning.context import Context
 
 GRANULARITIES = ("structured",)
@@ -17,9 +18,8 @@ def FPGM(unit: Unit, context: Context, *, distance: Literal["L2", "L1", "cos"] =
     down, but have a distance. distance='cos' sums 1 - cosine. `by_norm` is the fraction of a layer that goes by its L2
     norm first, before the distances among the rest: the paper's FPGM-mix.
     """
-    filters = context.groups(unit.weight.detach())
-    filters = filters if filters.dtype == torch.float64 else filters.float()
-    live = torch.ones_like(filters[:, 0]) if unit.live is None else unit.live.to(filters.dtype, copy=True)
+    filters = precise(context.groups(unit.weight.detach()))
+    live = unit.alive(filters.dtype)
     norms = filters.norm(dim=1)
     aside = norms.argsort(stable=True)[: int(by_norm * len(filters) + 1e-9)]
     live[aside] = 0

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from models import Unit
-from pruning.context import Context
+from pruning.context import Context, singular_values
 
 GRANULARITIES = ("structured",)
 READS_IMAGES = True
@@ -20,7 +20,7 @@ def HRank(units: dict[str, Unit], context: Context, *, ties: Literal["energy", "
     """
 
     def statistic(maps: Tensor) -> Tensor:
-        values = _singular_values(maps)
+        values = singular_values(maps)
         least = values.amax(-1, keepdim=True) * max(maps.shape[2:]) * torch.finfo(torch.float32).eps
         return torch.stack([(values > least).sum(-1).double(), values.sum(-1)], -1)
 
@@ -30,13 +30,3 @@ def HRank(units: dict[str, Unit], context: Context, *, ties: Literal["energy", "
         share = energies / energies.sum().clamp_min(1e-30)
         scores[name] = ranks + share / (2 * len(found)) if ties == "energy" else ranks
     return scores
-
-
-def _singular_values(maps: Tensor) -> Tensor:
-    """(images, filters, height, width) -> (images, filters, the smaller of both), from the Gram matrices in float64.
-
-    Their squares are then exact to 2^-52 of the largest, so that values of 2^-26 of the largest are told from 0.
-    """
-    maps = maps.double()
-    rows = maps if maps.shape[2] <= maps.shape[3] else maps.mT
-    return torch.linalg.eigvalsh(rows @ rows.mT).clamp_min(0).sqrt()

@@ -49,10 +49,8 @@ def NISP(
             back = (weight.T @ score.flatten())[:, None, None]
         if link.source != "input":
             _add(maps, link.source, back)
-    return {
-        name: scores[name] if name in scores else torch.zeros_like(unit.weight[:, 0, 0, 0]).double()
-        for name, unit in units.items()
-    }
+    nothing = {name: torch.zeros(unit.filters, dtype=torch.float64, device=unit.weight.device) for name, unit in units.items()}
+    return {name: scores.get(name, nothing[name]) for name in units}
 
 
 def _add(maps: dict[str, Tensor], node: str, score: Tensor) -> None:
@@ -78,9 +76,8 @@ def _spread(score: Tensor, shape) -> Tensor:
 
 def _going_on(unit: Unit, total: Tensor, rate: float) -> Tensor:
     """1 for the filters whose scores are propagated."""
-    going = torch.ones_like(total) if unit.live is None else unit.live.to(total.dtype)
+    going = unit.alive(total.dtype)
     ranked = total.masked_fill(going == 0, -1).argsort(stable=True)
-    going = going.clone()
     going[ranked[: int(rate * len(ranked) + 1e-9)]] = 0
     return going
 

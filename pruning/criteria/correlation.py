@@ -1,7 +1,7 @@
-import torch
 from torch import Tensor
 
 from models import Unit
+from models.layers import precise
 from pruning.context import Context
 
 GRANULARITIES = ("structured",)
@@ -13,9 +13,8 @@ def correlation(unit: Unit, context: Context) -> Tensor:
     C is the Pearson correlation of the flattened filters, what --reg reg_cov holds down while training; 1 for a filter
     that is constant or alone.
     """
-    filters = context.groups(unit.weight.detach())
-    filters = filters if filters.dtype == torch.float64 else filters.float()
-    live = torch.ones_like(filters[:, 0]) if unit.live is None else unit.live.to(filters.dtype)
+    filters = precise(context.groups(unit.weight.detach()))
+    live = unit.alive(filters.dtype)
     centred = filters - filters.mean(1, keepdim=True)
     directions = centred / centred.norm(dim=1, keepdim=True).clamp_min(1e-12)
     between = (directions @ directions.mT).abs().fill_diagonal_(0)

@@ -1,8 +1,7 @@
-import torch
 from torch import Tensor
 
 from models import Unit
-from pruning.context import Context
+from pruning.context import Context, singular_values
 
 GRANULARITIES = ("structured",)
 READS_IMAGES = True
@@ -11,10 +10,5 @@ READS_MAPS = True
 
 def energy(units: dict[str, Unit], context: Context) -> dict[str, Tensor]:
     """Nuclear norm of a filter's feature maps (Yeom et al., 2021, arXiv 2103.10858): sum of singular values, mean over images."""
-
-    def statistic(maps: Tensor) -> Tensor:
-        maps = maps.double()
-        rows = maps if maps.shape[2] <= maps.shape[3] else maps.mT
-        return torch.linalg.eigvalsh(rows @ rows.mT).clamp_min(0).sqrt().sum(-1)
-
-    return {name: found.mean(0) for name, found in context.responses(units, statistic).items()}
+    energies = context.responses(units, lambda maps: singular_values(maps).sum(-1))
+    return {name: found.mean(0) for name, found in energies.items()}
