@@ -66,7 +66,8 @@ def check_pairs(settings, typed: dict) -> None:
     idle_in_phase = [name for name in once.get(phase, ()) if name in typed]
     amount = [name for name in ("prune_rate", "target_macs", "target_params") if name in typed]
     whole_filters = [name for name in ("target_macs", "target_params", "round_to", "residual") if name in typed]
-    reads_weights_only = not CRITERIA.constants(settings.prune_imp).get("READS_IMAGES")
+    constants, given = CRITERIA.constants(settings.prune_imp), parse_call(settings.prune_imp)[1]
+    reads_weights_only = not constants.get("READS_IMAGES") or given.get(constants.get("NO_IMAGES_WITH"))
     rules = [
         (idle, f"--{''.join(idle[:1])} has no effect without --prune_type structured or unstructured"),
         (

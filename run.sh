@@ -20,11 +20,18 @@ name=prune_60_reg_07    # result/$name.txt; a number is added rather than an ear
 # the description taken literally: ./run.sh --recipe paper
 # what its code did: reg=none (its regulariser was the constant 0) and ./run.sh --recipe ksc2020
 
-if [ ! -e .venv/installed ] || [ requirements.txt -nt .venv/installed ]; then
-  echo "run.sh: installing requirements.txt into .venv" >&2
-  "${PYTHON:-python3}" -m venv .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt >&2
-  touch .venv/installed
+installed() { [ -e .venv/installed ] && [ ! requirements.txt -nt .venv/installed ]; }
+if ! installed; then
+  mkdir -p .venv
+  exec 9> .venv/lock
+  if command -v flock > /dev/null; then flock 9; fi # of a job array that starts at once, one installs
+  if ! installed; then
+    echo "run.sh: installing requirements.txt into .venv" >&2
+    "${PYTHON:-python3}" -m venv .venv
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt >&2
+    touch .venv/installed
+  fi
+  exec 9>&-
 fi
 python=.venv/bin/python
 
@@ -40,7 +47,7 @@ case "${1:-}" in
     ;;
   test)
     shift
-    exec $python -m pytest "$@"
+    exec $python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile "$@"
     ;;
 esac
 

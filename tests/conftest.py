@@ -1,11 +1,15 @@
 """What several tests share: a small residual network, and the repository's root on the path."""
 
 import atexit
+import os
 import shutil
 import signal
 import sys
 import tempfile
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # of several that share the cores; before torch is imported, and for what tests start
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest

@@ -105,6 +105,7 @@ CASES = [
     (["--prune_type", "structured", "--prune_until", "0"], "above 0 and at most 1"),
     (["--prune_type", "unstructured", "--prune_gate", "weight"], "--prune_gate has no effect"),
     (["--prune_type", "structured", "--score_batches", "2"], "--score_batches has no effect"),
+    ([*STRUCTURED, "--prune_imp", "zero_fraction(threshold=0.01)", "--score_batches", "2"], "--score_batches has no effect"),
     (["--prune_type", "structured", "--prune_phase", "init", "--prune_freq", "2ep"], "--prune_freq has no effect"),
     (["--prune_type", "structured", "--prune_phase", "init", "--prune_until", "0.5"], "--prune_until has no effect"),
     (["--prune_type", "structured", "--prune_phase", "after", "--prune_until", "1"], "no epoch to fine-tune"),

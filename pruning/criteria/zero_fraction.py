@@ -9,6 +9,7 @@ from pruning.context import Context
 
 GRANULARITIES = ("structured",)
 READS_IMAGES = True
+NO_IMAGES_WITH = "threshold"  # they are what finds one
 FRACTIONS = ("drop", "own", "own_at_least", "readers")
 
 
