@@ -57,6 +57,10 @@ def test_the_readme_names_what_there_is():
             "--minutes",
             "--row",
             "--nproc_per_node",
+            "--array",
+            "--gpus",
+            "--wrap",
+            "--tabulate",
             "--out",
             "--plot",
         ), f"{flag} is in the README only"
