@@ -32,9 +32,9 @@ def choose_device(settings) -> None:
         settings.compile = settings.device == "cuda"
     if settings.device == "cpu":
         keep_freed_memory()
-    elif settings.device == "cuda" and settings.amp == "bfloat16":
-        # the regulariser's products: float32 sums of rounded factors, where the network itself is rounded more
-        torch.backends.cuda.matmul.allow_tf32 = True
+    elif settings.device == "cuda":
+        # what stays float32 beside bfloat16, the regulariser's products, may round its factors: the network rounds more
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.amp == "bfloat16"
 
 
 def keep_freed_memory() -> None:

@@ -15,7 +15,7 @@ from arguments import RefusalError, method
 from build import build_network, build_optimizer, build_pruner
 from distributed import Team
 from engine import Stop, autocast, choose_device, compiled, seed_everything
-from evaluation import evaluate
+from evaluation import BATCH, evaluate
 from output import note
 from pruning import Pruner, accounting
 from pruning.removal import ungated
@@ -68,22 +68,29 @@ class Experiment:
         alone = self.team.size == 1
         self.forward, self.predict = (compiled(part, self.settings, alone) for part in (forward, predict))
 
-    def try_capture(self) -> None:
-        """Compile the training pass now. Where that fails, go on without, or RefusalError if --compile was typed."""
-        statistics = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-        share = self.batch // self.team.size
-        images = self.dataset.normalise(self.dataset.train.pixels[:1].expand(share, -1, -1, -1))
+    def try_capture(self, begun: bool = False) -> None:
+        """Compile both passes now. Where that fails, go on without; RefusalError if --compile was typed and no run has begun."""
+        model, dataset, share = self.model, self.dataset, self.batch // self.team.size
+        statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        images = dataset.normalise(dataset.train.pixels[:1].expand(share, -1, -1, -1))
+        tested, _ = next(dataset.ordered(dataset.valid or dataset.test, BATCH))
         try:
-            self.model.train()
-            _, loss, penalty = self.forward(images, self.dataset.train.labels[:share])
-            (loss if penalty is None else loss + penalty).backward()
+            for _ in range(2):  # a CUDA graph is recorded at the second call
+                if not begun or self.settings.finetune_epochs:
+                    self.optimizer.zero_grad(set_to_none=True)
+                    model.train()
+                    _, loss, penalty = self.forward(images, dataset.train.labels[:share])
+                    (loss if penalty is None else loss + penalty).backward()
+                model.eval()
+                with torch.no_grad():
+                    self.predict(tested)
         except Exception as error:  # whatever a compiler may raise
-            if "compile" in self.settings.typed:
+            if "compile" in self.settings.typed and not begun:
                 raise RefusalError(f"--compile: {' '.join(str(error).split())[:200]}") from None
             note(self.settings, f"without torch.compile, which fails here: {' '.join(str(error).split())[:200]}")
             self.settings.compile = False
             self.capture()
-        for name, buffer in self.model.named_buffers():
+        for name, buffer in model.named_buffers():
             buffer.copy_(statistics[name])
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -143,6 +150,8 @@ class Experiment:
         self.model, self.pruner = smaller, None
         self.optimizer = build_optimizer(smaller, self.settings)
         self.capture()
+        if self.settings.compile:
+            self.try_capture(begun=True)
 
 
 def start(settings, stop: Stop | None = None, team: Team | None = None, shapes: dict | None = None) -> Experiment:

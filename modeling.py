@@ -68,8 +68,8 @@ def train_epoch(run: Experiment, epoch: int, bar) -> dict:
             run.team.same_([gate.mask for gate in run.pruner.gates.values()])
         run.optimizer.param_groups[0]["lr"] = learning_rate_at(run, epoch + step / run.steps)
 
-        logits, loss, decorrelation = run.forward(images, labels)
         run.optimizer.zero_grad(set_to_none=True)
+        logits, loss, decorrelation = run.forward(images, labels)
         (loss if decorrelation is None else loss + decorrelation).backward()
         run.optimizer.step()
 

@@ -12,6 +12,7 @@ from deploy.latency import networks
 from evaluation import BATCH
 from models import Card, Network, build, save
 from models.files import content
+from models.layers import without_tf32
 from output import note
 from pruning.removal import Removal
 
@@ -51,7 +52,7 @@ def take_out(model: Network, dataset: data.Dataset, batches: int | None = None) 
     model.eval()
     largest = scale = torch.zeros(())
     images_seen = same = 0
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    with without_tf32():
         for number, (pixels, _) in enumerate(dataset.ordered(dataset.test, BATCH)):
             if number == batches:
                 break
@@ -72,7 +73,7 @@ def take_out(model: Network, dataset: data.Dataset, batches: int | None = None) 
 
 def timed(whole: Network, smaller: Network, image_size: int, device: str, check: Callable = lambda: None) -> list[dict]:
     """Latency and peak memory of both, in PyTorch and, on the CPU where it is there, in onnxruntime; batches of 1 and 128."""
-    where = f"cpu, {torch.get_num_threads()} threads" if device == "cpu" else device
+    where = {"cpu": f"cpu, {torch.get_num_threads()} threads", "cuda": "cuda, by CUDA graphs"}.get(device, device)
     where += f", float32{' by TF32' if device == 'cuda' and torch.backends.cudnn.allow_tf32 else ''}, batch norm folded, medians"
     measured = {"PyTorch": []}
     for batch in BATCHES:

@@ -95,11 +95,12 @@ class Mask(nn.Module):
     @property
     def _passes(self) -> bool:
         """Whether a gradient is to pass as if nothing were masked."""
-        return self.straight_through and torch.is_grad_enabled()
+        # in this order a captured evaluation does not depend on whether masks still move
+        return torch.is_grad_enabled() and self.straight_through
 
     def _apply_to(self, value: Tensor, mask: Tensor) -> Tensor:
         mask = mask.to(value.dtype)
-        return _StraightThrough.apply(value, mask) if self.straight_through else value * mask
+        return _StraightThrough.apply(value, mask) if self._passes else value * mask
 
 
 class OutputGate(Mask):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from models import Network, Unit
+from models.layers import without_tf32
 from pruning.budget import Budget, round_up
 from pruning.context import Context, lift
 from pruning.decisions import Decisions
@@ -109,7 +110,8 @@ class Pruner:
         `rate` is what is due, for criteria that try it out.
         """
         choose = partial(self._choose, rate=self.rate if rate is None else rate)
-        return self.criterion(self.units, Context(self.network, self.granularity.groups, self.sample, self.seed, choose))
+        with without_tf32():
+            return self.criterion(self.units, Context(self.network, self.granularity.groups, self.sample, self.seed, choose))
 
     def update(self, rate: float) -> None:
         """New masks that cut this fraction; `changes` grows by the number of entries that moved."""

@@ -35,6 +35,8 @@ def _smallest(scores: Tensor, k: int) -> Tensor:
 
 def _best(scores: Tensor, floor: int) -> Tensor:
     """Marks the `floor` largest of a layer: what would be cut last."""
+    if floor == 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
     return ~_smallest(scores, max(scores.numel() - floor, 0))
 
 

@@ -1,5 +1,7 @@
 """The step that is captured, the control trained from scratch, and malloc's memory."""
 
+import contextlib
+import inspect
 import json
 import platform
 import resource
@@ -16,8 +18,9 @@ from conftest import TINY, TINY_DATA, run_program
 import modeling
 import models
 from arguments import RefusalError, parse
+from deploy import conclude
 from engine import compiled
-from models.layers import initialise
+from models.layers import initialise, without_tf32
 from pruning import Pruner
 from regularizers import reg_cov
 
@@ -70,6 +73,55 @@ def test_where_the_compiler_fails_the_run_goes_on_without_unless_it_was_typed(mo
     assert "without torch.compile, which fails here: no compiler" in capsys.readouterr().err
     assert settings.compile is False
     assert run.evaluate(run.dataset.test)["images"] == 24
+
+
+@pytest.mark.parametrize("broken", ["forward", "predict"])
+def test_where_the_compiler_fails_on_the_smaller_network_the_run_ends_without(broken, tmp_path, monkeypatch, capsys):
+    """Also where --compile was typed: all training would be lost."""
+
+    def compile_masked_networks_only(function, **_):
+        def run(*arguments):
+            network = inspect.getclosurevars(function).nonlocals["model"]
+            if function.__name__ == broken and all(unit.gate is None for unit in network.units.values()):
+                raise RuntimeError("too small")
+            return function(*arguments)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compile_masked_networks_only)
+    monkeypatch.chdir(tmp_path)
+    run_program(*TINY, *PRUNED, "--compact", "--finetune_epochs", "1", "--compile", "--out_dir", "run")
+    said = capsys.readouterr()
+    assert "without torch.compile, which fails here: too small" in said.err
+    assert "train 2 ====>" in said.out
+    assert (tmp_path / "run" / "model.pt").exists()
+
+
+@pytest.fixture
+def tf32():
+    """On, and afterwards as it was; whether it is on."""
+    switches = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [switch.allow_tf32 for switch in switches]
+    for switch in switches:
+        switch.allow_tf32 = True
+    yield lambda: any(switch.allow_tf32 for switch in switches)
+    for switch, value in zip(switches, before, strict=True):
+        switch.allow_tf32 = value
+
+
+def test_scores_and_the_check_of_removal_are_without_tf32(tf32):
+    seen = []
+    run = modeling.start(parse([*TINY, *PRUNED, "--prune_imp", "APoZ"]))
+    run.model.stem.register_forward_hook(lambda *_: seen.append(tf32()))
+    run.pruner.update(0.6)
+    scored = len(seen)
+    conclude.take_out(run.model, run.dataset)
+    assert 0 < scored < len(seen)
+    assert not any(seen)
+    with contextlib.suppress(KeyError), without_tf32():
+        assert not tf32()
+        raise KeyError
+    assert tf32()
 
 
 def test_compiling_first_leaves_the_network_as_it_was(monkeypatch):
