@@ -33,7 +33,7 @@ def choose_device(settings) -> None:
     if settings.device == "cpu":
         keep_freed_memory()
     elif settings.device == "cuda":
-        # what stays float32 beside bfloat16, the regulariser's products, may round its factors: the network rounds more
+        # what stays float32 beside bfloat16, such as the regulariser, may round its factors; --amp off is float32 in full
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.amp == "bfloat16"
 
 

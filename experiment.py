@@ -68,15 +68,19 @@ class Experiment:
         alone = self.team.size == 1
         self.forward, self.predict = (compiled(part, self.settings, alone) for part in (forward, predict))
 
-    def try_capture(self, begun: bool = False) -> None:
-        """Compile both passes now. Where that fails, go on without; RefusalError if --compile was typed and no run has begun."""
+    def try_capture(self, begun: bool, trains: bool = True) -> None:
+        """Compile evaluation now, and the training pass. Where that fails, go on without.
+
+        RefusalError if --compile was typed and the run has not begun.
+        """
         model, dataset, share = self.model, self.dataset, self.batch // self.team.size
         statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
         images = dataset.normalise(dataset.train.pixels[:1].expand(share, -1, -1, -1))
         tested, _ = next(dataset.ordered(dataset.valid or dataset.test, BATCH))
+        failure = ""
         try:
             for _ in range(2):  # a CUDA graph is recorded at the second call
-                if not begun or self.settings.finetune_epochs:
+                if trains:
                     self.optimizer.zero_grad(set_to_none=True)
                     model.train()
                     _, loss, penalty = self.forward(images, dataset.train.labels[:share])
@@ -85,9 +89,13 @@ class Experiment:
                 with torch.no_grad():
                     self.predict(tested)
         except Exception as error:  # whatever a compiler may raise
+            failure = " ".join(str(error).split())[:200] or type(error).__name__
+        self.team.largest_(failed := torch.tensor(float(bool(failure))))
+        if failed:
+            failure = failure or "in another process"
             if "compile" in self.settings.typed and not begun:
-                raise RefusalError(f"--compile: {' '.join(str(error).split())[:200]}") from None
-            note(self.settings, f"without torch.compile, which fails here: {' '.join(str(error).split())[:200]}")
+                raise RefusalError(f"--compile: {failure}")
+            note(self.settings, f"without torch.compile, which fails here: {failure}")
             self.settings.compile = False
             self.capture()
         for name, buffer in model.named_buffers():
@@ -151,7 +159,7 @@ class Experiment:
         self.optimizer = build_optimizer(smaller, self.settings)
         self.capture()
         if self.settings.compile:
-            self.try_capture(begun=True)
+            self.try_capture(begun=True, trains=self.settings.finetune_epochs > 0)
 
 
 def start(settings, stop: Stop | None = None, team: Team | None = None, shapes: dict | None = None) -> Experiment:
@@ -201,5 +209,5 @@ def start(settings, stop: Stop | None = None, team: Team | None = None, shapes: 
         team=team,
     )
     if settings.compile:
-        run.try_capture()
+        run.try_capture(begun=bool(settings.resume))
     return run

@@ -24,7 +24,7 @@ installed() { [ -e .venv/installed ] && [ ! requirements.txt -nt .venv/installed
 if ! installed; then
   mkdir -p .venv
   exec 9> .venv/lock
-  if command -v flock > /dev/null; then flock 9; fi # of a job array that starts at once, one installs
+  if command -v flock > /dev/null; then flock 9 || true; fi # of a job array that starts at once, one installs
   if ! installed; then
     echo "run.sh: installing requirements.txt into .venv" >&2
     "${PYTHON:-python3}" -m venv .venv

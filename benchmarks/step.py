@@ -69,6 +69,7 @@ class Own:
 
     def regulariser(self) -> None:
         """It alone, with its gradient."""
+        self.run.optimizer.zero_grad(set_to_none=True)
         self.penalty().backward()
 
     def masks(self) -> None:
@@ -177,7 +178,7 @@ def kernels(own: Own) -> int:
 
 def variants(arch: str, batch: int, options) -> dict:
     """What takes turns."""
-    plain = [] if options.compile else ["--no_compile"]
+    plain = ["--compile" if options.compile else "--no_compile"]
     found = {"dense": Own(arch, batch, options.device, plain), "ours": Own(arch, batch, options.device, [*OURS, *plain])}
     if options.compile:
         found["ours, not compiled"] = Own(arch, batch, options.device, [*OURS, "--no_compile"])
@@ -208,6 +209,7 @@ def measure(arch: str, batch: int, options) -> dict:
             if turn >= options.warmup:
                 times[name].append(took)
         time.sleep(0.2 * took / 1e3)  # the last one's workers, if any, fetch what it took: not beside the next
+    peak = torch.cuda.max_memory_allocated() if options.device == "cuda" else 0
     if "published" in taking_turns:
         taking_turns.pop("published").close()
     own = taking_turns["ours"]
@@ -226,7 +228,7 @@ def measure(arch: str, batch: int, options) -> dict:
         "precision": str(dtype).removeprefix("torch."),
     }
     if options.device == "cuda":
-        row |= {"kernels": kernels(own), "peak_gb": torch.cuda.max_memory_allocated() / 1e9}
+        row |= {"kernels": kernels(own), "peak_gb": peak / 1e9}
     return row
 
 
@@ -249,7 +251,7 @@ def lines(row: dict) -> list[str]:
         f"{100 * row['memory']:.0f} % of {memory / 1e9:.1f} GB/s, the best copy."
     )
     if "kernels" in row:
-        out.append(f"{row['kernels']} kernels launched a step; at most {row['peak_gb']:.2f} GB held by dense and ours together.")
+        out.append(f"{row['kernels']} kernels launched a step; at most {row['peak_gb']:.2f} GB held by all of ours together.")
     return out
 
 

@@ -99,12 +99,12 @@ def test_where_the_compiler_fails_on_the_smaller_network_the_run_ends_without(br
 
 @pytest.fixture
 def tf32():
-    """On, and afterwards as it was; whether it is on."""
+    """On, and afterwards as it was; whether it is on, for products and for convolutions."""
     switches = torch.backends.cuda.matmul, torch.backends.cudnn
     before = [switch.allow_tf32 for switch in switches]
     for switch in switches:
         switch.allow_tf32 = True
-    yield lambda: any(switch.allow_tf32 for switch in switches)
+    yield lambda: [switch.allow_tf32 for switch in switches]
     for switch, value in zip(switches, before, strict=True):
         switch.allow_tf32 = value
 
@@ -117,11 +117,11 @@ def test_scores_and_the_check_of_removal_are_without_tf32(tf32):
     scored = len(seen)
     conclude.take_out(run.model, run.dataset)
     assert 0 < scored < len(seen)
-    assert not any(seen)
+    assert all(each == [False, False] for each in seen)
     with contextlib.suppress(KeyError), without_tf32():
-        assert not tf32()
+        assert tf32() == [False, False]
         raise KeyError
-    assert tf32()
+    assert tf32() == [True, True]
 
 
 def test_compiling_first_leaves_the_network_as_it_was(monkeypatch):

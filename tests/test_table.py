@@ -92,9 +92,9 @@ def test_a_slice_ends_in_time_and_says_what_is_left(tmp_path, capsys):
     began = time.monotonic()
     # half of so short a slice is kept for the run to end: the rest is far too little for all these epochs
     assert table.main(
-        ["--layers", "20", "--epochs", "5000", "--out", str(tmp_path), "--row", "dense", "--minutes", "0.4", *EXTRA]
+        ["--layers", "20", "--epochs", "5000", "--out", str(tmp_path), "--row", "dense", "--minutes", "1", *EXTRA]
     ) == table.AGAIN  # fmt: skip
-    assert time.monotonic() - began < 25
+    assert time.monotonic() - began < 62
     assert "left: dense; go on with ./run.sh table --layers 20" in capsys.readouterr().err
     assert not (tmp_path / "dense" / "summary.json").exists()
 

@@ -1,0 +1,36 @@
+"""From the command to the first step: `python benchmarks/start.py --layers 50 --device cpu`, any flags of modeling.py.
+
+Prints the seconds until the first batch is ready in a new process, and the memory that the process holds at the most by the
+end of that step.
+"""
+
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+if "--began" not in sys.argv:
+    raise SystemExit(subprocess.call([sys.executable, __file__, "--began", str(time.time()), *sys.argv[1:]]))
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import torch
+
+import modeling
+from arguments import parse
+
+began, flags = float(sys.argv[2]), sys.argv[3:]
+run = modeling.start(parse([*flags, "--quiet"]))
+run.model.train()
+images, labels = next(run.batches(0))
+ready = time.time() - began
+if run.pruner is not None:
+    run.pruner.before_step(0, 0)
+_, loss, penalty = run.forward(images, labels)
+(loss if penalty is None else loss + penalty).backward()
+run.optimizer.step()
+unit = 1 if sys.platform == "darwin" else 1024
+held = f"{unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9:.2f} GB of the process"
+if run.settings.device == "cuda":
+    held += f", {torch.cuda.max_memory_allocated() / 1e9:.2f} GB on the device"
+print(f"{run.settings.arch}: first step after {ready:.2f} s; {held}")
