@@ -28,7 +28,9 @@ NETWORKS = {
 
 @functools.cache
 def fresh(name):
-    return NETWORKS[name]()
+    with torch.random.fork_rng(devices=[]):  # whichever test comes first
+        torch.manual_seed(0)
+        return NETWORKS[name]()
 
 
 def prepared(name, seed, rate, residual="free", dead=(), mask=OutputGate):
@@ -225,7 +227,7 @@ class TestPublishedPlacement:
         removal.channels.shifts = {}
         plain = removal.compact()
         masked = network(x)
-        error, without = (masked - folded(x)).abs().max(), (masked - plain(x)).abs().max()
+        error, without = (masked - folded(x)).abs().mean(), (masked - plain(x)).abs().mean()
         assert 0 < error < 0.7 * without
 
 
