@@ -227,7 +227,7 @@ class TestPublishedPlacement:
         removal.channels.shifts = {}
         plain = removal.compact()
         masked = network(x)
-        error, without = (masked - folded(x)).abs().mean(), (masked - plain(x)).abs().mean()
+        error, without = (masked - folded(x)).abs().max(), (masked - plain(x)).abs().max()
         assert 0 < error < 0.7 * without
 
 
