@@ -4,19 +4,20 @@ import signal
 import sys
 import time
 
-from arguments import RefusalError, departures, fail, method, parse, typed_over
+from settings.arguments import departures, method, parse, typed_over
+from settings.errors import Failed, Stopped, guard
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # while torch is being imported, Ctrl-C just ends the program
     # a wrong command is refused before torch is loaded
-    try:
+    with guard("modeling.py"):
         SETTINGS = parse(sys.argv[1:])
-    except RefusalError as refusal:
-        fail(str(refusal))
     if SETTINGS.evaluate or SETTINGS.predict:
         from deploy import use
 
-        raise SystemExit(use.main(SETTINGS))
+        with guard("modeling.py"):
+            use.main(SETTINGS)
+        raise SystemExit
 
 import platform
 import re
@@ -31,35 +32,22 @@ import torch
 import torchvision
 from tqdm import tqdm
 
-import data
 import models
-from deploy import conclude
-from deploy.export import ExportError
-from distributed import Team
-from engine import Stop, choose_device
-from evaluation import Meter
-from experiment import Experiment, start
-from output import best_row, closing_lines, duration, epoch_lines, header, note, say_all
+from deploy import measure
 from pruning import accounting
-from runs import Folder, provenance, refuse_used
-from scalars import Scalars
-from storage import FileError
-
-
-class DivergedError(Exception):
-    """The loss stopped being a number."""
-
-
-class StoppedError(Exception):
-    """A signal asked the run to end."""
-
-    def __init__(self, number: signal.Signals, message: str):
-        super().__init__(message)
-        self.number = number
+from runs.console import closing_lines, duration, epoch_lines, header, note, say_all
+from runs.folder import Folder, provenance, refuse_used
+from runs.records import best_row
+from runs.tensorboard import Scalars
+from tasks.classification import Meter
+from training import actions
+from training.engine import Stop, choose_device
+from training.experiment import Experiment, start
+from training.team import Team
 
 
 def train_epoch(run: Experiment, epoch: int, bar) -> dict:
-    """One pass over the training images. DivergedError, naming epoch and step, if the loss is not finite."""
+    """One pass over the training images. Failed, naming epoch and step, if the loss is not finite."""
     settings, model = run.settings, run.model
     model.train()
     meter, shown = Meter(settings.device), time.monotonic()
@@ -84,14 +72,14 @@ def train_epoch(run: Experiment, epoch: int, bar) -> dict:
     if (bad := int(meter.first_bad)) >= 0:
         where = f"epoch {epoch}, step {bad} of {run.steps}"
         cure = "--lr or --warmup_epochs 5" if run.after is None else "--finetune_lr"
-        raise DivergedError(f"the loss was not finite at {where}: try a smaller {cure}")
+        raise Failed(f"the loss was not finite at {where}: try a smaller {cure}")
     return meter.read()
 
 
 def stop_here(run: Experiment, where: str) -> None:
-    """StoppedError if a signal asked for it."""
+    """Stopped if a signal asked for it."""
     if run.stop.signal:
-        raise StoppedError(run.stop.signal, f"{run.stop.signal.name} {where}")
+        raise Stopped(run.stop.signal, f"{run.stop.signal.name} {where}")
 
 
 def learning_rate_at(run: Experiment, epochs_done: float) -> float:
@@ -151,13 +139,13 @@ def after_the_last_mask(run: Experiment) -> None:
         split = dataset.valid or dataset.test
         before = run.evaluate(split)["top1"]
         later = (run.batches(settings.epochs + n) for n in count())
-        conclude.recalibrate(run.model, islice(chain.from_iterable(later), settings.recalibrate), run.autocast)
+        actions.recalibrate(run.model, islice(chain.from_iterable(later), settings.recalibrate), run.autocast)
         run.team.average_statistics(run.model)
         run.after["recalibration"] = {"batches": settings.recalibrate, "before": before, "after": run.evaluate(split)["top1"]}
     if settings.compact:
         stop_here(run, "before removal")
         note(settings, "taking the pruned filters out, and comparing the outputs on the test images")
-        removal, smaller, run.after["removal"] = conclude.take_out(run.model, dataset, 2 if settings.dry_run else None)
+        removal, smaller, run.after["removal"] = actions.take_out(run.model, dataset, 2 if settings.dry_run else None)
         momentum = run.optimizer
         run.go_on_with(smaller)
         removal.carry(momentum, smaller, run.optimizer)
@@ -184,7 +172,7 @@ def outcome(run: Experiment, rows: list[dict], test: dict, folder: Folder | None
             settings.arch, dataset.classes, settings.image_size, dataset.mean.tolist(), dataset.std.tolist(), trained
         )
         stop_here(run, "before the smaller network was saved")
-        result["file"] = conclude.write(folder.path / "model.pt", conclude.dense_network(run), run.model, card)
+        result["file"] = measure.write(folder.path / "model.pt", measure.dense_network(run), run.model, card)
     return result
 
 
@@ -226,12 +214,12 @@ def carry_out(run: Experiment, folder: Folder | None, done: list[dict]) -> None:
         folder.begin({**provenance(), **config(run)})
     try:
         result = fit(run, folder, done)
-    except StoppedError as error:
+    except Stopped as error:
         how = f": go on with --resume {folder.path}" if folder else ""
-        raise StoppedError(error.number, f"{error}{how}") from None
+        raise Stopped(error.number, f"{error}{how}") from None
     try:
         if "file" in result:
-            conclude.measure_and_export(run, result, partial(stop_here, run, "while measuring; --resume does it again"))
+            measure.measure_and_export(run, result, partial(stop_here, run, "while measuring; --resume does it again"))
     finally:  # what fails here takes nothing with it
         say_all(*closing_lines(result, settings))
         if folder:
@@ -297,11 +285,5 @@ def run_name(settings) -> str:
 
 
 if __name__ == "__main__":
-    try:
+    with guard("modeling.py"):
         main(SETTINGS)
-    except (RefusalError, data.DataError, FileError) as error:
-        fail(str(error))
-    except (DivergedError, conclude.RemovalError, ExportError, OSError) as error:
-        fail(str(error), 1)
-    except StoppedError as error:
-        fail(str(error), 128 + error.number)

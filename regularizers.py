@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models import Network
-from models.layers import precise
+from models.numerics import precise
 
 # alpha where --odecay is not typed: the paper's, that of SRIP's authors, and those of network slimming's for VGG; l1's is ours
 ALPHA = {"reg_cov": 0.7, "reg_cov_ijcai2018": 0.7, "reg_ortho": 1e-2, "l1": 1e-5, "bn_l1": 1e-4}

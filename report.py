@@ -1,74 +1,19 @@
 """Tables and figures from run folders: `python report.py result/*`. Reads files only; unfinished runs are marked, not dropped."""
 
 import argparse
-import contextlib
 import csv
 import io
 import json
-import re
 import statistics
 import sys
-from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
-from arguments import ENGINE_FLAGS
-from output import best_row
+from runs.figures import draw
+from runs.records import Run, best_row, name_apart, read_run
+from settings.arguments import ENGINE_FLAGS
 
 # settings that do not tell one row of the table from another; precision does
 NO_MATTER = {*ENGINE_FLAGS, "seed", "typed", "compact", "export"} - {"amp"}
-# told apart by people with any colour vision: Okabe and Ito, 2008
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-MARKERS = "osD^vPX*"
-
-
-@dataclass
-class Run:
-    """One run folder: config.json, the rows of metrics.jsonl, and summary.json where the run has ended."""
-
-    name: str
-    config: dict
-    rows: list[dict]
-    summary: dict | None
-
-    @property
-    def label(self) -> str:
-        epochs = self.config["settings"]["epochs"] + self.config["settings"].get("finetune_epochs", 0)
-        return self.name if self.summary else f"{self.name} (unfinished: {len(self.rows)} of {epochs})"
-
-    @property
-    def pruned(self) -> bool:
-        return self.config["settings"]["prune_type"] != "none"
-
-    def share(self, what: str) -> float | None:
-        """The fraction of "filters", "parameters" or "macs" left, once the run has ended."""
-        return self.summary["left"][what] / self.summary["dense"][what] if self.summary else None
-
-
-def read_run(path: Path) -> Run | None:
-    """A run folder, or None where there is no readable one."""
-    try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        if not {"epochs", "seed", "prune_type", "prune_rate"} <= config["settings"].keys():
-            return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    rows, summary = [], None
-    with contextlib.suppress(OSError, ValueError):  # the last line may be half written
-        for line in (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-            rows.append(json.loads(line))
-    with contextlib.suppress(OSError, ValueError):
-        summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
-    return Run(path.resolve().name, config, rows, summary)
-
-
-def name_apart(runs: list[Run]) -> None:
-    """Two folders of the same name are numbered."""
-    seen = Counter()
-    for run in runs:
-        seen[run.name] += 1
-        if seen[run.name] > 1:
-            run.name = f"{run.name} ({seen[run.name]})"
 
 
 def groups(runs: list[Run]) -> list[list[Run]]:
@@ -168,88 +113,6 @@ def write_table(rows: list[dict], style: str) -> str:
     lines = [head, ["---"] * len(head)]
     lines += [[f"`{value}`" if name == "command" else cell(value) for name, value in row.items()] for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def draw(runs: list[Run], folder: Path) -> list[Path]:
-    """The figures, as PNG files in `folder`; their paths."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-
-    def save(figure, name: str) -> None:
-        written.append(folder / f"{name}.png")
-        figure.savefig(written[-1], dpi=130, bbox_inches="tight")
-        pyplot.close(figure)
-
-    runs = [run for run in runs if run.rows]
-    # a run looks the same in every figure, and eight times eight of them differ
-    styles = {run.name: (COLOURS[i % 8], MARKERS[(i + i // 8) % 8]) for i, run in enumerate(runs)}
-    curves = [("accuracy", "validation accuracy (%)", runs, lambda row: row["valid"]["top1"])]
-    curves += [("sparsity", "weights under a mask (% of all)", [run for run in runs if run.pruned], published_sparsity)]
-    for name, axis, drawn, value in curves:
-        if drawn:
-            save(curve_figure(pyplot, styles, drawn, axis, value), name)
-    ended = [run for run in runs if run.summary]
-    if ended:
-        save(trade_figure(pyplot, styles, ended), "trade_off")
-    for run in runs:
-        if run.pruned:
-            save(kept_figure(pyplot, run), "kept_" + re.sub(r"[^\w.-]+", "_", run.name))
-    return written
-
-
-def published_sparsity(row: dict) -> float:
-    return 100 * row["num_zero"] / row["num_total"]
-
-
-def curve_figure(pyplot, styles: dict, runs: list[Run], axis: str, value):
-    """One line a run over epochs."""
-    figure, axes = pyplot.subplots(figsize=(9, 5))
-    for run in runs:
-        colour, marker = styles[run.name]
-        epochs, values = [row["epoch"] for row in run.rows], [value(row) for row in run.rows]
-        every = max(len(epochs) // 10, 1)
-        axes.plot(epochs, values, color=colour, marker=marker, markevery=every, markersize=5, linewidth=1.5, label=run.label)
-    axes.set(xlabel="epoch", ylabel=axis, title=f"{axis[0].upper()}{axis[1:]} over epochs")
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.grid(alpha=0.3)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    return figure
-
-
-def trade_figure(pyplot, styles: dict, runs: list[Run]):
-    """Test accuracy against what is left of parameters and MACs."""
-    figure, panels = pyplot.subplots(1, 2, figsize=(11, 4.5), sharey=True)
-    for axes, what, word in zip(panels, ("parameters", "macs"), ("parameters", "MACs"), strict=True):
-        for run in runs:
-            colour, marker = styles[run.name]
-            point = (100 * run.share(what), run.summary["test"]["top1"])
-            axes.plot(*point, color=colour, marker=marker, markersize=8, linestyle="none", label=run.name)
-        axes.set(xlabel=f"{word} left (% of the dense network)", title=f"Accuracy against {word}")
-        axes.grid(alpha=0.3)
-    panels[0].set_ylabel("test accuracy, last epoch (%)")
-    panels[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    return figure
-
-
-def kept_figure(pyplot, run: Run):
-    """Layers down, epochs across, the fraction of filters kept as colour."""
-    totals = run.config["filters"]
-    shares = [[row["kept_filters"][name] / total for row in run.rows] for name, total in totals.items()]
-    figure, axes = pyplot.subplots(figsize=(9, 1.2 + 0.2 * len(totals)))
-    epochs = [run.rows[0]["epoch"] - 0.5, run.rows[-1]["epoch"] + 0.5]
-    image = axes.imshow(
-        shares, aspect="auto", cmap="cividis", vmin=0, vmax=1, interpolation="nearest", extent=[*epochs, len(totals) - 0.5, -0.5]
-    )
-    axes.set_yticks(range(len(totals)), list(totals), fontsize=7)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set(xlabel="epoch", title=f"Filters kept per layer: {run.label}")
-    figure.colorbar(image, ax=axes, label="fraction of the layer's filters")
-    return figure
 
 
 def main(argv: list[str]) -> int:

@@ -11,7 +11,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from arguments import RefusalError, finds_counts, parse
+from settings.arguments import parse
+from settings.errors import Refused, guard
+from settings.rules import finds_counts
 
 RATES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
 
@@ -59,9 +61,7 @@ def draw(rates: list[float], whole: float, lost: dict[str, list[float]], path: P
 
 
 def fail(message: str):
-    """One line on stderr, then out."""
-    print(f"sensitivity.py: error: {message}", file=sys.stderr)
-    raise SystemExit(2)
+    raise Refused(message)
 
 
 def read(argv: list[str]):
@@ -89,27 +89,19 @@ def read(argv: list[str]):
         fail(f"--plot {options.plot}: choose another name, that ends in .png")
     if taken := {"--prune_type", "--prune_phase", "--init", "--scratch", "--out_dir"} & {word.split("=")[0] for word in rest}:
         fail(f"{min(taken)} has no effect on a scan")
-    try:
-        settings = parse(["--init", options.model, "--prune_type", "structured", "--prune_phase", "init", "--quiet", *rest])
-        if finds_counts(settings.prune_imp):
-            fail(f"--prune_imp {settings.prune_imp} finds its own counts, and gives no order to cut in")
-    except RefusalError as error:
-        fail(str(error))
+    settings = parse(["--init", options.model, "--prune_type", "structured", "--prune_phase", "init", "--quiet", *rest])
+    if finds_counts(settings.prune_imp):
+        fail(f"--prune_imp {settings.prune_imp} finds its own counts, and gives no order to cut in")
     return options, settings
 
 
 def main(argv: list[str]) -> None:
     options, settings = read(argv)
 
-    import data
     import report
-    from experiment import start
-    from storage import FileError
+    from training.experiment import start
 
-    try:
-        run = start(settings)
-    except (RefusalError, data.DataError, FileError) as error:
-        fail(str(error))
+    run = start(settings)
     rates = sorted({*options.rates})
     whole, lost = scan(run, rates, options.images)
     if options.out:
@@ -132,4 +124,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with guard("sensitivity.py"):
+        main(sys.argv[1:])

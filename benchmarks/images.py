@@ -14,9 +14,10 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import report
-from arguments import CRITERIA, parse
-from experiment import start
 from pruning.context import Context, lift
+from settings.arguments import parse
+from settings.registry import CRITERIA
+from training.experiment import start
 
 
 def agreement(first: Tensor, second: Tensor) -> tuple[float, float]:

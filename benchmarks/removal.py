@@ -14,7 +14,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import models
-from deploy.conclude import timed, write
+from deploy.measure import timed, write
 from pruning import Pruner, accounting
 from pruning.removal import Removal, ungated
 

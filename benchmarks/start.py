@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 import modeling
-from arguments import parse
+from settings.arguments import parse
 
 began, flags = float(sys.argv[2]), sys.argv[3:]
 run = modeling.start(parse([*flags, "--quiet"]))

@@ -21,11 +21,11 @@ from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import modeling
-from arguments import parse
 from benchmarks.published import Published
-from data import Images
-from engine import compiled
 from pruning import accounting
+from settings.arguments import parse
+from tasks.images import Images
+from training.engine import compiled
 
 OURS = ["--prune_type", "structured", "--prune_rate", "0.6", "--reg", "reg_cov", "--odecay", "0.7"]
 CIFAR = 45_000  # training images, a tenth held out: masks move once an epoch

@@ -25,7 +25,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import report  # noqa: E402
-from arguments import RefusalError, parse  # noqa: E402
+from settings.arguments import parse  # noqa: E402
+from settings.errors import Refused  # noqa: E402
 
 SCRIPT = ROOT / "modeling.py"
 AGAIN = 75  # EX_TEMPFAIL: call again
@@ -169,13 +170,13 @@ class Table:
         return [short(SCRIPT), *row.flags, "--epochs", str(self.epochs), "--out_dir", folder, *self.extra]
 
     def check(self, rows: list[Row]) -> None:
-        """RefusalError for a row that modeling.py would refuse, or that began otherwise than it is asked for now."""
+        """Refused for a row that modeling.py would refuse, or that began otherwise than it is asked for now."""
         for row in rows:
             if self.begun(row):
                 there = self.read(row, "config.json").get("settings", {}).get("epochs")
                 if there != self.epochs:
                     where = short(self.out / row.name)
-                    raise RefusalError(f"'{where}' has --epochs {there}, not {self.epochs}: name another --out")
+                    raise Refused(f"'{where}' has --epochs {there}, not {self.epochs}: name another --out")
                 same = row.flags[2:] if row.after else row.flags  # the folder may have moved since
                 parse([*self.command(row)[1:], *same])
             elif row.after is None:
@@ -371,7 +372,7 @@ def main(argv: list[str]) -> int:
             print(*table.listing(), sep="\n")
             return 0
         table.out.mkdir(parents=True, exist_ok=True)
-    except (RefusalError, OSError) as error:
+    except (Refused, OSError) as error:
         fail(str(error))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: setattr(table, "signal", number))

@@ -2,31 +2,25 @@
 
 import torch
 
-import data
 import models
-from arguments import RefusalError, fail
-from data import DataError
-from deploy.export import ExportError, export
-from engine import autocast, choose_device
-from evaluation import evaluate
-from output import export_line, note, say_all
-from storage import FileError
+from deploy.forms.onnx import export
+from runs.console import export_line, note, say_all
+from settings.errors import Refused
+from tasks import classification
+from tasks import images as data
+from training.engine import autocast, choose_device
+from training.evaluation import evaluate
 
 BEST = 5
 
 
 def main(settings) -> None:
-    """Do what was asked; what cannot be used ends the program with one line."""
-    try:
-        choose_device(settings)
-        if settings.predict:
-            say_all(*predict(settings.predict[0], settings.predict[1:], settings.device))
-        else:
-            say_all(*test(settings))
-    except (RefusalError, DataError, FileError) as error:
-        fail(str(error))
-    except (ExportError, OSError) as error:
-        fail(str(error), 1)
+    """Do what was asked."""
+    choose_device(settings)
+    if settings.predict:
+        say_all(*predict(settings.predict[0], settings.predict[1:], settings.device))
+    else:
+        say_all(*test(settings))
 
 
 def predict(model: str, images: list[str], device: str = "cpu") -> list[str]:
@@ -51,13 +45,13 @@ def test(settings) -> list[str]:
     for name in ("dataset", "data_dir"):
         if name not in settings.typed:
             setattr(settings, name, asked.get(name, getattr(settings, name)))
-    dataset = data.load(
+    dataset = classification.load(
         settings.dataset, settings.data_dir, val_size=0.0, normalise="half", image_size=card.image_size, device=settings.device
     )
     dataset.mean, dataset.std = (torch.tensor(part, device=settings.device) for part in (card.mean, card.std))
     strange = sorted(set(dataset.classes) - set(card.classes))
     if strange:
-        raise FileError(f"'{settings.evaluate}' knows no class {', '.join(strange[:5])}: it has {', '.join(card.classes[:10])}")
+        raise Refused(f"'{settings.evaluate}' knows no class {', '.join(strange[:5])}: it has {', '.join(card.classes[:10])}")
     place = torch.tensor([card.classes.index(name) for name in dataset.classes], device=settings.device)
     test_images = data.Images(dataset.test.pixels, place[dataset.test.labels])
     note(settings, f"{card.arch} with {sum(p.numel() for p in network.parameters())} parameters on {settings.device}")

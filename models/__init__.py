@@ -1,9 +1,10 @@
 """Networks by name. A new one is a public function in a file of this folder; this file is never edited for it."""
 
-from models.files import Card, load, save
-from models.layers import Joint, Unit
-from models.network import Link, Network
-from registry import NETWORKS
+from models import Card, Network, Unit, save
+from models.files import load
+from models.joint import Joint
+from models.network import Link
+from settings.registry import NETWORKS
 
 
 def build(name: str, **options) -> Network:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import torch
 
-from models.network import Network
-from registry import NETWORKS
-from storage import FileError, packed, read_tensors, replace
+from models import Network
+from runs.storage import packed, read_tensors, replace
+from settings.errors import Refused
+from settings.registry import NETWORKS
 
 FORMAT = 1
 
@@ -46,7 +47,7 @@ def content(network: Network, card: Card):
 
 
 def load(path: str | Path) -> Network:
-    """The network in a file, on the CPU and in evaluation mode, its `Card` as `.card`. FileError if there is none."""
+    """The network in a file, on the CPU and in evaluation mode, its `Card` as `.card`. Refused if there is none."""
     keys = {entry.name for entry in fields(Card)}
     state = read_tensors(Path(path), "model file", {*keys, "shapes", "tensors"}, FORMAT)
     try:
@@ -59,7 +60,7 @@ def load(path: str | Path) -> Network:
             raise ValueError("it has another number of classes than of outputs")
         _check(state)
     except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
-        raise FileError(f"'{path}' does not fit this program: {' '.join(str(error).split())[:200]}") from None
+        raise Refused(f"'{path}' does not fit this program: {' '.join(str(error).split())[:200]}") from None
     network.card = Card(**{name: state[name] for name in keys})
     return network.to(memory_format=torch.channels_last).eval()
 

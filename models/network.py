@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from models.layers import Joint, Unit
+from models import Unit
+from models.joint import Joint
 
 
 @dataclass(frozen=True)

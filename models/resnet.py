@@ -2,8 +2,9 @@
 
 from torch import Tensor, nn
 
-from models.layers import Joint, Unit, conv_unit, initialise
-from models.network import Network
+from models import Network, Unit
+from models.joint import Joint
+from models.layers import conv_unit, initialise
 
 
 class _Basic(nn.Module):

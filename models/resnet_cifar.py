@@ -4,8 +4,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from models.layers import Joint, Unit, conv_unit, initialise, subsample
-from models.network import Network
+from models import Network, Unit
+from models.joint import Joint, subsample
+from models.layers import conv_unit, initialise
 
 
 class _Block(nn.Module):

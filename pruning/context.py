@@ -7,10 +7,11 @@ from functools import cached_property
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from models import Network, Unit
-from registry import CRITERIA
+from pruning.probes import maps_of, watch
+from settings.registry import CRITERIA
 
 Scores = dict[str, Tensor]
 
@@ -89,10 +90,10 @@ class Context:
             for name, unit in units.items():
 
                 def see(x: Tensor, name=name, filters=unit.filters) -> None:
-                    found[name].append(statistic(_maps(x)[:, :filters]))
+                    found[name].append(statistic(maps_of(x)[:, :filters]))
 
                 if unit.activation or name not in joints:
-                    watched.enter_context(_watch(unit, see))
+                    watched.enter_context(watch(unit, see))
                 else:
                     joint = self.network.get_submodule(joints[name])
                     watched.callback(joint.register_forward_hook(lambda _, __, y, see=see: see(y)).remove)
@@ -108,12 +109,12 @@ class Context:
         found, outputs = {name: [] for name in units}, {}
         with self._unchanged(training=False), torch.enable_grad(), ExitStack() as watched:
             for name, unit in units.items():
-                watched.enter_context(_watch(unit, lambda x, name=name: outputs.update({name: x}), differentiable=True))
+                watched.enter_context(watch(unit, lambda x, name=name: outputs.update({name: x}), differentiable=True))
             for images, labels in self.sample():
                 loss = F.cross_entropy(self.network(images), labels, reduction="sum")
                 gradients = torch.autograd.grad(loss, [outputs[name] for name in units])
                 for name, gradient in zip(units, gradients, strict=True):
-                    found[name].append(statistic(_maps(outputs[name].detach()), _maps(gradient)))
+                    found[name].append(statistic(maps_of(outputs[name].detach()), maps_of(gradient)))
         return {name: torch.cat(pieces) for name, pieces in found.items()}
 
     @cached_property
@@ -183,48 +184,6 @@ class Context:
                 if first := waiting.pop(link.target, None):
                     found[first] = link.joint
         return found
-
-
-def _maps(x: Tensor) -> Tensor:
-    """A linear layer's output as maps of one pixel."""
-    return x if x.dim() == 4 else x[..., None, None]
-
-
-class _Probe(nn.Module):
-    """In a unit's gate slot for the time of a scoring: shows its output before the mask, and passes the mask on."""
-
-    def __init__(self, gate: nn.Module | None, see: Callable[[Tensor], None], differentiable: bool):
-        super().__init__()
-        self.gate, self.see, self.differentiable = gate, see, differentiable
-
-    @property
-    def live(self) -> Tensor | None:
-        return None if self.gate is None else self.gate.live
-
-    def weight(self, weight: Tensor) -> Tensor:
-        return weight if self.gate is None else self.gate.weight(weight)
-
-    def product(self, unit: Unit, x: Tensor) -> Tensor:
-        return unit.multiply(x, unit.layer.weight) if self.gate is None else self.gate.product(unit, x)
-
-    def normalise(self, unit: Unit, x: Tensor) -> Tensor:
-        return unit.norm(x)
-
-    def forward(self, unit: Unit, x: Tensor) -> Tensor:
-        if self.differentiable and not x.requires_grad:
-            x.requires_grad_(True)
-        self.see(x)
-        return x if self.gate is None else self.gate.multiplied(x)
-
-
-@contextmanager
-def _watch(unit: Unit, see: Callable[[Tensor], None], differentiable: bool = False) -> Iterator[None]:
-    gate = unit.gate
-    unit.gate = _Probe(gate, see, differentiable)
-    try:
-        yield
-    finally:
-        unit.gate = gate
 
 
 def singular_values(maps: Tensor) -> Tensor:

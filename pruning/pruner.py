@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 from models import Network, Unit
-from models.layers import without_tf32
+from models.numerics import without_tf32
 from pruning.budget import Budget, round_up
 from pruning.context import Context, lift
-from pruning.decisions import Decisions
-from pruning.granularity import GRANULARITIES
-from pruning.masks import Mask, OutputGate, WeightMask
-from registry import CRITERIA, PHASES, SCHEDULES, SCOPES, parse_call
+from pruning.gates.mask import Mask
+from pruning.gates.output import OutputGate
+from pruning.gates.weight import WeightMask
+from pruning.granularities import GRANULARITIES
+from pruning.groups import Decisions
+from settings.registry import CRITERIA, PHASES, SCHEDULES, SCOPES, parse_call
 
 
 class Pruner:

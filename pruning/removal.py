@@ -11,7 +11,7 @@ from torch import Tensor
 from models import Network
 from pruning.accounting import filter_masks
 from pruning.channels import Channels, follow
-from pruning.masks import OutputGate
+from pruning.gates.output import OutputGate
 
 
 def is_exact(network: Network) -> bool:

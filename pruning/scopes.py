@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from models.layers import precise
-from pruning.decisions import mean_of
-from registry import presets
+from models.numerics import precise
+from pruning.groups import mean_of
+from settings.registry import presets
 
 Scores = dict[str, Tensor]
 

@@ -19,11 +19,11 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import arguments  # noqa: E402
 import modeling  # noqa: E402
 from deploy import use  # noqa: E402
 from models import Joint, Network, Unit  # noqa: E402
 from models.layers import conv_unit, initialise  # noqa: E402
+from settings import arguments  # noqa: E402
 
 
 def _tiny_images() -> Path:

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-import arguments
 import models
 from pruning import OutputGate, Pruner, accounting
 from pruning.channels import follow
 from pruning.removal import Removal
+from settings import arguments
 
 
 def keep_all(network):

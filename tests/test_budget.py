@@ -6,7 +6,7 @@ import torch
 import models
 from pruning import Pruner, accounting
 from pruning.budget import _first, round_up
-from registry import NETWORKS
+from settings.registry import NETWORKS
 
 
 def left(network, what, image_size=32):

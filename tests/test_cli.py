@@ -13,11 +13,11 @@ import pytest
 import torch
 from conftest import TINY, TINY_DATA, run_program
 
-import arguments
-import experiment
 import modeling
-from arguments import RefusalError, departures, parse
-from runs import RunError
+from settings import arguments
+from settings.arguments import departures, parse
+from settings.errors import Refused
+from training import experiment
 
 ROOT = Path(__file__).resolve().parent.parent
 PRUNED = ["--prune_type", "structured", "--prune_rate", "0.6", "--reg", "reg_cov", "--odecay", "0.7"]
@@ -96,7 +96,7 @@ def test_the_records_of_a_run(train, tmp_path):
     assert summary["left"]["filters"] == 314
     assert f"result parameters: {summary['left']['parameters']} of 272019 (" in "\n".join(out)
     assert err[-1] == "records: here"
-    with pytest.raises(RunError, match="already holds a run"):
+    with pytest.raises(Refused, match="already holds a run"):
         train(*TINY, "--out_dir", "here")
 
 
@@ -175,7 +175,7 @@ def test_masked_filters_never_show(train, monkeypatch):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(train):
-    with pytest.raises(modeling.DivergedError, match=r"not finite at epoch 0, step \d+ of 3"):
+    with pytest.raises(modeling.Failed, match=r"not finite at epoch 0, step \d+ of 3"):
         train(*TINY, "--lr", "1e30")
 
 
@@ -258,12 +258,12 @@ def test_a_trained_network_is_cut_before_the_first_step(train, tmp_path):
         for key, value in dense.items():
             if key.endswith("weight"):
                 torch.testing.assert_close(began["model"][key], value)
-    with pytest.raises(arguments.RefusalError, match="has been pruned; a whole network is needed"):
+    with pytest.raises(arguments.Refused, match="has been pruned; a whole network is needed"):
         train(*TINY, "--init", "first")
     train("--resume", "first", "--compact")
-    with pytest.raises(arguments.RefusalError, match="have been taken out"):
+    with pytest.raises(arguments.Refused, match="have been taken out"):
         train(*TINY, "--init", "first/model.pt")
-    with pytest.raises(arguments.RefusalError, match="is a resnet20, not a resnet32"):
+    with pytest.raises(arguments.Refused, match="is a resnet20, not a resnet32"):
         train(*TINY, "--layers", "32", "--init", "dense")
 
 
@@ -415,6 +415,6 @@ def test_the_best_epoch_is_one_at_the_rate(train):
     ],
 )
 def test_a_run_that_would_not_prune_as_asked_is_refused(train, flags, tmp_path):
-    with pytest.raises(RefusalError, match="--prune_"):
+    with pytest.raises(Refused, match="--prune_"):
         train(*TINY, "--prune_type", "structured", *flags)
     assert list(tmp_path.iterdir()) == []

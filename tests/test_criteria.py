@@ -11,10 +11,10 @@ from models.layers import conv_unit, initialise
 from pruning import Pruner, accounting
 from pruning.context import Context, lift
 from pruning.criteria import NISP, PFA, zero_fraction
-from pruning.granularity import Structured
+from pruning.granularities import Structured
 from pruning.removal import Removal
 from pruning.scopes import global_
-from registry import CRITERIA
+from settings.registry import CRITERIA
 
 READERS = [name for name in CRITERIA.entries if CRITERIA.constants(name).get("READS_IMAGES")]
 OF_FILTERS = [name for name in READERS if "structured" in CRITERIA.constants(name).get("GRANULARITIES", ("structured",))]

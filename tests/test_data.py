@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-import data
-from data import DataError, Dataset, Images, hold_out
+from settings.errors import Refused
+from tasks import images as data
+from tasks.images import Dataset, Images, hold_out
 
 CIFAR = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10"
 
@@ -143,20 +144,20 @@ def test_a_folder_that_is_not_usable_is_refused(tmp_path):
     def load(path):
         return data.load("folder", str(path), val_size=0.1, normalise="dataset", image_size=16, device="cpu")
 
-    with pytest.raises(DataError, match="no folder"):
+    with pytest.raises(Refused, match="no folder"):
         load(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="differ between train and test: cow, dog"):
+    with pytest.raises(Refused, match="differ between train and test: cow, dog"):
         load(write_folder(tmp_path / "a", test_classes=("cat", "cow")))
     broken = write_folder(tmp_path / "b")
     (broken / "train" / "cat" / "0.png").write_bytes(b"not an image")
-    with pytest.raises(DataError, match=r"1 unreadable images: .*0\.png"):
+    with pytest.raises(Refused, match=r"1 unreadable images: .*0\.png"):
         load(broken)
     (broken / "train" / "cat" / "0.png").unlink()
     (broken / "train" / ".cache").mkdir()  # hidden folders are no classes
     Image.new("L", (4, 4)).save(broken / "train" / ".cache" / "x.png")
     assert load(broken).classes == ["cat", "dog"]
     empty = write_folder(tmp_path / "c", count=0)
-    with pytest.raises(DataError, match="cat"):
+    with pytest.raises(Refused, match="cat"):
         load(empty)
 
 
@@ -174,7 +175,7 @@ def test_a_missing_data_set_says_where_it_looked(tmp_path, monkeypatch):
         raise OSError("no route to host")
 
     monkeypatch.setattr(cifar, "download_and_extract_archive", no_network)
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(Refused) as caught:
         data.load("cifar10", str(tmp_path / "data"), val_size=0.1, normalise="dataset", image_size=32, device="cpu")
     message = str(caught.value)
     assert str(tmp_path / "data") in message

@@ -13,10 +13,11 @@ from PIL import Image
 
 import modeling
 import models
-from deploy import conclude, export, latency
+from deploy import conclude, latency
+from deploy.forms.onnx import export
 from pruning import OutputGate, Pruner
 from pruning.removal import Removal
-from storage import FileError
+from settings.errors import Refused
 
 ROOT = Path(__file__).resolve().parent.parent
 PRUNED = ["--prune_type", "structured", "--prune_rate", "0.6"]
@@ -144,10 +145,10 @@ def test_fine_tuning_goes_on_from_the_smaller_network_and_resumes_bit_for_bit(ca
         (["--recalibrate", "2"], "fine-tuning has begun with --recalibrate 5"),
         (["--finetune_epochs", "1"], "2 epochs of fine-tuning are done already"),
     ):
-        with pytest.raises(FileError, match=words):
+        with pytest.raises(Refused, match=words):
             call("--resume", "whole", *flags, "--quiet")
     masked = Path("whole/masked.pt").read_bytes()
-    with pytest.raises(modeling.DivergedError, match="smaller --finetune_lr"):
+    with pytest.raises(modeling.Failed, match="smaller --finetune_lr"):
         call("--resume", "whole/masked.pt", "--finetune_lr", "1e30", "--quiet")
     assert Path("whole/masked.pt").read_bytes() == Path("whole/checkpoint.pt").read_bytes() == masked
     again = call("--resume", "whole/masked.pt", "--finetune_lr", "0.1", "--quiet")
@@ -182,11 +183,11 @@ def test_the_published_placement_is_not_called_exact_and_empty_layers_go_all_the
 
 def test_what_fails_after_training_takes_nothing_with_it(call, monkeypatch, untimed):
     def fails(*_):
-        raise export.ExportError("'m.pt2' cannot be made: for a test")
+        raise export.Failed("'m.pt2' cannot be made: for a test")
 
     with monkeypatch.context() as patch:
         patch.setattr(conclude, "export", fails)
-        with pytest.raises(export.ExportError):
+        with pytest.raises(export.Failed):
             call(*RUN, "--compact", "--out_dir", "run", "--export", "m.pt2")
     assert json.loads(Path("run/summary.json").read_text())["exports"] == []
     assert Path("run/model.pt").is_file()
@@ -211,7 +212,7 @@ def test_a_signal_while_measuring_ends_the_run_with_what_there_is(call, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr(modeling, "Stop", Asked)
-        with pytest.raises(modeling.StoppedError, match="SIGTERM while measuring; --resume does it again"):
+        with pytest.raises(modeling.Stopped, match="SIGTERM while measuring; --resume does it again"):
             call(*RUN, "--compact", "--out_dir", "run")
     assert "speed" not in json.loads(Path("run/summary.json").read_text())
     assert any(one.startswith("result latency") for one in call("--resume", "run", "--quiet"))
@@ -225,13 +226,13 @@ def test_outputs_that_are_no_numbers_are_not_called_the_same():
     dataset = type("Two", (), {"test": None, "ordered": lambda *_: [(pixels, None)]})()
     whole = models.build("resnet20", classes=3)
     torch.nn.init.constant_(whole.classifier.layer.weight, float("nan"))
-    with pytest.raises(conclude.RemovalError, match="nan"):
+    with pytest.raises(conclude.Failed, match="nan"):
         conclude.take_out(whole, dataset)
 
 
 def test_removal_that_changes_outputs_is_an_error_and_saves_nothing(call, monkeypatch):
     monkeypatch.setattr(conclude, "TOLERANCE", -1.0)
-    with pytest.raises(conclude.RemovalError, match="no file was written"):
+    with pytest.raises(conclude.Failed, match="no file was written"):
         call(*RUN, "--compact", "--out_dir", "run")
     assert not Path("run/model.pt").exists()
 
@@ -359,12 +360,12 @@ class TestFiles:
             ({"image_size": "x"}, "image size"),
         ):
             torch.save({**state, **change}, path)
-            with pytest.raises(FileError, match=message):
+            with pytest.raises(Refused, match=message):
                 models.load(path)
         torch.save({"format": 1, "rows": []}, path)
-        with pytest.raises(FileError, match="no model file of this program"):
+        with pytest.raises(Refused, match="no model file of this program"):
             models.load(path)
-        with pytest.raises(FileError, match="no model file at"):
+        with pytest.raises(Refused, match="no model file at"):
             models.load(tmp_path / "gone.pt")
 
 
@@ -391,7 +392,7 @@ class TestExport:
 
     def test_a_file_that_differs_is_not_kept(self, tmp_path, monkeypatch):
         monkeypatch.setattr(export, "LARGEST_DIFFERENCE", -1.0)
-        with pytest.raises(export.ExportError, match="would not be the same network"):
+        with pytest.raises(export.Failed, match="would not be the same network"):
             export.export(smaller_network(), str(tmp_path / "m.pt2"), torch.randn(2, 3, 32, 32))
         assert list(tmp_path.iterdir()) == []
 

@@ -11,9 +11,9 @@ import torch
 from conftest import TINY
 
 import modeling
-from arguments import parse
-from data import Dataset, Images
-from distributed import Team
+from settings.arguments import parse
+from tasks.images import Dataset, Images
+from training.team import Team
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = [*TINY, "--prune_type", "structured", "--prune_rate", "0.6", "--reg", "reg_cov", "--amp", "off", "--threads", "1"]
@@ -23,8 +23,8 @@ PROCESS = """
 import sys, torch, tqdm
 sys.path.insert(0, sys.argv[1])
 import modeling
-from arguments import parse
-from distributed import Team
+from settings.arguments import parse
+from training.team import Team
 settings = parse(sys.argv[3:])
 team = Team.join("cpu")
 run = modeling.start(settings, team=team)

@@ -17,12 +17,14 @@ from conftest import TINY, TINY_DATA, run_program
 
 import modeling
 import models
-from arguments import RefusalError, parse
 from deploy import conclude
-from engine import compiled
-from models.layers import initialise, without_tf32
+from models.layers import initialise
+from models.numerics import without_tf32
 from pruning import Pruner
 from regularizers import reg_cov
+from settings.arguments import parse
+from settings.errors import Refused
+from training.engine import compiled
 
 ROOT = Path(__file__).resolve().parent.parent
 PRUNED = ["--prune_type", "structured", "--prune_rate", "0.6", "--reg", "reg_cov"]
@@ -65,7 +67,7 @@ def test_where_the_compiler_fails_the_run_goes_on_without_unless_it_was_typed(mo
         return fail
 
     monkeypatch.setattr(torch, "compile", broken)
-    with pytest.raises(RefusalError, match="--compile: no compiler"):
+    with pytest.raises(Refused, match="--compile: no compiler"):
         modeling.start(parse([*TINY, "--compile"]))
     settings = parse(TINY)
     settings.compile = True  # what a CUDA device resolves to
@@ -154,7 +156,7 @@ def test_scratch_has_fresh_weights_and_refuses_other_data(tmp_path, monkeypatch)
     run = modeling.start(parse(["--scratch", "pruned/model.pt", *TINY_DATA, "--seed", "5"]))
     assert run.model.shapes() == given.shapes()
     assert not torch.equal(run.model.stem.weight, given.stem.weight)
-    with pytest.raises(RefusalError, match="has 3 classes, --dataset digits 10"):
+    with pytest.raises(Refused, match="has 3 classes, --dataset digits 10"):
         modeling.start(parse(["--scratch", "pruned/model.pt", "--dataset", "digits"]))
 
 
@@ -169,7 +171,7 @@ def test_an_emptied_layer_is_initialised_without_a_word():
 def test_freed_memory_is_kept():
     code = """
 import resource, sys, torch
-from engine import keep_freed_memory
+from training.engine import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 def faults():

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from models.layers import conv_unit
-from pruning.masks import OutputGate, WeightMask
+from pruning.gates.output import OutputGate
+from pruning.gates.weight import WeightMask
 
 CUT = {"stem": [1], "a1": [0, 3], "a2": [2, 5], "b1": [4], "b2": [0, 1, 2]}
 

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import models
 from pruning import OutputGate, accounting
 from pruning.channels import follow, needed
-from registry import NETWORKS
+from settings.registry import NETWORKS
 
 # parameters with 10 classes
 PARAMETERS = {

@@ -10,9 +10,9 @@ from torch.nn.utils import prune
 
 from pruning import Pruner
 from pruning.context import Context
-from pruning.granularity import GRANULARITIES
+from pruning.granularities import GRANULARITIES
 from pruning.schedules import constant, cubic, linear
-from registry import CRITERIA, PHASES, SCHEDULES, SCOPES
+from settings.registry import CRITERIA, PHASES, SCHEDULES, SCOPES
 
 LEGAL = [
     (granularity, criterion)

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from conftest import TINY, TINY_DATA
 
-import arguments
 import modeling
 import report
 import sensitivity
 from modeling import run_name
-from registry import Registry
+from settings import arguments
+from settings.registry import Registry
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -72,7 +72,7 @@ def test_the_readme_names_what_there_is():
 def test_the_readme_criterion_is_one_file(tmp_path, two_blocks):
     """The example, put into a folder of criteria, is a flag and scores both granularities."""
     from pruning.context import Context
-    from pruning.granularity import GRANULARITIES
+    from pruning.granularities import GRANULARITIES
 
     source = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
     (tmp_path / "largest.py").write_text(source)

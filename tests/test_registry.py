@@ -2,7 +2,7 @@
 
 import pytest
 
-from registry import Registry, parse_call
+from settings.registry import Registry, parse_call
 
 SOURCE = '''
 from typing import Literal

@@ -8,8 +8,8 @@ import torch
 import models
 import regularizers
 from pruning import OutputGate, Pruner, WeightMask
-from registry import NETWORKS, REGULARIZERS
 from regularizers import reg_cov, reg_cov_ijcai2018, reg_ortho
+from settings.registry import NETWORKS, REGULARIZERS
 
 
 def mean_correlation(weights, live=None):

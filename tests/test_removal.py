@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import models
 from models.resnet import _Bottleneck, _ResNet
 from pruning import OutputGate, WeightMask, accounting
-from pruning.decisions import Decisions
+from pruning.groups import Decisions
 from pruning.removal import Removal, ungated
 
 NETWORKS = {

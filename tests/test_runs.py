@@ -18,8 +18,8 @@ from conftest import TINY, run_program
 
 import modeling
 import runs
-from arguments import RefusalError, parse
-from runs import RunError
+from settings.arguments import parse
+from settings.errors import Refused
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = [*TINY, "--epochs", "4", "--deterministic"]
@@ -111,7 +111,7 @@ def structured(whole, tmp_path, monkeypatch, capsys):
         return train(run, epoch, bar)
 
     monkeypatch.setattr(modeling, "train_epoch", stop_in_third)
-    with pytest.raises(modeling.StoppedError, match=r"SIGTERM in epoch 2 after step 0 of 3: go on with --resume run"):
+    with pytest.raises(modeling.Stopped, match=r"SIGTERM in epoch 2 after step 0 of 3: go on with --resume run"):
         run_program(*RUN, *KINDS["structured"], "--out_dir", "run", "--tensorboard")
     monkeypatch.setattr(modeling, "train_epoch", train)
     capsys.readouterr()
@@ -241,7 +241,7 @@ def test_a_checkpoint_of_another_run_is_refused(structured):
     state = torch.load(folder / "checkpoint.pt", weights_only=True)
     state["settings"]["seed"] = 5
     torch.save(state, folder / "checkpoint.pt")
-    with pytest.raises(RunError, match="another run's, with seed 5, not 0"):
+    with pytest.raises(Refused, match="another run's, with seed 5, not 0"):
         run_program("--resume", "run")
 
 
@@ -278,7 +278,7 @@ def test_both_checkpoints_bad_is_refused(structured):
     folder, _, _ = structured
     for name in ("checkpoint.pt", "previous.pt"):
         (folder / name).write_bytes(b"PK\x03\x04 not much")
-    with pytest.raises(RunError, match=r"checkpoint\.pt' is truncated.*previous\.pt' is truncated"):
+    with pytest.raises(Refused, match=r"checkpoint\.pt' is truncated.*previous\.pt' is truncated"):
         run_program("--resume", "run")
 
 
@@ -304,7 +304,7 @@ def test_typed_flags_that_contradict_the_run_are_refused(structured):
         (["--seed", "1"], "--seed 1 contradicts the run in 'run', which has 0"),
         (["--out_dir", "other"], "--out_dir other contradicts"),
     ):
-        with pytest.raises(RefusalError) as caught:
+        with pytest.raises(Refused) as caught:
             parse(["--resume", "run", *flags])
         assert words in str(caught.value)
     settings = parse(["--resume", "run", "--epochs", "6", "--prune_rate", "0.6", "--threads", "1", "--quiet"])
@@ -320,13 +320,13 @@ def test_more_epochs_may_be_asked_for(structured, capsys, monkeypatch):
     assert config["resumed"][0]["changed"] == ["epochs was 4, is 5"]
     # and once more, stopped: the run is unfinished again
     monkeypatch.setattr(modeling, "train_epoch", stop_at_once)
-    with pytest.raises(modeling.StoppedError):
+    with pytest.raises(modeling.Stopped):
         run_program("--resume", "run", "--epochs", "6")
     assert not (folder / "summary.json").exists()
 
 
 def stop_at_once(run, epoch, bar):
-    raise modeling.StoppedError(signal.SIGTERM, "SIGTERM")
+    raise modeling.Stopped(signal.SIGTERM, "SIGTERM")
 
 
 def test_two_processes_do_not_write_to_one_folder(structured):
@@ -361,7 +361,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run_it(tmp_pat
         torch.save({"format": 1, "model": Trap()}, "bad.pt")
     else:
         Path("bad.pt").write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(RunError, match=r"other than tensors|no checkpoint"):
+    with pytest.raises(Refused, match=r"other than tensors|no checkpoint"):
         runs.load_checkpoint(Path("bad.pt"))
     assert not Path("trapped").exists()
 
@@ -369,7 +369,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run_it(tmp_pat
 def test_checkpoints_of_others_are_refused(tmp_path):
     def refused(content):
         torch.save(content, tmp_path / "c.pt")
-        with pytest.raises(RunError) as caught:
+        with pytest.raises(Refused) as caught:
             runs.load_checkpoint(tmp_path / "c.pt")
         return str(caught.value)
 
@@ -379,7 +379,7 @@ def test_checkpoints_of_others_are_refused(tmp_path):
     assert "no checkpoint of this program" in refused({"format": 1, "rows": []})
     (tmp_path / "empty.pt").touch()
     for name in ("empty.pt", "absent.pt"):
-        with pytest.raises(RunError):
+        with pytest.raises(Refused):
             runs.load_checkpoint(tmp_path / name)
 
 
@@ -388,22 +388,22 @@ def test_another_networks_checkpoint_is_refused(structured):
     config = json.loads((folder / "config.json").read_text())
     config["settings"]["arch"] = "resnet32"
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(RunError, match="another run's, with arch resnet20, not resnet32"):
+    with pytest.raises(Refused, match="another run's, with arch resnet20, not resnet32"):
         run_program("--resume", "run")
 
 
 def test_where_there_is_no_run_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "absent", tmp_path / "absent" / "checkpoint.pt"):
-        with pytest.raises(RefusalError, match="no run in"):
+        with pytest.raises(Refused, match="no run in"):
             parse(["--resume", str(path)])
     for content in ("{}", "[]", '{"settings": {}}', '{"settings": []}', '{"settings": {"epochs": 3', ""):
         (tmp_path / "config.json").write_text(content)
-        with pytest.raises(RefusalError, match="no run in"):
+        with pytest.raises(Refused, match="no run in"):
             parse(["--resume", str(tmp_path)])
 
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(RunError, match=r"cannot write to 'file/run'"):
+    with pytest.raises(Refused, match=r"cannot write to 'file/run'"):
         run_program(*RUN, "--out_dir", "file/run")

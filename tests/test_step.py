@@ -9,8 +9,8 @@ import torch.nn.functional as F
 import models
 from benchmarks import step
 from benchmarks.published import Published
-from data import Images
 from pruning.scopes import global_
+from tasks.images import Images
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import time
 import pytest
 from conftest import ROOT, TINY_DATA, run_program
 
-import arguments
+from settings import arguments
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import table

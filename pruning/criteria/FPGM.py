@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from models import Unit
-from models.layers import precise
+from models.numerics import precise
 from pruning.context import Context
 
 GRANULARITIES = ("structured",)

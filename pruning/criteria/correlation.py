@@ -1,7 +1,7 @@
 from torch import Tensor
 
 from models import Unit
-from models.layers import precise
+from models.numerics import precise
 from pruning.context import Context
 
 GRANULARITIES = ("structured",)

@@ -1,28 +1,15 @@
-"""Masks: buffers of 0 and 1 in a unit's gate slot, on its output or on its weight, with the gradient of the method.
-
-While a mask moves, the gradient is straight-through (Lin et al., 2020, arXiv 2006.07253): it is taken at the masked
-network and applied to the dense weights, W <- W - lr * g(m * W), so that what is cut keeps learning and may return.
-Once a mask is fixed (`straight_through = False`) it is a plain product.
-"""
+"""A filter mask on the unit's output, behind batch norm, where masked equals removed."""
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+
+from pruning.gates.mask import Mask
 
 _backward = torch.ops.aten.convolution_backward
+
+
 _norm_backward = torch.ops.aten.native_batch_norm_backward
-
-
-class _StraightThrough(torch.autograd.Function):
-    """mask * value forward, the identity backward."""
-
-    @staticmethod
-    def forward(ctx, value: Tensor, mask: Tensor) -> Tensor:
-        return value * mask
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        return gradient, None
 
 
 class _GatedConvolution(torch.autograd.Function):
@@ -69,38 +56,6 @@ class _GatedNorm(torch.autograd.Function):
         wanted = (ctx.needs_input_grad[0], True, True)
         found = _norm_backward(gradient, x, scale, None, None, batch_mean, inverse, True, ctx.eps, wanted)
         return *found, None, None, None, None, None
-
-
-class Mask(nn.Module):
-    """What every mask is: the buffer `mask`, and whether it still moves (`straight_through`)."""
-
-    def __init__(self, shape, device=None):
-        super().__init__()
-        self.register_buffer("mask", torch.ones(shape, device=device))
-        self.straight_through = False
-
-    @torch.no_grad()
-    def set(self, mask: Tensor) -> None:
-        """Put a mask in force, in place. ValueError for another shape or a value other than 0 and 1."""
-        if mask.shape != self.mask.shape:
-            raise ValueError(f"a mask of shape {tuple(self.mask.shape)} is needed, not {tuple(mask.shape)}")
-        if mask.dtype != torch.bool and not ((mask == 0) | (mask == 1)).all():
-            raise ValueError("a mask holds 0 and 1 only")
-        self.mask.copy_(mask)
-
-    def normalise(self, unit, x: Tensor) -> Tensor:
-        """Batch norm of a unit's product."""
-        return unit.norm(x)
-
-    @property
-    def _passes(self) -> bool:
-        """Whether a gradient is to pass as if nothing were masked."""
-        # in this order a captured evaluation does not depend on whether masks still move
-        return torch.is_grad_enabled() and self.straight_through
-
-    def _apply_to(self, value: Tensor, mask: Tensor) -> Tensor:
-        mask = mask.to(value.dtype)
-        return _StraightThrough.apply(value, mask) if self._passes else value * mask
 
 
 class OutputGate(Mask):
@@ -158,28 +113,3 @@ class OutputGate(Mask):
 
     def forward(self, unit, x: Tensor) -> Tensor:
         return x if self._at_norm(unit) else self.multiplied(x)
-
-
-class WeightMask(Mask):
-    """A mask on the layer's weight: one entry a filter, (filters,), or one a weight, of the weight's shape.
-
-    By filters this is the published placement, before batch norm: a masked filter has variance 0 there, so that its
-    straight-through gradient is multiplied by 1 / sqrt(eps) = 316, and batch norm's bias still passes.
-    """
-
-    @property
-    def live(self) -> Tensor:
-        return self.mask if self.mask.dim() == 1 else self.mask.flatten(1).amax(1)
-
-    def weight(self, weight: Tensor) -> Tensor:
-        mask = self.mask if self.mask.dim() > 1 else self.mask.view(-1, *[1] * (weight.dim() - 1))
-        return self._apply_to(weight, mask)
-
-    def product(self, unit, x: Tensor) -> Tensor:
-        return unit.multiply(x, self.weight(unit.layer.weight))
-
-    def multiplied(self, x: Tensor) -> Tensor:
-        return x
-
-    def forward(self, unit, x: Tensor) -> Tensor:
-        return x

@@ -9,18 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import data
 import models
-from arguments import RefusalError, method
-from build import build_network, build_optimizer, build_pruner
-from distributed import Team
-from engine import Stop, autocast, choose_device, compiled, seed_everything
-from evaluation import BATCH, evaluate
-from output import note
 from pruning import Pruner, accounting
 from pruning.removal import ungated
-from registry import LEARNING_RATES, REGULARIZERS
-from runs import RunError
+from runs.console import note
+from settings.arguments import method
+from settings.errors import Refused
+from settings.registry import LEARNING_RATES, REGULARIZERS
+from tasks import classification
+from tasks import images as data
+from training.build import build_network, build_pruner
+from training.engine import Stop, autocast, choose_device, compiled, seed_everything
+from training.evaluation import BATCH, evaluate
+from training.optimisers import build_optimizer
+from training.team import Team
 
 
 @dataclass
@@ -71,7 +73,7 @@ class Experiment:
     def try_capture(self, begun: bool, trains: bool = True) -> None:
         """Compile evaluation now, and the training pass. Where that fails, go on without.
 
-        RefusalError if --compile was typed and the run has not begun.
+        Refused if --compile was typed and the run has not begun.
         """
         model, dataset, share = self.model, self.dataset, self.batch // self.team.size
         statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -94,7 +96,7 @@ class Experiment:
         if failed:
             failure = failure or "in another process"
             if "compile" in self.settings.typed and not begun:
-                raise RefusalError(f"--compile: {failure}")
+                raise Refused(f"--compile: {failure}")
             note(self.settings, f"without torch.compile, which fails here: {failure}")
             self.settings.compile = False
             self.capture()
@@ -125,18 +127,18 @@ class Experiment:
         }
 
     def restore(self, state: dict) -> None:
-        """Go on from a checkpoint. RunError if it is another run's."""
+        """Go on from a checkpoint. Refused if it is another run's."""
         for name, value in method(self.settings).items():
             there = state["settings"].get(name, value)
             if there != value:
-                raise RunError(f"the checkpoint is another run's, with {name} {there}, not {value}")
+                raise Refused(f"the checkpoint is another run's, with {name} {there}, not {value}")
         try:
             if after := state.get("after"):
                 self._continue_after(after, len(state["rows"]))
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
         except (KeyError, RuntimeError, ValueError) as error:
-            raise RunError(f"the checkpoint is another network's: {' '.join(str(error).split())[:200]}") from None
+            raise Refused(f"the checkpoint is another network's: {' '.join(str(error).split())[:200]}") from None
         torch.set_rng_state(state["random"][0])
         if self.settings.device == "cuda" and len(state["random"]) == 1 + torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["random"][1:])
@@ -145,9 +147,9 @@ class Experiment:
         """The checkpoint is of the smaller network, `done` the epochs of the run."""
         for name in ("epochs", "recalibrate", "finetune_lr"):
             if getattr(self.settings, name) != after[name]:
-                raise RunError(f"fine-tuning has begun with --{name} {after[name]}: go on from masked.pt to change it")
+                raise Refused(f"fine-tuning has begun with --{name} {after[name]}: go on from masked.pt to change it")
         if (tuned := done - after["epochs"]) > self.settings.finetune_epochs:
-            raise RunError(f"{tuned} epochs of fine-tuning are done already")
+            raise Refused(f"{tuned} epochs of fine-tuning are done already")
         smaller = ungated(self.model)
         smaller.reshape(after["shapes"])
         self.go_on_with(smaller.to(memory_format=torch.channels_last))
@@ -169,7 +171,7 @@ def start(settings, stop: Stop | None = None, team: Team | None = None, shapes: 
     seed_everything(settings)
     model, whole = build_network(settings, shapes)
     pruner = build_pruner(model, settings)
-    dataset = data.load(
+    dataset = classification.load(
         settings.dataset,
         settings.data_dir,
         val_size=settings.val_size,
@@ -179,7 +181,7 @@ def start(settings, stop: Stop | None = None, team: Team | None = None, shapes: 
     )
     batch = min(settings.batch_size, len(dataset.train))
     if batch % team.size or batch // team.size < 2:
-        raise RefusalError(f"--batch_size: {batch} images are not shared out evenly, two or more each, by {team.size} processes")
+        raise Refused(f"--batch_size: {batch} images are not shared out evenly, two or more each, by {team.size} processes")
     steps = dataset.steps(batch)
     if settings.dry_run:
         settings.epochs, steps = 1, min(steps, 2)
@@ -192,7 +194,7 @@ def start(settings, stop: Stop | None = None, team: Team | None = None, shapes: 
             flags = "--prune_freq, --prune_until"
             pruner.begin(settings.epochs, steps, sample)
         except ValueError as error:
-            raise RefusalError(f"{flags}: {error}") from None
+            raise Refused(f"{flags}: {error}") from None
     run = Experiment(
         settings,
         dataset,

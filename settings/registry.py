@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -164,13 +164,15 @@ def _check_value(what: str, option: Option, value) -> None:
         raise ValueError(f"{what} is a number of at least 0, not {value!r}")
 
 
-NETWORKS = Registry("network", "models/*.py", leave_out=("__init__.py", "files.py", "layers.py", "network.py"))
+NETWORKS = Registry(
+    "network", "models/*.py", leave_out=("__init__.py", "files.py", "joint.py", "layers.py", "network.py", "numerics.py")
+)
 CRITERIA = Registry("criterion", "pruning/criteria/*.py")
 SCOPES = Registry("scope", "pruning/scopes.py")
 SCHEDULES = Registry("pruning schedule", "pruning/schedules.py")
 PHASES = Registry("phase", "pruning/phases.py")
 REGULARIZERS = Registry("regulariser", "regularizers.py")
-LEARNING_RATES = Registry("learning-rate schedule", "learning_rate.py")
+LEARNING_RATES = Registry("learning-rate schedule", "training/learning_rates.py")
 
 
 def presets() -> dict:

@@ -14,27 +14,24 @@ import subprocess
 import sys
 from pathlib import Path
 
-from arguments import AFTER_FLAGS, MAY_CHANGE
-from storage import FileError, packed, read_tensors, replace
+from runs.storage import packed, read_tensors, replace
+from settings.arguments import AFTER_FLAGS, MAY_CHANGE
+from settings.errors import Refused
 
-ROOT = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parent.parent
 FORMAT = 1
 
 
-class RunError(FileError):
-    """A run folder that cannot be used; the message is one line for the user."""
-
-
 def refuse_used(out_dir: str | None) -> None:
-    """RunError if a folder was named that already holds a run, or cannot be written."""
+    """Refused if a folder was named that already holds a run, or cannot be written."""
     if out_dir is None:
         return
     path = Path(out_dir)
     if (path / "config.json").exists():
-        raise RunError(f"'{out_dir}' already holds a run: name another --out_dir, or go on with it by --resume {out_dir}")
+        raise Refused(f"'{out_dir}' already holds a run: name another --out_dir, or go on with it by --resume {out_dir}")
     nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
     if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
-        raise RunError(f"cannot write to '{out_dir}': '{nearest}' is no folder that can be written")
+        raise Refused(f"cannot write to '{out_dir}': '{nearest}' is no folder that can be written")
 
 
 class Folder:
@@ -57,7 +54,7 @@ class Folder:
 
     @classmethod
     def create(cls, out_dir: str | None, name: str) -> "Folder":
-        """`out_dir`, or result/`name` with the first number that is free. RunError if it holds a run."""
+        """`out_dir`, or result/`name` with the first number that is free. Refused if it holds a run."""
         refuse_used(out_dir)
         path = Path(out_dir) if out_dir is not None else Path("result") / name
         try:
@@ -65,18 +62,18 @@ class Folder:
             folder.path.mkdir(parents=True, exist_ok=True)
             folder._take()
         except OSError as error:
-            raise RunError(f"cannot write to '{path}': {error.strerror}") from None
+            raise Refused(f"cannot write to '{path}': {error.strerror}") from None
         return folder
 
     @classmethod
     def resume(cls, path: Path) -> "Folder":
-        """The folder of an earlier run, at its newest readable checkpoint or the one named. RunError if there is none."""
+        """The folder of an earlier run, at its newest readable checkpoint or the one named. Refused if there is none."""
         folder = cls(path if path.is_dir() else path.parent)
         folder._source = None if path.is_dir() else path
         folder._take()
         try:
             folder.state = folder._newest() if path.is_dir() else load_checkpoint(path)
-        except RunError:
+        except Refused:
             folder._lock.close()
             raise
         folder._earlier = folder.read("config.json")
@@ -155,13 +152,13 @@ class Folder:
         for name in ("checkpoint.pt", "previous.pt"):
             try:
                 state = load_checkpoint(self.path / name)
-            except RunError as error:
+            except Refused as error:
                 troubles.append(str(error))
                 continue
             if troubles:  # or the next save would put the bad one in the good one's place
                 (self.path / "checkpoint.pt").unlink(missing_ok=True)
             return state
-        raise RunError("; ".join(troubles))
+        raise Refused("; ".join(troubles))
 
     def _take(self) -> None:
         """Hold the folder for this process; the system lets go of it when the process ends, however it ends."""
@@ -172,15 +169,12 @@ class Folder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._lock.close()
-            raise RunError(f"another process is writing to '{self.path}'") from None
+            raise Refused(f"another process is writing to '{self.path}'") from None
 
 
 def load_checkpoint(path: Path) -> dict:
-    """A checkpoint's tensors and plain values. RunError if it is missing, damaged, foreign, newer, or holds code."""
-    try:
-        return read_tensors(path, "checkpoint", {"rows", "settings", "model", "optimizer", "random"}, FORMAT)
-    except FileError as error:
-        raise RunError(str(error)) from None
+    """A checkpoint's tensors and plain values. Refused if it is missing, damaged, foreign, newer, or holds code."""
+    return read_tensors(path, "checkpoint", {"rows", "settings", "model", "optimizer", "random"}, FORMAT)
 
 
 def provenance() -> dict:

@@ -34,11 +34,6 @@ def epoch_lines(row: dict) -> list[str]:
     return [*lines, f"valid {epoch} ====> Acc@1 {valid['top1']:.3f} Acc@5 {valid['top5']:.3f}"]
 
 
-def best_row(rows: list[dict]) -> dict:
-    """The epoch with the best validation accuracy among those at the final rate: before, the network is another one."""
-    return max((row for row in rows if row.get("cut", 0) >= rows[-1].get("cut", 0)), key=lambda row: row["valid"]["top1"])
-
-
 def closing_lines(result: dict, settings) -> list[str]:
     """None begins with train, valid or sparsity; the last one is the published list of the best epoch."""
     last, best, test = result["last"], result["best"], result["test"]

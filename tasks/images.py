@@ -1,19 +1,14 @@
 """Data sets that live on the device as bytes, and batches that are cropped, flipped and normalised there."""
 
-import contextlib
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-class DataError(Exception):
-    """A data set that is not there or not usable; the message is one line for the user."""
+from settings.errors import Refused
 
 
 @dataclass
@@ -124,81 +119,12 @@ def hold_out(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(kept), torch.from_numpy(held)
 
 
-def _cifar(name: str, directory: Path) -> tuple[Images, Images, list[str]]:
-    """CIFAR through torchvision: MD5 checked, downloaded when it is not there."""
-    from torchvision import datasets
-
-    source = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
-    parts = []
-    for train in (True, False):
-        # torchvision's own messages are not part of the run's output
-        with contextlib.redirect_stdout(sys.stderr):
-            try:
-                part = source(str(directory), train=train, download=False)
-            except (RuntimeError, OSError, EOFError, ValueError):
-                try:
-                    part = source(str(directory), train=train, download=True)
-                except (RuntimeError, OSError, EOFError, ValueError) as error:
-                    with contextlib.suppress(OSError):
-                        directory.rmdir()  # torchvision made it for the download; if it holds anything it stays
-                    raise DataError(
-                        f"no usable {name} in '{directory}' and its download failed ({_one_line(error)}): put the official "
-                        f"python archive there, or use --dataset digits, or --dataset folder"
-                    ) from None
-        parts.append(Images(torch.from_numpy(part.data), torch.tensor(part.targets)))
-    return *parts, part.classes
-
-
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
-def _digits() -> tuple[Images, Images, list[str]]:
-    """The 1,797 handwritten digits inside scikit-learn (Alpaydin and Kaynak, 1998), 8x8, enlarged to 32x32."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    small = torch.from_numpy(bunch.images).float().unsqueeze(1) * (255 / 16)
-    large = F.interpolate(small, size=32, mode="bilinear", align_corners=False).round().clamp(0, 255).byte()
-    every = Images(large.permute(0, 2, 3, 1).expand(-1, -1, -1, 3), torch.from_numpy(bunch.target).long())
-    order = torch.from_numpy(np.random.RandomState(0).permutation(len(every)))
-    return every.pick(order[:1437]), every.pick(order[1437:]), [str(digit) for digit in range(10)]
-
-
-def folder_classes(directory: Path) -> list[str]:
-    """Class names of DIR/train, which must be those of DIR/test; DataError otherwise."""
-    found = {}
-    for part in ("train", "test"):
-        place = Path(directory) / part
-        if not place.is_dir():
-            raise DataError(f"no folder '{place}': --dataset folder reads DIR/train/CLASS/IMAGE and DIR/test/CLASS/IMAGE")
-        found[part] = sorted(child.name for child in place.iterdir() if child.is_dir() and not child.name.startswith("."))
-    if not found["train"]:
-        raise DataError(f"no class folders in '{Path(directory) / 'train'}'")
-    if found["train"] != found["test"]:
-        odd = sorted(set(found["train"]) ^ set(found["test"]))
-        raise DataError(f"'{directory}': classes differ between train and test: {', '.join(odd[:5])}")
-    return found["train"]
-
-
-def _folder(directory: Path, size: int) -> tuple[Images, Images, list[str]]:
-    """Images in the layout of torchvision's ImageFolder."""
-    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
-
-    classes, samples = folder_classes(directory), []
-    for part in ("train", "test"):
-        try:
-            samples.append(make_dataset(str(directory / part), {name: i for i, name in enumerate(classes)}, IMG_EXTENSIONS))
-        except FileNotFoundError as error:
-            raise DataError(f"'{directory / part}': {_one_line(error)}") from None
-    pixels = read_images([path for part in samples for path, _ in part], size).split([len(part) for part in samples])
-    labels = [torch.tensor([label for _, label in part]) for part in samples]
-    train, test = (Images(*part) for part in zip(pixels, labels, strict=True))
-    return train, test, classes
-
-
 def read_images(paths: list[str], size: int) -> Tensor:
-    """Image files as bytes, (n, size, size, 3); see `fit`. DataError, naming them, if some cannot be read."""
+    """Image files as bytes, (n, size, size, 3); see `fit`. Refused, naming them, if some cannot be read."""
     from PIL import Image
 
     pixels, unreadable = [], []
@@ -209,7 +135,7 @@ def read_images(paths: list[str], size: int) -> Tensor:
         except (OSError, ValueError, SyntaxError):
             unreadable.append(path)
     if unreadable:
-        raise DataError(f"{len(unreadable)} unreadable images: {', '.join(unreadable[:5])}")
+        raise Refused(f"{len(unreadable)} unreadable images: {', '.join(unreadable[:5])}")
     return torch.from_numpy(np.stack(pixels))
 
 
@@ -220,27 +146,3 @@ def fit(image, size: int) -> np.ndarray:
     if image.mode.startswith("I"):  # 16 bits a pixel, which PIL would clip to 8
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
     return np.array(ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR))
-
-
-def class_count(dataset: str, directory: str) -> int:
-    """How many classes a data set has, without loading it."""
-    return len(folder_classes(Path(directory))) if dataset == "folder" else {"cifar100": 100}.get(dataset, 10)
-
-
-def load(dataset: str, directory: str, *, val_size: float, normalise: str, image_size: int, device) -> Dataset:
-    """A data set by name, `val_size` of its training images held out. DataError if it is not there or not usable."""
-    if dataset == "digits":
-        train, test, classes = _digits()
-    elif dataset == "folder":
-        train, test, classes = _folder(Path(directory), image_size)
-    else:
-        train, test, classes = _cifar(dataset, Path(directory))
-    valid = None
-    if val_size > 0:
-        kept, held = hold_out(train.labels, val_size)
-        if len(held) == 0 or len(kept) == 0:
-            raise DataError(f"--val_size {val_size:g} of {len(train)} training images leaves a split empty")
-        train, valid = train.pick(kept), train.pick(held)
-    if len(train) < 2:
-        raise DataError("batch norm needs at least two training images")
-    return Dataset(train, valid, test, classes, normalise, device)

@@ -1,6 +1,6 @@
 """The scalars of a run as TensorBoard events."""
 
-from runs import Folder
+from runs.folder import Folder
 
 
 class Scalars:

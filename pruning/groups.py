@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from models import Network
-from models.layers import precise
+from models.numerics import precise
 
 
 class Decisions:

@@ -11,15 +11,15 @@ from functools import partial
 import numpy as np
 import torch
 
-from arguments import RefusalError
+from settings.errors import Refused
 
 
 def choose_device(settings) -> None:
-    """The best device there is, and its precision. RefusalError if the one asked for is not there."""
+    """The best device there is, and its precision. Refused if the one asked for is not there."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     settings.device = settings.device or next(name for name, present in there.items() if present)
     if not there[settings.device]:
-        raise RefusalError(
+        raise Refused(
             f"--device {settings.device}: torch finds no such device here; choose from {', '.join(n for n in there if there[n])}"
         )
     if settings.amp is None:

@@ -1,74 +1,18 @@
 """After the last mask: batch norm measured anew, filters taken out and the outputs compared, the result timed and saved."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
-import data
-from deploy.export import export, onnxruntime_latency
+from deploy.forms.onnx import export, onnxruntime_latency
 from deploy.latency import networks
-from evaluation import BATCH
 from models import Card, Network, build, save
 from models.files import content
-from models.layers import without_tf32
-from output import note
-from pruning.removal import Removal
+from runs.console import note
 
 BATCHES = (1, 128)
-# of the largest output; float32 sums of thousands of terms, in another order
-TOLERANCE = 1e-4
-
-
-class RemovalError(Exception):
-    """The smaller network is not the same function."""
-
-
-@torch.no_grad()
-def recalibrate(model: Network, batches: Iterable, autocast) -> None:
-    """Batch norm's statistics from these batches alone, each with the same weight."""
-    norms = [unit.norm for unit in model.all_units.values() if unit.norm is not None]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the mean over all batches
-    model.train()
-    for images, _ in batches:
-        with autocast():
-            model(images)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-
-
-@torch.no_grad()
-def take_out(model: Network, dataset: data.Dataset, batches: int | None = None) -> tuple[Removal, Network, dict]:
-    """Remove the masked filters and compare both networks on the test images, in float32.
-
-    RemovalError if the outputs differ although every mask is on a unit's output; at the published placement they do.
-    """
-    removal = Removal(model)
-    smaller = removal.compact().eval()
-    model.eval()
-    largest = scale = torch.zeros(())
-    images_seen = same = 0
-    with without_tf32():
-        for number, (pixels, _) in enumerate(dataset.ordered(dataset.test, BATCH)):
-            if number == batches:
-                break
-            masked, compact = model(pixels), smaller(pixels)
-            # torch.maximum, unlike max, lets nothing that is not a number pass
-            largest = torch.maximum(largest, (masked - compact).abs().max().cpu())
-            scale = torch.maximum(scale, masked.abs().max().cpu())
-            same += int((masked.argmax(1) == compact.argmax(1)).sum())
-            images_seen += len(pixels)
-    largest, scale = float(largest), float(scale)
-    if removal.exact and not largest <= TOLERANCE * scale:
-        raise RemovalError(
-            f"removal changed the outputs by {largest:.2e} of {scale:.2e}: please report this; no file was written"
-        )
-    record = {"exact": removal.exact, "difference": largest, "largest_output": scale, "same": same, "images": images_seen}
-    return removal, smaller, record
 
 
 def timed(whole: Network, smaller: Network, image_size: int, device: str, check: Callable = lambda: None) -> list[dict]:

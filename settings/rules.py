@@ -4,7 +4,7 @@ import importlib.util
 import os
 from pathlib import Path
 
-from registry import CRITERIA, LEARNING_RATES, NETWORKS, PHASES, REGULARIZERS, SCHEDULES, SCOPES, parse_call
+from settings.registry import CRITERIA, LEARNING_RATES, NETWORKS, PHASES, REGULARIZERS, SCHEDULES, SCOPES, parse_call
 
 PRUNING_FLAGS = (
     *("prune_rate", "prune_imp", "prune_scope", "prune_phase", "prune_schedule", "prune_freq", "prune_until", "prune_gate"),

@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from deploy.latency import alternate
 from models import Network
-from storage import replace, unused
+from runs.storage import replace, unused
+from settings.errors import Failed
 
 LARGEST_DIFFERENCE = 1e-4
 # onnxruntime's blocked kernels want multiples of 16; filling up to them pays where it does not double the work, as
@@ -21,15 +22,11 @@ LARGEST_DIFFERENCE = 1e-4
 BLOCK, WORTH = 16, 2
 
 
-class ExportError(Exception):
-    """A file that would not be the same network, or that cannot be made."""
-
-
 def export(network: Network, path: str, images: torch.Tensor) -> dict:
     """Write the network, batch norm folded, to a .onnx or .pt2 file that takes any number of images (n, 3, h, w).
 
     The file's own runtime (onnxruntime; PyTorch) must give what PyTorch gives on `images`, relative to the largest
-    output, to within 1e-4: ExportError otherwise, and nothing is written. Returns the difference and the bytes.
+    output, to within 1e-4: Failed otherwise, and nothing is written. Returns the difference and the bytes.
     """
     images = images.detach().cpu().float().contiguous()
     folded = network.folded().cpu()
@@ -40,10 +37,10 @@ def export(network: Network, path: str, images: torch.Tensor) -> dict:
         try:
             got = write_onnx(network, draft, images) if draft.suffix == ".onnx" else _write_pt2(folded, draft, images)
         except (RuntimeError, TypeError, ValueError) as error:
-            raise ExportError(f"'{path}' cannot be made: {' '.join(str(error).split())[:200]}") from None
+            raise Failed(f"'{path}' cannot be made: {' '.join(str(error).split())[:200]}") from None
         difference = float((got - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
         if not difference <= LARGEST_DIFFERENCE:
-            raise ExportError(f"'{path}' would not be the same network: it differs by {difference:.1e} of the largest output")
+            raise Failed(f"'{path}' would not be the same network: it differs by {difference:.1e} of the largest output")
         content = draft.read_bytes()
     target = unused(Path(path))
     replace(target, content)

@@ -8,9 +8,7 @@ import warnings
 import zipfile
 from pathlib import Path
 
-
-class FileError(Exception):
-    """A file that cannot be used; the message is one line for the user."""
+from settings.errors import Refused
 
 
 def replace(path: Path, content, keep: Path | None = None) -> None:
@@ -57,7 +55,7 @@ def packed(state: dict):
 def read_tensors(path: Path, what: str, keys: set[str], newest: int) -> dict:
     """A torch file of tensors and plain values that has these keys, and a `format` up to `newest`.
 
-    FileError if it is missing, damaged, foreign, newer, or holds code; `what` is the word for it in messages.
+    Refused if it is missing, damaged, foreign, newer, or holds code; `what` is the word for it in messages.
     """
     import torch
 
@@ -65,20 +63,20 @@ def read_tensors(path: Path, what: str, keys: set[str], newest: int) -> dict:
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:
-                raise FileError(f"'{path}' is damaged")
+                raise Refused(f"'{path}' is damaged")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a foreign pickle is refused, not remarked on
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise FileError(f"no {what} at '{path}'") from None
+        raise Refused(f"no {what} at '{path}'") from None
     except pickle.UnpicklingError:
-        raise FileError(f"{foreign}: it holds something other than tensors and values") from None
+        raise Refused(f"{foreign}: it holds something other than tensors and values") from None
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError, zipfile.BadZipFile):
-        raise FileError(f"'{path}' is truncated or no {what}") from None
+        raise Refused(f"'{path}' is truncated or no {what}") from None
     if not isinstance(state, dict) or not isinstance(state.get("format"), int):
-        raise FileError(foreign)
+        raise Refused(foreign)
     if state["format"] > newest:
-        raise FileError(f"'{path}' has format {state['format']}, newer than this program's {newest}: update the program")
+        raise Refused(f"'{path}' has format {state['format']}, newer than this program's {newest}: update the program")
     if not keys <= state.keys():
-        raise FileError(foreign)
+        raise Refused(foreign)
     return state

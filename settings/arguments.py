@@ -3,13 +3,11 @@
 import argparse
 import json
 import math
-import os
 import re
-import sys
 from pathlib import Path
 
-from refusals import check_after, check_names, check_pairs, check_use, finds_counts
-from registry import (
+from settings.errors import Refused
+from settings.registry import (
     CRITERIA,
     LEARNING_RATES,
     NETWORKS,
@@ -22,6 +20,7 @@ from registry import (
     presets,
     suggest,
 )
+from settings.rules import check_after, check_names, check_pairs, check_use, finds_counts
 
 RAW_SCOPE = "global(normalise='none', floor=0)"
 # A recipe replaces defaults; flags that are typed win. It sets the method, never the engine.
@@ -89,15 +88,11 @@ ENGINE_FLAGS = (
 MAY_CHANGE = ("resume", "device", "threads", "compile", "quiet", "tensorboard", "data_dir", *AFTER_FLAGS)
 
 
-class RefusalError(Exception):
-    """A command that cannot be carried out; the message is one line for the user."""
-
-
 class _Parser(argparse.ArgumentParser):
     """argparse with one-line errors and the nearest flag for a misspelt one."""
 
     def error(self, message: str):
-        raise RefusalError(" ".join(message.split()))
+        raise Refused(" ".join(message.split()))
 
 
 class _Unset:
@@ -262,7 +257,7 @@ def build_parser() -> argparse.ArgumentParser:
 def parse(argv: list[str]) -> argparse.Namespace:
     """Resolved settings: defaults, then the recipe's, then what was typed, which `settings.typed` holds too.
 
-    RefusalError if they make no sense.
+    Refused if they make no sense.
     """
     parser = build_parser()
     flags = {action.dest: action for action in parser._actions if action.dest != "help"}
@@ -270,7 +265,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if unknown:
         known = [option for action in flags.values() for option in action.option_strings]
         word = unknown[0].split("=")[0]
-        raise RefusalError(f"unknown argument '{word}'" + (f": {suggest(word, known)}" if word.startswith("--") else ""))
+        raise Refused(f"unknown argument '{word}'" + (f": {suggest(word, known)}" if word.startswith("--") else ""))
     typed = {name: value for name, value in vars(typed).items() if value is not _Unset}
     defaults = {name: action.default for name, action in flags.items()}
     settings = argparse.Namespace(**defaults | RECIPES.get(typed.get("recipe"), {}) | _of_preset(typed) | typed)
@@ -286,7 +281,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
             check_pairs(settings, typed)
         check_after(settings, typed)
     except ValueError as error:
-        raise RefusalError(str(error)) from None
+        raise Refused(str(error)) from None
     if "resume" not in typed:
         _resolve(settings, typed)
     settings.finetune_lr = settings.finetune_lr or 0.01 * settings.lr
@@ -303,7 +298,7 @@ def _of_preset(typed: dict) -> dict:
 
 
 def _resumed(path: Path, typed: dict, defaults: dict) -> argparse.Namespace:
-    """The settings of an earlier run. RefusalError if there is none, or if what was typed contradicts it."""
+    """The settings of an earlier run. Refused if there is none, or if what was typed contradicts it."""
     folder = path if path.is_dir() else path.parent
     try:
         saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))["settings"]
@@ -311,11 +306,11 @@ def _resumed(path: Path, typed: dict, defaults: dict) -> argparse.Namespace:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         whole = False
     if not whole:
-        raise RefusalError(f"--resume: no run in '{folder}'")
+        raise Refused(f"--resume: no run in '{folder}'")
     for name, value in typed.items():
         later = name == "epochs" and value >= saved["epochs"]
         if name not in MAY_CHANGE and not later and value != saved.get(name):
-            raise RefusalError(f"--{name} {value} contradicts the run in '{folder}', which has {saved.get(name)}")
+            raise Refused(f"--{name} {value} contradicts the run in '{folder}', which has {saved.get(name)}")
     settings = argparse.Namespace(**defaults | saved | typed)
     settings.typed, settings.out_dir = saved["typed"], None
     return settings
@@ -337,20 +332,20 @@ def _resolve_pruning(settings, typed: dict) -> None:
 
 
 def _resolve(settings, typed: dict) -> None:
-    """Fill in what depends on other flags. RefusalError for a depth or shortcut that does not exist."""
+    """Fill in what depends on other flags. Refused for a depth or shortcut that does not exist."""
     _resolve_pruning(settings, typed)
     if settings.arch is None:
         settings.arch = f"resnet{settings.layers}"
         if settings.arch not in NETWORKS.entries:
             depths = sorted(int(name[6:]) for name in NETWORKS.entries if re.fullmatch(r"resnet\d+", name))
-            raise RefusalError(f"no ResNet has {settings.layers} layers here: choose from {', '.join(map(str, depths))}")
+            raise Refused(f"no ResNet has {settings.layers} layers here: choose from {', '.join(map(str, depths))}")
     if settings.odecay is None:
         name = parse_call(settings.reg)[0]
         settings.odecay = 0.0 if name == "none" else REGULARIZERS.constants(settings.reg)["ALPHA"].get(name, 1.0)
     if settings.shortcut is not None:
         name, options = parse_call(settings.arch)
         if "shortcut" not in NETWORKS.entries[name].options or "shortcut" in options:
-            raise RefusalError(f"--shortcut has no effect on {settings.arch}: it is for ResNet-20, 32, 44, 56 and 110")
+            raise Refused(f"--shortcut has no effect on {settings.arch}: it is for ResNet-20, 32, 44, 56 and 110")
         settings.arch = f"{name}({', '.join(f'{k}={v!r}' for k, v in {**options, 'shortcut': settings.shortcut}.items())})"
     target = settings.target_macs or settings.target_params
     if target is not None:
@@ -389,10 +384,3 @@ def typed_over(settings) -> list[str]:
 def quote(value) -> str:
     """A value as it is typed in a shell."""
     return f'"{value}"' if re.search(r"[^\w.]", str(value)) else str(value)
-
-
-def fail(message: str, status: int = 2):
-    """One line on stderr, then out; of several processes only the first one speaks."""
-    if os.environ.get("RANK", "0") == "0":
-        print(f"modeling.py: error: {message}", file=sys.stderr)
-    raise SystemExit(status)

@@ -1,0 +1,1 @@
+"""The gates of a unit: masks of 0 and 1 so far."""

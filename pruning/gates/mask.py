@@ -1,0 +1,53 @@
+"""Masks: buffers of 0 and 1 in a unit's gate slot, on its output or on its weight, with the gradient of the method.
+
+While a mask moves, the gradient is straight-through (Lin et al., 2020, arXiv 2006.07253): it is taken at the masked
+network and applied to the dense weights, W <- W - lr * g(m * W), so that what is cut keeps learning and may return.
+Once a mask is fixed (`straight_through = False`) it is a plain product.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+class _StraightThrough(torch.autograd.Function):
+    """mask * value forward, the identity backward."""
+
+    @staticmethod
+    def forward(ctx, value: Tensor, mask: Tensor) -> Tensor:
+        return value * mask
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return gradient, None
+
+
+class Mask(nn.Module):
+    """What every mask is: the buffer `mask`, and whether it still moves (`straight_through`)."""
+
+    def __init__(self, shape, device=None):
+        super().__init__()
+        self.register_buffer("mask", torch.ones(shape, device=device))
+        self.straight_through = False
+
+    @torch.no_grad()
+    def set(self, mask: Tensor) -> None:
+        """Put a mask in force, in place. ValueError for another shape or a value other than 0 and 1."""
+        if mask.shape != self.mask.shape:
+            raise ValueError(f"a mask of shape {tuple(self.mask.shape)} is needed, not {tuple(mask.shape)}")
+        if mask.dtype != torch.bool and not ((mask == 0) | (mask == 1)).all():
+            raise ValueError("a mask holds 0 and 1 only")
+        self.mask.copy_(mask)
+
+    def normalise(self, unit, x: Tensor) -> Tensor:
+        """Batch norm of a unit's product."""
+        return unit.norm(x)
+
+    @property
+    def _passes(self) -> bool:
+        """Whether a gradient is to pass as if nothing were masked."""
+        # in this order a captured evaluation does not depend on whether masks still move
+        return torch.is_grad_enabled() and self.straight_through
+
+    def _apply_to(self, value: Tensor, mask: Tensor) -> Tensor:
+        mask = mask.to(value.dtype)
+        return _StraightThrough.apply(value, mask) if self._passes else value * mask

@@ -1,0 +1,61 @@
+"""Run folders as they are read again."""
+
+import contextlib
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass
+class Run:
+    """One run folder: config.json, the rows of metrics.jsonl, and summary.json where the run has ended."""
+
+    name: str
+    config: dict
+    rows: list[dict]
+    summary: dict | None
+
+    @property
+    def label(self) -> str:
+        epochs = self.config["settings"]["epochs"] + self.config["settings"].get("finetune_epochs", 0)
+        return self.name if self.summary else f"{self.name} (unfinished: {len(self.rows)} of {epochs})"
+
+    @property
+    def pruned(self) -> bool:
+        return self.config["settings"]["prune_type"] != "none"
+
+    def share(self, what: str) -> float | None:
+        """The fraction of "filters", "parameters" or "macs" left, once the run has ended."""
+        return self.summary["left"][what] / self.summary["dense"][what] if self.summary else None
+
+
+def read_run(path: Path) -> Run | None:
+    """A run folder, or None where there is no readable one."""
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        if not {"epochs", "seed", "prune_type", "prune_rate"} <= config["settings"].keys():
+            return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    rows, summary = [], None
+    with contextlib.suppress(OSError, ValueError):  # the last line may be half written
+        for line in (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+            rows.append(json.loads(line))
+    with contextlib.suppress(OSError, ValueError):
+        summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+    return Run(path.resolve().name, config, rows, summary)
+
+
+def name_apart(runs: list[Run]) -> None:
+    """Two folders of the same name are numbered."""
+    seen = Counter()
+    for run in runs:
+        seen[run.name] += 1
+        if seen[run.name] > 1:
+            run.name = f"{run.name} ({seen[run.name]})"
+
+
+def best_row(rows: list[dict]) -> dict:
+    """The epoch with the best validation accuracy among those at the final rate: before, the network is another one."""
+    return max((row for row in rows if row.get("cut", 0) >= rows[-1].get("cut", 0)), key=lambda row: row["valid"]["top1"])

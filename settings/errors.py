@@ -1,0 +1,46 @@
+"""The three ways in which a command ends early, and the one guard that turns them into a line and an exit status."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class EndedEarly(Exception):
+    """A command that ends early. The message is one line for the user; `status` is the exit status."""
+
+    status = 1
+
+
+class Refused(EndedEarly):
+    """What was asked cannot be done: a wrong flag, data set or file. Nothing has begun; exit status 2."""
+
+    status = 2
+
+
+class Failed(EndedEarly):
+    """What was begun did not succeed, such as a diverged loss; exit status 1."""
+
+
+class Stopped(EndedEarly):
+    """The signal `number` asked the command to end; exit status 128 + number."""
+
+    def __init__(self, number: signal.Signals, message: str):
+        super().__init__(message)
+        self.number = number
+        self.status = 128 + number
+
+
+@contextmanager
+def guard(program: str) -> Iterator[None]:
+    """Ends the program with one line on stderr and the error's exit status; of several processes only the first one speaks.
+
+    What the system refuses (OSError) counts as Failed.
+    """
+    try:
+        yield
+    except (EndedEarly, OSError) as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{program}: error: {error}", file=sys.stderr)
+        raise SystemExit(getattr(error, "status", 1)) from None

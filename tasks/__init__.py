@@ -1,0 +1,1 @@
+"""What is learned: the data, the loss and the metric."""
