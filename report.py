@@ -1,8 +1,6 @@
 """Tables and figures from run folders: `python report.py result/*`. Reads files only; unfinished runs are marked, not dropped."""
 
 import argparse
-import csv
-import io
 import json
 import statistics
 import sys
@@ -10,6 +8,7 @@ from pathlib import Path
 
 from runs.figures import draw
 from runs.records import Run, best_row, name_apart, read_run
+from runs.tables import write_table
 from settings.arguments import ENGINE_FLAGS
 
 # settings that do not tell one row of the table from another; precision does
@@ -80,39 +79,6 @@ def layer_rows(runs: list[Run]) -> list[dict]:
                 row[run.name] = run.rows[-1]["kept_filters"][name]
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     return [{column: row.get(column, "-") for column in columns} for row in rows.values()]
-
-
-def cell(value) -> str:
-    """A table cell: a mean, with the spread over seeds where there are several."""
-    if isinstance(value, list):
-        if not value:
-            return "-"
-        mean = statistics.mean(value)
-        if len(value) > 1:
-            return f"{number(mean)} ± {statistics.stdev(value):.2f}"
-        value = mean
-    return value if isinstance(value, str) else number(value)
-
-
-def number(value: float) -> str:
-    if isinstance(value, int) or (value == int(value) and abs(value) >= 1000):
-        return f"{int(value):,}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.2f}"
-
-
-def write_table(rows: list[dict], style: str) -> str:
-    """The table as "markdown" (means and spreads), "csv" or "json" (every value)."""
-    if style == "json":
-        return json.dumps(rows, indent=1)
-    if style == "csv":
-        lines = [["; ".join(map(str, v)) if isinstance(v, list) else str(v) for v in row.values()] for row in rows]
-        out = io.StringIO()
-        csv.writer(out, lineterminator="\n").writerows([list(rows[0]), *lines])
-        return out.getvalue().rstrip("\n")
-    head = list(rows[0])
-    lines = [head, ["---"] * len(head)]
-    lines += [[f"`{value}`" if name == "command" else cell(value) for name, value in row.items()] for row in rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def main(argv: list[str]) -> int:

@@ -11,6 +11,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from runs.tables import write_table
 from settings.arguments import parse
 from settings.errors import Refused, guard
 from settings.rules import finds_counts
@@ -98,7 +99,6 @@ def read(argv: list[str]):
 def main(argv: list[str]) -> None:
     options, settings = read(argv)
 
-    import report
     from training.experiment import start
 
     run = start(settings)
@@ -118,7 +118,7 @@ def main(argv: list[str]) -> None:
         for name, points in lost.items()
     ]
     print(f"Accuracy {whole:.2f} % with all filters; below, with so many of one layer's filters cut, no training:\n")
-    print(report.write_table(rows, "markdown"), flush=True)
+    print(write_table(rows, "markdown"), flush=True)
     if options.plot:
         draw(rates, whole, lost, options.plot)
 

@@ -14,13 +14,13 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from tqdm import tqdm
 
-import report
 from modeling import train_epoch
 from pruning import accounting
 from pruning.removal import Removal
+from runs.figures import COLOURS
+from runs.tables import write_table
 from settings.arguments import parse
 from settings.registry import CRITERIA
 from training.experiment import start
@@ -112,7 +112,7 @@ def draw(rows: list[dict], path: Path) -> None:
     rows = sorted(rows, key=lambda row: row["held out, tuned %"])
     figure, axes = pyplot.subplots(figsize=(8, 1 + 0.28 * len(rows)), layout="constrained")
     names = [row["criterion"] for row in rows]
-    for what, colour, marker in (("held out, cut %", report.COLOURS[4], "s"), ("held out, tuned %", report.COLOURS[0], "o")):
+    for what, colour, marker in (("held out, cut %", COLOURS[4], "s"), ("held out, tuned %", COLOURS[0], "o")):
         axes.plot(
             [row[what] for row in rows], names, color=colour, marker=marker, linestyle="none", label=what.removesuffix(" %")
         )
@@ -157,7 +157,7 @@ def main(argv: list[str]) -> None:
     for criterion in options.criteria:
         rows.append(row(options, argv, criterion))
         print(f"{criterion}: {rows[-1]}", file=sys.stderr, flush=True)
-    print(report.write_table(rows, "markdown"))
+    print(write_table(rows, "markdown"))
     if options.plot:
         draw(rows, options.plot)
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import report
 from pruning.context import Context, lift
+from runs.tables import write_table
 from settings.arguments import parse
 from settings.registry import CRITERIA
 from training.experiment import start
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
             row |= {f"{count} images, Spearman": f"{found[0]:.3f}", f"{count}, agreed": f"{found[1]:.3f}"}
         rows.append(row)
         print(row, file=sys.stderr, flush=True)
-    print(report.write_table(rows, "markdown"))
+    print(write_table(rows, "markdown"))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import report  # noqa: E402
+from runs.figures import published_sparsity
+from runs.records import Run, read_run  # noqa: E402
+from runs.tables import write_table  # noqa: E402
 from settings.arguments import parse  # noqa: E402
 from settings.errors import Refused  # noqa: E402
 
@@ -276,12 +279,12 @@ class Table:
         """The table from the run folders, published numbers beside ours, one line for the seeds of a row."""
         lines = []
         for line in dict.fromkeys(row.line for row in self.rows):
-            runs = [report.read_run(self.out / row.name) for row in self.rows if row.line == line]
+            runs = [read_run(self.out / row.name) for row in self.rows if row.line == line]
             for group in report.groups([run for run in runs if run and run.rows]):
                 lines.append(self.table_line(line, group))
-        return NOTE + report.write_table(lines, "markdown") + "\n" if lines else ""
+        return NOTE + write_table(lines, "markdown") + "\n" if lines else ""
 
-    def table_line(self, line: str, runs: list[report.Run]) -> dict:
+    def table_line(self, line: str, runs: list[Run]) -> dict:
         made, config = report.table_row(runs), runs[0].config
         accuracy, sparsity = PUBLISHED.get(line, ("-", "-"))
         seeds = ", ".join(str(run.config["settings"]["seed"]) for run in runs)
@@ -295,7 +298,7 @@ class Table:
             "validation best %": made["accuracy best %"],
             "validated on": "held-out tenth" if config["settings"]["val_size"] else "test set",
             "test accuracy, last epoch %": made["test accuracy %"],
-            "sparsity %": [report.published_sparsity(run.rows[-1]) for run in runs if "num_zero" in run.rows[-1]],
+            "sparsity %": [published_sparsity(run.rows[-1]) for run in runs if "num_zero" in run.rows[-1]],
             "parameters left %": made["parameters left %"],
             "MACs left %": made["MACs left %"],
             "seconds": made["seconds"],

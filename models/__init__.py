@@ -1,9 +1,9 @@
 """Networks by name. A new one is a public function in a file of this folder; this file is never edited for it."""
 
-from models import Card, Network, Unit, save
-from models.files import load
+from models.files import Card, load, save
 from models.joint import Joint
-from models.network import Link
+from models.layers import Unit
+from models.network import Link, Network
 from settings.registry import NETWORKS
 
 

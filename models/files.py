@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from models import Network
+from models.network import Network
 from runs.storage import packed, read_tensors, replace
 from settings.errors import Refused
 from settings.registry import NETWORKS

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import Unit
+from models.layers import Unit
 
 
 class Joint(nn.Module):

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from models import Unit
 from models.joint import Joint
+from models.layers import Unit
 
 
 @dataclass(frozen=True)

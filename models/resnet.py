@@ -2,9 +2,9 @@
 
 from torch import Tensor, nn
 
-from models import Network, Unit
 from models.joint import Joint
-from models.layers import conv_unit, initialise
+from models.layers import Unit, conv_unit, initialise
+from models.network import Network
 
 
 class _Basic(nn.Module):

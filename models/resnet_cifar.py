@@ -4,9 +4,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from models import Network, Unit
 from models.joint import Joint, subsample
-from models.layers import conv_unit, initialise
+from models.layers import Unit, conv_unit, initialise
+from models.network import Network
 
 
 class _Block(nn.Module):

@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from models import Network, Unit
-from models.layers import conv_unit, initialise
+from models.layers import Unit, conv_unit, initialise
+from models.network import Network
 
 _WIDTHS = (64, 128, 256, 512, 512)
 

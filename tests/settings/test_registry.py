@@ -80,6 +80,6 @@ def test_two_files_may_not_define_the_same_name(tmp_path):
 
 
 def test_the_chosen_function_has_its_options_bound():
-    step = Registry("schedule", "learning_rate.py").get("step(drops=(0.5,), factor=0.5)")
+    step = Registry("schedule", "training/learning_rates.py").get("step(drops=(0.5,), factor=0.5)")
     assert [step(p) for p in (0.0, 0.49, 0.5, 1.0)] == [1.0, 1.0, 0.5, 0.5]
     assert step.__name__ == "step"

@@ -8,14 +8,16 @@ import torch
 from PIL import Image
 
 from settings.errors import Refused
-from tasks import images as data
+from tasks import classification
 from tasks.images import Dataset, Images, hold_out
 
-CIFAR = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10"
+CIFAR = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"
 
 
 def digits(**options):
-    return data.load("digits", "", **{"val_size": 0.1, "normalise": "dataset", "image_size": 32, "device": "cpu", **options})
+    return classification.load(
+        "digits", "", **{"val_size": 0.1, "normalise": "dataset", "image_size": 32, "device": "cpu", **options}
+    )
 
 
 def numbered(count=24, size=16, **options):
@@ -131,18 +133,20 @@ def write_folder(root, classes=("cat", "dog"), test_classes=None, count=6):
 
 
 def test_a_folder_of_images(tmp_path):
-    dataset = data.load("folder", str(write_folder(tmp_path)), val_size=0.34, normalise="dataset", image_size=16, device="cpu")
+    dataset = classification.load(
+        "folder", str(write_folder(tmp_path)), val_size=0.34, normalise="dataset", image_size=16, device="cpu"
+    )
     assert dataset.classes == ["cat", "dog"]
     assert (len(dataset.train), len(dataset.valid), len(dataset.test)) == (8, 4, 12)
     assert dataset.image_size == 16
     assert dataset.test.pixels[6, 8, 8].tolist() == [40, 100, 200]
     assert dataset.test.labels.tolist() == [0] * 6 + [1] * 6
-    assert data.class_count("folder", str(tmp_path)) == 2
+    assert classification.class_count("folder", str(tmp_path)) == 2
 
 
 def test_a_folder_that_is_not_usable_is_refused(tmp_path):
     def load(path):
-        return data.load("folder", str(path), val_size=0.1, normalise="dataset", image_size=16, device="cpu")
+        return classification.load("folder", str(path), val_size=0.1, normalise="dataset", image_size=16, device="cpu")
 
     with pytest.raises(Refused, match="no folder"):
         load(tmp_path / "nowhere")
@@ -164,7 +168,7 @@ def test_a_folder_that_is_not_usable_is_refused(tmp_path):
 def test_images_of_16_bits_a_pixel_keep_their_range(tmp_path):
     root = write_folder(tmp_path)
     Image.fromarray(np.full((16, 16), 0x8000, dtype=np.uint16)).save(root / "test" / "cat" / "0.png")
-    dataset = data.load("folder", str(root), val_size=0, normalise="dataset", image_size=16, device="cpu")
+    dataset = classification.load("folder", str(root), val_size=0, normalise="dataset", image_size=16, device="cpu")
     assert dataset.test.pixels[0, 3, 3].tolist() == [0x80] * 3
 
 
@@ -176,7 +180,7 @@ def test_a_missing_data_set_says_where_it_looked(tmp_path, monkeypatch):
 
     monkeypatch.setattr(cifar, "download_and_extract_archive", no_network)
     with pytest.raises(Refused) as caught:
-        data.load("cifar10", str(tmp_path / "data"), val_size=0.1, normalise="dataset", image_size=32, device="cpu")
+        classification.load("cifar10", str(tmp_path / "data"), val_size=0.1, normalise="dataset", image_size=32, device="cpu")
     message = str(caught.value)
     assert str(tmp_path / "data") in message
     assert "digits" in message
@@ -198,7 +202,7 @@ def cifar(tmp_path_factory):
 
 
 def test_real_cifar10(cifar, capsys):
-    dataset = data.load("cifar10", str(cifar), val_size=0.1, normalise="dataset", image_size=32, device="cpu")
+    dataset = classification.load("cifar10", str(cifar), val_size=0.1, normalise="dataset", image_size=32, device="cpu")
     assert (len(dataset.train), len(dataset.valid), len(dataset.test)) == (45_000, 5_000, 10_000)
     assert torch.bincount(dataset.valid.labels).tolist() == [500] * 10
     assert dataset.classes[3] == "cat"

@@ -17,11 +17,11 @@ import torch
 from conftest import TINY, run_program
 
 import modeling
-import runs
+from runs import folder as run_folder
 from settings.arguments import parse
 from settings.errors import Refused
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RUN = [*TINY, "--epochs", "4", "--deterministic"]
 KINDS = {
     "dense": [],
@@ -221,7 +221,7 @@ def test_a_checkpoint_is_synced_before_it_gets_its_name(tmp_path, monkeypatch):
     sync, rename = os.fsync, Path.replace
     monkeypatch.setattr(os, "fsync", lambda file: order.append("sync") or sync(file))
     monkeypatch.setattr(Path, "replace", lambda path, target: order.append(path.name) or rename(path, target))
-    with runs.Folder.create(str(tmp_path / "run"), "") as folder:
+    with run_folder.Folder.create(str(tmp_path / "run"), "") as folder:
         folder.save({})
         folder.save({})
     assert order == ["sync", "checkpoint.pt.new", "sync", "sync", "checkpoint.pt", "checkpoint.pt.new", "sync"]
@@ -331,7 +331,7 @@ def stop_at_once(run, epoch, bar):
 
 def test_two_processes_do_not_write_to_one_folder(structured):
     folder, _, _ = structured
-    with runs.Folder.resume(folder):
+    with run_folder.Folder.resume(folder):
         process = start("--resume", "run", cwd=folder.parent)
         _, err = process.communicate()
     assert (process.returncode, err) == (2, "modeling.py: error: another process is writing to 'run'\n")
@@ -362,7 +362,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run_it(tmp_pat
     else:
         Path("bad.pt").write_bytes(pickle.dumps(Trap()))
     with pytest.raises(Refused, match=r"other than tensors|no checkpoint"):
-        runs.load_checkpoint(Path("bad.pt"))
+        run_folder.load_checkpoint(Path("bad.pt"))
     assert not Path("trapped").exists()
 
 
@@ -370,7 +370,7 @@ def test_checkpoints_of_others_are_refused(tmp_path):
     def refused(content):
         torch.save(content, tmp_path / "c.pt")
         with pytest.raises(Refused) as caught:
-            runs.load_checkpoint(tmp_path / "c.pt")
+            run_folder.load_checkpoint(tmp_path / "c.pt")
         return str(caught.value)
 
     assert "format 99, newer than this program's 1" in refused({"format": 99})
@@ -380,7 +380,7 @@ def test_checkpoints_of_others_are_refused(tmp_path):
     (tmp_path / "empty.pt").touch()
     for name in ("empty.pt", "absent.pt"):
         with pytest.raises(Refused):
-            runs.load_checkpoint(tmp_path / name)
+            run_folder.load_checkpoint(tmp_path / name)
 
 
 def test_another_networks_checkpoint_is_refused(structured):

@@ -17,16 +17,16 @@ from conftest import TINY, TINY_DATA, run_program
 
 import modeling
 import models
-from deploy import conclude
 from models.layers import initialise
 from models.numerics import without_tf32
 from pruning import Pruner
 from regularizers import reg_cov
 from settings.arguments import parse
 from settings.errors import Refused
+from training import actions
 from training.engine import compiled
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PRUNED = ["--prune_type", "structured", "--prune_rate", "0.6", "--reg", "reg_cov"]
 
 
@@ -117,7 +117,7 @@ def test_scores_and_the_check_of_removal_are_without_tf32(tf32):
     run.model.stem.register_forward_hook(lambda *_: seen.append(tf32()))
     run.pruner.update(0.6)
     scored = len(seen)
-    conclude.take_out(run.model, run.dataset)
+    actions.take_out(run.model, run.dataset)
     assert 0 < scored < len(seen)
     assert all(each == [False, False] for each in seen)
     with contextlib.suppress(KeyError), without_tf32():

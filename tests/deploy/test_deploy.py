@@ -13,13 +13,14 @@ from PIL import Image
 
 import modeling
 import models
-from deploy import conclude, latency
+from deploy import latency, measure
 from deploy.forms.onnx import export
 from pruning import OutputGate, Pruner
 from pruning.removal import Removal
-from settings.errors import Refused
+from settings.errors import Failed, Refused
+from training import actions
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PRUNED = ["--prune_type", "structured", "--prune_rate", "0.6"]
 IMAGES = Path(TINY_DATA[3]) / "test"
 RUN = [*TINY, "--deterministic", "--quiet", *PRUNED]
@@ -59,7 +60,7 @@ def card(**changes):
 @pytest.fixture
 def untimed(monkeypatch):
     """Without the measurements, which other tests look at."""
-    monkeypatch.setattr(conclude, "timed", lambda *_: [])
+    monkeypatch.setattr(measure, "timed", lambda *_: [])
 
 
 def line(lines, start):
@@ -186,7 +187,7 @@ def test_what_fails_after_training_takes_nothing_with_it(call, monkeypatch, unti
         raise export.Failed("'m.pt2' cannot be made: for a test")
 
     with monkeypatch.context() as patch:
-        patch.setattr(conclude, "export", fails)
+        patch.setattr(measure, "export", fails)
         with pytest.raises(export.Failed):
             call(*RUN, "--compact", "--out_dir", "run", "--export", "m.pt2")
     assert json.loads(Path("run/summary.json").read_text())["exports"] == []
@@ -226,13 +227,13 @@ def test_outputs_that_are_no_numbers_are_not_called_the_same():
     dataset = type("Two", (), {"test": None, "ordered": lambda *_: [(pixels, None)]})()
     whole = models.build("resnet20", classes=3)
     torch.nn.init.constant_(whole.classifier.layer.weight, float("nan"))
-    with pytest.raises(conclude.Failed, match="nan"):
-        conclude.take_out(whole, dataset)
+    with pytest.raises(Failed, match="nan"):
+        actions.take_out(whole, dataset)
 
 
 def test_removal_that_changes_outputs_is_an_error_and_saves_nothing(call, monkeypatch):
-    monkeypatch.setattr(conclude, "TOLERANCE", -1.0)
-    with pytest.raises(conclude.Failed, match="no file was written"):
+    monkeypatch.setattr(actions, "TOLERANCE", -1.0)
+    with pytest.raises(Failed, match="no file was written"):
         call(*RUN, "--compact", "--out_dir", "run")
     assert not Path("run/model.pt").exists()
 
@@ -434,7 +435,7 @@ def test_recalibration_measures_the_batches_alone():
     for unit in network.units.values():
         torch.nn.init.constant_(unit.norm.running_mean, 7.0)
     batches = [(torch.randn(8, 3, 16, 16) * scale, None) for scale in (1, 3)]
-    conclude.recalibrate(network, batches, torch.no_grad)
+    actions.recalibrate(network, batches, torch.no_grad)
     with torch.no_grad():
         products = [network.stem.multiply(x, network.stem.weight) for x, _ in batches]
     wanted = sum(product.mean((0, 2, 3)) for product in products) / 2

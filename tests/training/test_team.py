@@ -15,7 +15,7 @@ from settings.arguments import parse
 from tasks.images import Dataset, Images
 from training.team import Team
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 FLAGS = [*TINY, "--prune_type", "structured", "--prune_rate", "0.6", "--reg", "reg_cov", "--amp", "off", "--threads", "1"]
 
 # each process writes what it has: the first step's loss and gradients, then the state after two epochs

@@ -13,7 +13,7 @@ import torchvision.datasets.cifar
 from conftest import TINY, TINY_DATA
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 STRUCTURED = ["--prune_type", "structured"]
 
 
