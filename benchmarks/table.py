@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import report  # noqa: E402
-from runs.figures import published_sparsity
+from runs.figures import published_sparsity  # noqa: E402
 from runs.records import Run, read_run  # noqa: E402
 from runs.tables import write_table  # noqa: E402
 from settings.arguments import parse  # noqa: E402

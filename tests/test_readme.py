@@ -168,7 +168,7 @@ def test_run_sh_quick(checkout):
 
 
 def test_run_sh_test_runs_the_tests(checkout):
-    done = run_sh(checkout, "test", "--maxprocesses", "1", "tests/test_registry.py")
+    done = run_sh(checkout, "test", "--maxprocesses", "1", "tests/settings/test_registry.py")
     assert done.returncode == 0, done.stdout
     assert re.search(r"\d+ passed", done.stdout)
 

@@ -14,7 +14,7 @@ from PIL import Image
 import modeling
 import models
 from deploy import latency, measure
-from deploy.forms.onnx import export
+from deploy.forms import onnx as export
 from pruning import OutputGate, Pruner
 from pruning.removal import Removal
 from settings.errors import Failed, Refused
@@ -184,11 +184,11 @@ def test_the_published_placement_is_not_called_exact_and_empty_layers_go_all_the
 
 def test_what_fails_after_training_takes_nothing_with_it(call, monkeypatch, untimed):
     def fails(*_):
-        raise export.Failed("'m.pt2' cannot be made: for a test")
+        raise Failed("'m.pt2' cannot be made: for a test")
 
     with monkeypatch.context() as patch:
         patch.setattr(measure, "export", fails)
-        with pytest.raises(export.Failed):
+        with pytest.raises(Failed):
             call(*RUN, "--compact", "--out_dir", "run", "--export", "m.pt2")
     assert json.loads(Path("run/summary.json").read_text())["exports"] == []
     assert Path("run/model.pt").is_file()
@@ -393,7 +393,7 @@ class TestExport:
 
     def test_a_file_that_differs_is_not_kept(self, tmp_path, monkeypatch):
         monkeypatch.setattr(export, "LARGEST_DIFFERENCE", -1.0)
-        with pytest.raises(export.Failed, match="would not be the same network"):
+        with pytest.raises(Failed, match="would not be the same network"):
             export.export(smaller_network(), str(tmp_path / "m.pt2"), torch.randn(2, 3, 32, 32))
         assert list(tmp_path.iterdir()) == []
 
