@@ -254,7 +254,63 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
+# the sections of the settings, and the flags of each
+SECTIONS = {
+    "run": ("recipe", "procedure", "seed", "out_dir", "resume", "tensorboard", "quiet", "dry_run"),
+    "network": ("layers", "arch", "scratch", "init", "shortcut"),
+    "data": ("dataset", "data_dir", "image_size", "channels", "val_size", "augment", "normalise"),
+    "pruning": (
+        *("prune_type", "prune_rate", "prune_imp", "prune_scope", "prune_phase", "rounds", "preset", "prune_schedule"),
+        *("prune_freq", "prune_until", "prune_gate", "score_batches", "target_macs", "target_params", "round_to", "residual"),
+    ),
+    "training": (
+        *("reg", "odecay", "epochs", "batch_size", "lr", "momentum", "weight_decay", "optimizer", "lr_schedule", "warmup_epochs"),
+    ),
+    "ending": ("compact", "recalibrate", "finetune_epochs", "finetune_lr", "export"),
+    "use": ("evaluate", "predict"),
+    "engine": ("device", "amp", "compile", "threads", "deterministic"),
+}
+
+
+class Section:
+    """The values of some flags, by name. They are read, never assigned."""
+
+    def __init__(self, values: dict):
+        self.__dict__.update(values)
+
+    def __setattr__(self, name: str, value) -> None:
+        raise AttributeError(f"settings are resolved once: {name} cannot be assigned")
+
+    def __repr__(self) -> str:
+        return f"Section({self.__dict__})"
+
+
+class Settings(Section):
+    """Every flag's value, resolved once and frozen, in sections such as `settings.data.val_size`.
+
+    `typed` holds what was typed, by flag; `flat` holds all values by flag, as config.json keeps them.
+    """
+
+    def __init__(self, values: dict, typed: dict):
+        sections = {
+            section: Section({name: values[name] for name in names if name in values}) for section, names in SECTIONS.items()
+        }
+        super().__init__({**sections, "flat": dict(values), "typed": dict(typed)})
+
+    def __getattr__(self, name: str):
+        try:
+            return self.__dict__["flat"][name]
+        except KeyError:
+            raise AttributeError(f"there is no setting '{name}'") from None
+
+    def replace(self, **changes) -> "Settings":
+        """The same settings but for these values, named by flag."""
+        if unknown := changes.keys() - self.flat.keys():
+            raise AttributeError(f"there is no setting '{min(unknown)}'")
+        return Settings({**self.flat, **changes}, self.typed)
+
+
+def parse(argv: list[str]) -> Settings:
     """Resolved settings: defaults, then the recipe's, then what was typed, which `settings.typed` holds too.
 
     Refused if they make no sense.
@@ -273,7 +329,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     try:
         if "evaluate" in typed or "predict" in typed:
             check_use(settings, typed)
-            return settings
+            return _frozen(settings)
         if "resume" in typed:
             settings = _resumed(Path(typed["resume"]), typed, defaults)
         else:
@@ -285,7 +341,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if "resume" not in typed:
         _resolve(settings, typed)
     settings.finetune_lr = settings.finetune_lr or 0.01 * settings.lr
-    return settings
+    return _frozen(settings)
+
+
+def _frozen(settings: argparse.Namespace) -> Settings:
+    values = vars(settings)
+    return Settings({name: value for name, value in values.items() if name != "typed"}, values["typed"])
 
 
 def _of_preset(typed: dict) -> dict:
@@ -373,7 +434,7 @@ def departures(settings) -> list[str]:
 
 def method(settings) -> dict:
     """The settings that say what is computed, but for the number of epochs, which may grow."""
-    return {name: value for name, value in vars(settings).items() if name not in (*ENGINE_FLAGS, *AFTER_FLAGS, "typed", "epochs")}
+    return {name: value for name, value in settings.flat.items() if name not in (*ENGINE_FLAGS, *AFTER_FLAGS, "epochs")}
 
 
 def typed_over(settings) -> list[str]:

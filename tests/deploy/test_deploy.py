@@ -300,7 +300,7 @@ def test_a_file_is_tested_on_another_data_set_by_class_names(call, tmp_path):
                 right += int(network((pixels - 127) / 60).argmax()) == place
     assert line(out, "test accuracy").startswith(f"result test accuracy: {100 * right / 24:.2f}, loss ")
     models.save("other.pt", network, card())
-    with pytest.raises(SystemExit):
+    with pytest.raises(Refused, match="knows no class"):
         call("--evaluate", "other.pt", *TINY_DATA[:4])
 
 
