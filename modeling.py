@@ -45,10 +45,8 @@ def losses(run: Experiment, inputs, targets):
     with run.engine.autocast():
         outputs = run.network(inputs)
     terms = run.task.losses(outputs, targets)
-    if run.penalty is not None:
-        terms[run.penalty.__name__] = run.settings.training.odecay * run.penalty(run.model)
-    for gate in run.learned_gates:
-        terms["gates"] = terms.get("gates", 0.0) + gate.penalty()
+    for name, penalty in run.penalties.items():
+        terms[name] = penalty(run.model)
     return outputs, terms
 
 
@@ -205,14 +203,10 @@ def main(settings) -> None:
                 say_all(*closing_lines(result, settings, task))
             return
         state = team.share(folder.state if folder else None)
-        run = start(settings, engine=engine, stop=stop, team=team)
-        if state:
-            run.restore(state)
-        else:
-            run.enter(0)
-            if not settings.run.dry_run and team.leads:
-                folder = held.enter_context(Folder.create(settings.run.out_dir, run_name(run.settings)))
-                folder.save(run.state())
+        run = start(settings, engine=engine, stop=stop, team=team, state=state)
+        if state is None and not settings.run.dry_run and team.leads:
+            folder = held.enter_context(Folder.create(settings.run.out_dir, run_name(run.settings)))
+            folder.save(run.state())
         carry_out(run, folder, state["rows"] if state else [])
 
 

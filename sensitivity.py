@@ -102,7 +102,6 @@ def main(argv: list[str]) -> None:
     from training.experiment import start
 
     run = start(settings)
-    run.enter(0)
     rates = sorted({*options.rates})
     whole, lost = scan(run, rates, options.images)
     if options.out:

@@ -64,9 +64,13 @@ class Experiment:
             with engine.autocast():
                 return model(inputs)
 
+        def forward(inputs, targets):
+            return self.loss(self, inputs, targets)
+
         alone = self.team.size == 1
         self.predict = engine.compiled(predict, alone)
-        self.losses = engine.compiled(partial(self.loss, self), alone) if self.loss else None
+        self.losses = engine.compiled(forward, alone)
+        self.captured = not (engine.compile and self.loss)
 
     @property
     def now(self) -> Stage:
@@ -103,11 +107,15 @@ class Experiment:
         self.stage = number
         for action in self.now.enter:
             self.results |= ACTIONS.get(action)(self)
-        if self.pruner is not None and self.now.epochs:
-            self._begin_pruning()
+        self._begin_stage(begun=number > 0)
 
-    def _begin_pruning(self) -> None:
-        """Tell the pruner how long the stage is. Refused if no mask would ever be made in it."""
+    def _begin_stage(self, begun: bool) -> None:
+        """Capture the passes, and tell the pruner how long the stage is. Refused if no mask would ever be made in it."""
+        if not self.captured:
+            self.captured = True
+            try_capture(self, begun, trains=self.now.epochs > 0)
+        if self.pruner is None or not self.now.epochs:
+            return
         sample = partial(self.task.sample, self.settings.pruning.score_batches)
         try:
             self.pruner.begin(self.now.epochs, self.steps, sample, self.task)
@@ -119,8 +127,6 @@ class Experiment:
         self.model, self.pruner = network, None
         self.optimizer = build_optimizer(network, self.settings.training, self.engine.device)
         self.capture()
-        if self.engine.compile:
-            try_capture(self, begun=True, trains=self.now.epochs > 0)
 
     def state(self) -> dict:
         """All that the next epoch depends on, as tensors and plain values. The data's order depends on the epoch alone."""
@@ -158,8 +164,7 @@ class Experiment:
             self.optimizer.load_state_dict(state["optimizer"])
         except (KeyError, RuntimeError, ValueError) as error:
             raise Refused(f"the checkpoint is another network's: {' '.join(str(error).split())[:200]}") from None
-        if self.pruner is not None and self.now.epochs:
-            self._begin_pruning()
+        self._begin_stage(begun=True)
         torch.set_rng_state(state["random"][0])
         if self.engine.device == "cuda" and len(state["random"]) == 1 + torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["random"][1:])
@@ -177,8 +182,12 @@ def start(
     engine: Engine | None = None,
     stop: Stop | None = None,
     team: Team | None = None,
+    state: dict | None = None,
 ) -> Experiment:
-    """Build everything, the data last: what cannot work is refused before it is read."""
+    """Build everything, the data last, and enter the first stage, or the one of a checkpoint's `state`.
+
+    What cannot work is refused before the data is read.
+    """
     engine, team, stop = engine or Engine.choose(settings.engine), team or Team(), stop or Stop()
     engine.seed(settings.run.seed)
     settings, tensors = begin_with(settings)
@@ -214,6 +223,8 @@ def start(
         steps=steps,
         loss=loss,
     )
-    if engine.compile and loss:
-        try_capture(run, begun=bool(settings.run.resume))
+    if state:
+        run.restore(state)
+    else:
+        run.enter(0)
     return run
