@@ -54,14 +54,14 @@ class Experiment:
 
     def capture(self) -> None:
         """Make `forward` and `predict` from the model as it is now."""
-        model, penalty, alpha = self.model, self.penalty, self.settings.odecay
+        model, penalty = self.model, self.penalty
         trained = self.team.wrap(model)
 
         def forward(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
             with self.autocast():
                 logits = trained(images)
             loss = F.cross_entropy(logits.float(), labels)
-            return logits, loss, None if penalty is None else alpha * penalty(model)
+            return logits, loss, None if penalty is None else penalty(model)
 
         def predict(images: Tensor) -> Tensor:
             with self.autocast():
@@ -195,12 +195,14 @@ def start(settings, stop: Stop | None = None, team: Team | None = None, shapes: 
             pruner.begin(settings.epochs, steps, sample)
         except ValueError as error:
             raise Refused(f"{flags}: {error}") from None
+    penalised = settings.reg != "none" and REGULARIZERS.entry(settings.reg).kind != "proximal"
+    penalty = REGULARIZERS.get(settings.reg, weight=settings.odecay) if penalised else None
     run = Experiment(
         settings,
         dataset,
         model,
         pruner,
-        penalty=None if settings.reg == "none" else REGULARIZERS.get(settings.reg),
+        penalty=penalty,
         optimizer=build_optimizer(model, settings),
         learning_rate=LEARNING_RATES.get(settings.lr_schedule),
         autocast=autocast(settings),
