@@ -4,8 +4,9 @@ import signal
 import sys
 import time
 
-from settings.arguments import departures, method, parse, typed_over
+from settings.arguments import method, parse, typed_over
 from settings.errors import Failed, Stopped, guard
+from settings.recipes import departures
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # while torch is being imported, Ctrl-C just ends the program
