@@ -76,18 +76,25 @@ def parse(argv: list[str]) -> Settings:
     Refused if they make no sense.
     """
     try:
-        typed = read(argv)
-        if "resume" in typed:
-            return _resumed(Path(typed["resume"]), typed)
-        asked = Settings(defaults() | RECIPES.get(typed.get("recipe"), {}) | _of_preset(typed) | typed, typed)
-        uses = "evaluate" in typed or "predict" in typed
-        _refuse(broken(asked, "use" if uses else "new", "ending"))
-        return asked if uses else resolved(asked)
-    except ValueError as error:
+        settings = asked(argv)
+    except ValueError as error:  # a file of a registry says what it must not
         raise Refused(str(error)) from None
+    if settings.use.evaluate or settings.use.predict:
+        _refuse(broken(settings, "use", "ending"))
+        return settings
+    if settings.run.resume:
+        return _resumed(Path(settings.run.resume), settings.typed)
+    _refuse(broken(settings, "new", "ending"))
+    return resolved(settings)
 
 
-def read(argv: list[str]) -> dict:
+def asked(argv: list[str]) -> Settings:
+    """What was typed, over the recipe's and the other defaults; nothing is checked or resolved. Refused as by `typed_flags`."""
+    typed = typed_flags(argv)
+    return Settings(defaults() | RECIPES.get(typed.get("recipe"), {}) | _of_preset(typed) | typed, typed)
+
+
+def typed_flags(argv: list[str]) -> dict:
     """What was typed, by flag. Refused for a flag that does not exist, or a value that it cannot have."""
     parser, nothing = build_parser(), object()
     values, unknown = parser.parse_known_args(argv, argparse.Namespace(**dict.fromkeys(FLAGS, nothing)))
