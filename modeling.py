@@ -4,8 +4,9 @@ import signal
 import sys
 import time
 
-from settings.arguments import departures, parse, typed_over
+from settings.arguments import parse, typed_over
 from settings.errors import Failed, Stopped, guard
+from settings.recipes import departures
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # while torch is being imported, Ctrl-C just ends the program
@@ -56,6 +57,8 @@ def train_step(run: Experiment, inputs, targets):
     outputs, terms = run.losses(inputs, targets)
     sum(terms.values()).backward()
     run.optimizer.step()
+    if run.proximal is not None:
+        run.proximal(run.model, run.optimizer.param_groups[0]["lr"])
     return outputs, terms
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from runs.tables import write_table
 from settings.arguments import parse
+from settings.effects import finds_counts
 from settings.errors import Refused, guard
-from settings.rules import finds_counts
 
 RATES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
 

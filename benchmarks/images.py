@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", help="folder of a dense run")
     parser.add_argument("--images", type=int, nargs="+", default=[32, 128, 512])
-    readers = [name for name in CRITERIA.entries if CRITERIA.constants(name).get("READS_IMAGES")]
+    readers = [name for name in CRITERIA.entries if "reads images" in CRITERIA.entries[name].traits]
     parser.add_argument("--criteria", nargs="+", default=[name for name in readers if name not in ("LcP", "zero_fraction")])
     options, rest = parser.parse_known_args(argv)
     run = start(parse(["--init", options.run, "--prune_type", "structured", "--quiet", *rest]))

@@ -16,7 +16,7 @@ from pruning.gates.output import OutputGate
 from pruning.gates.weight import WeightMask
 from pruning.granularities import GRANULARITIES
 from pruning.groups import Decisions
-from settings.registry import CRITERIA, PHASES, SCHEDULES, SCOPES, parse_call
+from settings.registry import CRITERIA, PHASES, SCHEDULES, SCOPES
 from tasks.classification import Classification
 
 
@@ -53,8 +53,9 @@ class Pruner:
         self.granularity = GRANULARITIES[prune_type]
         self.criterion, self.scope = lift(CRITERIA.get(criterion)), SCOPES.get(scope)
         self.phase, self.schedule = PHASES.get(phase), SCHEDULES.get(schedule)
-        self.only_more = parse_call(phase)[0] in PHASES.constants(phase)["ONLY_MORE"]
-        self.needs_images = parse_call(criterion)[0] if CRITERIA.constants(criterion).get("MORE_IMAGES_THAN_FILTERS") else None
+        self.only_more = "what is cut stays cut" in PHASES.entry(phase).traits
+        scored_by = CRITERIA.entry(criterion)
+        self.needs_images = scored_by.name if "more images than filters" in scored_by.traits else None
         count, word = re.fullmatch(r"(\d+)(ep|it)", frequency).groups()
         self.every, self.by_epochs = int(count), word == "ep"
         self.units = self.granularity.units(network)

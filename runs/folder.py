@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 
 from runs.storage import packed, read_tensors, replace
-from settings.arguments import AFTER_FLAGS, MAY_CHANGE
 from settings.errors import Refused
+from settings.flags import FLAGS, of_kind
 
 ROOT = Path(__file__).resolve().parent.parent
 FORMAT = 2
@@ -89,7 +89,8 @@ class Folder:
         if self.state:
             session = {name: value for name, value in config.items() if name not in ("settings", "filters", "prunable")}
             session |= {"from_epoch": len(self.rows), "changed": self.changed(config)}
-            settings = {**self._earlier["settings"], **{name: config["settings"][name] for name in ("epochs", *MAY_CHANGE)}}
+            may_change = [name for name, flag in FLAGS.items() if flag.on_resume != "same"]
+            settings = {**self._earlier["settings"], **{name: config["settings"][name] for name in may_change}}
             config = {**self._earlier, "settings": settings, "resumed": [*self._earlier.get("resumed", []), session]}
             if len(self.rows) < settings["epochs"] + settings["finetune_epochs"]:
                 (self.path / "summary.json").unlink(missing_ok=True)
@@ -99,7 +100,7 @@ class Folder:
         """What is not as it was when the run began, so that it will not end bit for bit as it would have."""
         if not self.state:
             return []
-        flags = ("epochs", "finetune_epochs", "compile")
+        flags = [name for name, flag in FLAGS.items() if flag.noted]
         then = {"processes": 1, **self._earlier, **{name: self._earlier["settings"].get(name) or 0 for name in flags}}
         now = {**config, **{name: config["settings"][name] for name in flags}}
         names = (*flags, "threads", "processes", "device_name", "versions")
@@ -107,7 +108,7 @@ class Folder:
 
     def result(self, settings) -> dict | None:
         """What came of the run, if it has ended and did all that is asked now."""
-        names = [name for name in AFTER_FLAGS if name != "finetune_lr" or settings.finetune_epochs]
+        names = [name for name in of_kind("after") if name != "finetune_lr" or settings.finetune_epochs]
         then = self._earlier["settings"]
         same = all((then.get(name) or None) == (getattr(settings, name) or None) for name in names)
         result = self.read("summary.json")

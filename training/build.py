@@ -1,5 +1,6 @@
 """The network, its masks and its optimiser are built from the settings; what cannot be built is refused."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from pruning import Pruner, accounting
 from runs.folder import load_checkpoint
 from settings.arguments import Settings
 from settings.errors import Refused
-from settings.registry import OPTIMISERS, parse_call
+from settings.registry import OPTIMISERS, REGULARIZERS, parse_call
 
 
 def build_pruner(model: models.Network, settings: Settings) -> Pruner | None:
@@ -64,6 +65,23 @@ def parameter_groups(network: models.Network) -> list[dict]:
     return groups + [
         {"params": parameters, "weight_decay": 0.0, "scale": scale} for scale, parameters in by_scale.items() if parameters
     ]
+
+
+def build_regulariser(training) -> tuple[dict[str, Callable], Callable | None]:
+    """What --reg names: penalties on the network by name, weighted by --odecay, and a proximal step or None."""
+    if training.reg == "none":
+        return {}, None
+    function = REGULARIZERS.get(training.reg, weight=training.odecay)
+    if REGULARIZERS.entry(training.reg).kind == "proximal":
+        return {}, function
+    return {function.__name__: function}, None
+
+
+def gate_penalties(network: models.Network) -> dict[str, Callable]:
+    """The penalty of the gates that learn, summed up under the name "gates"; nothing where no gate has parameters."""
+    gates = [unit.gate for unit in network.all_units.values() if unit.gate is not None]
+    learned = [gate for gate in gates if next(gate.parameters(), None) is not None]
+    return {"gates": lambda _: torch.stack([gate.penalty() for gate in learned]).sum()} if learned else {}
 
 
 def build_network(settings: Settings, tensors: dict | None) -> tuple[models.Network, accounting.Count]:

@@ -12,9 +12,9 @@ from pruning import Pruner, accounting
 from pruning.removal import ungated
 from settings.arguments import Settings, method
 from settings.errors import Refused
-from settings.registry import ACTIONS, LEARNING_RATES, PROCEDURES, REGULARIZERS
+from settings.registry import ACTIONS, LEARNING_RATES, PROCEDURES
 from tasks import Task
-from training.build import begin_with, build_network, build_optimizer, build_pruner
+from training.build import begin_with, build_network, build_optimizer, build_pruner, build_regulariser, gate_penalties
 from training.capture import try_capture
 from training.engine import Engine, Stop
 from training.evaluation import evaluate
@@ -27,7 +27,8 @@ class Experiment:
     """Everything that exists before the first step.
 
     `plan` holds the stages of the run and `stage` the number of the one that it is in; `results` gathers what the actions
-    returned. `whole` counts the network without masks. `loss` is the function of (run, inputs, targets) that gives the
+    returned. `regularisers` are penalties of the network by name, added to the loss; `proximal` is called with the network
+    and the learning rate after the optimiser's step. `whole` counts the network without masks. `loss` is the function of (run, inputs, targets) that gives the
     network's outputs and the terms of the loss (modeling.losses); `losses` is that function for this run, and `predict`
     maps inputs to outputs: both are captured where --compile asks for it.
     """
@@ -40,7 +41,8 @@ class Experiment:
     plan: Plan
     model: models.Network
     pruner: Pruner | None
-    penalty: Callable | None
+    regularisers: dict[str, Callable]
+    proximal: Callable | None
     optimizer: torch.optim.Optimizer
     schedule: Callable[[float], float]
     whole: accounting.Count
@@ -56,8 +58,7 @@ class Experiment:
     def capture(self) -> None:
         """Make `network`, `losses` and `predict` from the model as it is now."""
         model, engine = self.model, self.engine
-        gates = [unit.gate for unit in model.all_units.values() if unit.gate is not None]
-        self.learned_gates = [gate for gate in gates if next(gate.parameters(), None) is not None]
+        self.penalties = self.regularisers | gate_penalties(model)
         self.network = self.team.wrap(model)
 
         def predict(inputs):
@@ -110,17 +111,16 @@ class Experiment:
         self._begin_stage(begun=number > 0)
 
     def _begin_stage(self, begun: bool) -> None:
-        """Capture the passes, and tell the pruner how long the stage is. Refused if no mask would ever be made in it."""
+        """Tell the pruner how long the stage is, and capture the passes. Refused if no mask would ever be made in it."""
+        if self.pruner is not None and self.now.epochs:
+            sample = partial(self.task.sample, self.settings.pruning.score_batches)
+            try:
+                self.pruner.begin(self.now.epochs, self.steps, sample, self.task)
+            except ValueError as error:
+                raise Refused(f"--prune_freq, --prune_until: {error}") from None
         if not self.captured:
             self.captured = True
             try_capture(self, begun, trains=self.now.epochs > 0)
-        if self.pruner is None or not self.now.epochs:
-            return
-        sample = partial(self.task.sample, self.settings.pruning.score_batches)
-        try:
-            self.pruner.begin(self.now.epochs, self.steps, sample, self.task)
-        except ValueError as error:
-            raise Refused(f"--prune_freq, --prune_until: {error}") from None
 
     def go_on_with(self, network: models.Network) -> None:
         """This network takes the place of the one before, without masks and with an optimiser of its own."""
@@ -207,6 +207,7 @@ def start(
             pruner.check_sample(batch * min(settings.pruning.score_batches, task.steps))
         except ValueError as error:
             raise Refused(f"--score_batches: {error}") from None
+    regularisers, proximal = build_regulariser(settings.training)
     run = Experiment(
         settings,
         engine,
@@ -216,7 +217,8 @@ def start(
         plan,
         model,
         pruner,
-        penalty=None if settings.training.reg == "none" else REGULARIZERS.get(settings.training.reg),
+        regularisers=regularisers,
+        proximal=proximal,
         optimizer=build_optimizer(model, settings.training, engine.device),
         schedule=LEARNING_RATES.get(settings.training.lr_schedule),
         whole=whole,

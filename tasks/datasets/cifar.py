@@ -10,11 +10,11 @@ from settings.errors import Refused
 from tasks.images import Images, Source, one_line
 
 
-class CIFAR10(Source):
-    """CIFAR-10 (Krizhevsky, 2009): 50,000 training and 10,000 test images of 32x32 pixels in 10 classes."""
+class _CIFAR(Source):
+    """Either of the two; `name` says which, `count` how many classes it has."""
 
-    count = 10
-    name = "cifar10"
+    name: str
+    count: int
 
     def class_count(self) -> int:
         return self.count
@@ -32,11 +32,16 @@ class CIFAR10(Source):
         return *parts, part.classes
 
 
-class CIFAR100(CIFAR10):
+class CIFAR10(_CIFAR):
+    """CIFAR-10 (Krizhevsky, 2009): 50,000 training and 10,000 test images of 32x32 pixels in 10 classes."""
+
+    name, count = "cifar10", 10
+
+
+class CIFAR100(_CIFAR):
     """CIFAR-100 (Krizhevsky, 2009): as CIFAR-10, with 100 classes."""
 
-    count = 100
-    name = "cifar100"
+    name, count = "cifar100", 100
 
 
 def _part(source, name: str, directory: Path, train: bool):
