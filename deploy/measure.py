@@ -1,4 +1,4 @@
-"""After the last mask: batch norm measured anew, filters taken out and the outputs compared, the result timed and saved."""
+"""This file times, saves and exports the network that removal has left, beside the dense one."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -34,7 +34,7 @@ def timed(whole: Network, smaller: Network, image_size: int, device: str, check:
 
 
 def write(path: Path, whole: Network, smaller: Network, card: Card) -> dict:
-    """Save the smaller network; its size on disk and that of the whole one in the same format."""
+    """Save the smaller network; returns its size on disk and that of the whole one in the same format."""
     return {"file": str(path), "bytes": save(path, smaller, card), "dense_bytes": len(content(whole, card))}
 
 
@@ -52,5 +52,5 @@ def measure_and_export(run, result: dict, check: Callable) -> None:
 
 def dense_network(run) -> Network:
     """The network that an experiment began with, but for its values."""
-    network = build(run.settings.arch, classes=len(run.dataset.classes))
+    network = build(run.settings.arch, classes=len(run.dataset.classes), channels=run.model.input_channels)
     return network.to(run.settings.device, memory_format=torch.channels_last)
