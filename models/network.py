@@ -75,16 +75,15 @@ class Network(nn.Module):
 
     def _whole_nodes(self) -> set[str]:
         """The nodes that keep all channels: the outputs, what is copied to them, and what is tied to these or the images."""
-        whole, images = set(self.outputs), {"input"}
-        for link in self.links:
-            if link.unit is None and link.source in images:
-                images.add(link.target)
-        whole |= {link.source for link in self.links if link.ties and link.source in images}
-        size = 0
+        whole, size = set(self.outputs), 0
         while size < len(whole):
             size = len(whole)
+            holding = whole | {"input"}  # also what holds a copy of them, beside what others write
+            for link in self.links:
+                if link.unit is None and link.source in holding:
+                    holding.add(link.target)
             for link in reversed(self.links):
-                if link.ties and not whole.isdisjoint((link.source, link.target)):
+                if link.ties and (link.source in holding or link.target in whole):
                     whole |= {link.source, link.target}
                 elif link.unit is None and link.target in whole:
                     whole.add(link.source)

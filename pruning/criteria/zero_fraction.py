@@ -44,7 +44,9 @@ def zero_fraction(
             written = torch.ones_like(read[link.unit], dtype=torch.bool)
         else:
             weights = small[link.unit]
-            inputs = weights[:, left[link.source]] if link.source in left else weights
+            inputs = weights[:, left[link.source]] if link.source in left and not link.ties else weights
+            if link.ties and link.source in left:  # a filter without its channel is empty
+                inputs = weights | ~left[link.source].view(-1, 1, 1, 1)
             # without inputs all are alike
             own_zero = inputs.double().flatten(1).mean(1).nan_to_num(1.0)
             gone = (own_zero >= own_at_least) & ((own_zero >= own) | (read[link.unit] >= readers))
@@ -77,7 +79,7 @@ def _readers(network: Network, small: dict[str, Tensor]) -> dict[str, Tensor]:
             weights = small[link.unit]
             rows = weights.new_zeros(len(weights), 2, dtype=torch.float64) if target is None else target[: len(weights)]
             found[link.unit] = torch.where(rows[:, 1] > 0, rows[:, 0] / rows[:, 1].clamp_min(1), 1.0)
-            by_input = weights.double().transpose(0, 1).flatten(1)
+            by_input = weights.double().flatten(1) if link.ties else weights.double().transpose(0, 1).flatten(1)
             reads = torch.stack([by_input.sum(1), torch.full_like(by_input[:, 0], by_input.shape[1])], 1)
         if reads is not None:
             seen[link.source] = _longer(seen[link.source], reads, torch.add) if link.source in seen else reads
