@@ -13,7 +13,7 @@ class Decisions:
     Policy "free": every filter is one, and a branch writes what is left of it into the stream by index. Policy
     "grouped": the filters that write channel c of a stream are one, and so are channels that a shortcut without
     parameters copies, so that a channel that is cut leaves the stream itself. Under both, a filter that is tied to a
-    channel is one with all that write this channel.
+    channel is one with all that write this channel. Policy "pieces" is for parts of filters, each one by itself.
     """
 
     def __init__(self, network: Network, names: list[str], policy: str):
@@ -28,7 +28,7 @@ class Decisions:
         members: dict[tuple, list[str]] = {}
         for link in network.links:
             if link.unit in names:
-                together = policy == "grouped" or root[link.target] in tied
+                together = policy == "grouped" or (policy == "free" and root[link.target] in tied)
                 key = ("stream", root[link.target]) if together else ("unit", link.unit)
                 members.setdefault(key, []).append(link.unit)
         # under "free" a stream has the name of its first unit, so that files of counts by layer can name it

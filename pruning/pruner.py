@@ -61,7 +61,7 @@ class Pruner:
         for name, mask in self.gates.items():
             self.units[name].gate = mask
         self.changes = torch.zeros((), dtype=torch.int64, device=next(network.parameters()).device)
-        self.decisions = Decisions(network, list(self.units), residual if removable else "free")
+        self.decisions = Decisions(network, list(self.units), residual if removable else "pieces")
         self.round_to, self.budget = round_to, None if budget is None else Budget(network, budget, image_size)
         smallest = self._choose({name: mask.mask for name, mask in self.gates.items()}, rate)
         how = f", in multiples of {round_to}" if round_to > 1 else ""

@@ -44,9 +44,7 @@ def zero_fraction(
             written = torch.ones_like(read[link.unit], dtype=torch.bool)
         else:
             weights = small[link.unit]
-            inputs = weights[:, left[link.source]] if link.source in left and not link.ties else weights
-            if link.ties and link.source in left:  # a filter without its channel is empty
-                inputs = weights | ~left[link.source].view(-1, 1, 1, 1)
+            inputs = _reading(weights, left[link.source], link.ties) if link.source in left else weights
             # without inputs all are alike
             own_zero = inputs.double().flatten(1).mean(1).nan_to_num(1.0)
             gone = (own_zero >= own_at_least) & ((own_zero >= own) | (read[link.unit] >= readers))
@@ -55,6 +53,11 @@ def zero_fraction(
             written = keep[link.unit] = ~gone
         left[link.target] = _longer(left[link.target], written, torch.logical_or) if link.target in left else written
     return keep
+
+
+def _reading(small: Tensor, written: Tensor, ties: str | None) -> Tensor:
+    """Of a unit's small weights those that read a channel which is written; a filter tied to another one is all small."""
+    return small | ~written.view(-1, 1, 1, 1) if ties else small[:, written]
 
 
 def _longer(first: Tensor, second: Tensor, operation) -> Tensor:

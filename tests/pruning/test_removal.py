@@ -235,7 +235,7 @@ class TestPublishedPlacement:
 def test_single_weights_are_refused():
     network = copy.deepcopy(fresh("projection"))
     network.stem.gate = WeightMask(network.stem.weight.shape)
-    with pytest.raises(ValueError, match="single weights cannot be taken out"):
+    with pytest.raises(ValueError, match="only whole filters"):
         Removal(network)
 
 
