@@ -8,11 +8,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
 import models
+from models.layers import Gate
 
 
 class _Masked(torch.autograd.Function):
@@ -27,25 +28,15 @@ class _Masked(torch.autograd.Function):
         return gradient, None
 
 
-class _Gate(nn.Module):
+class _Gate(Gate):
     """A filter mask on the weight, before batch norm."""
 
     def __init__(self, weight: Tensor):
         super().__init__()
         self.register_buffer("mask", torch.ones_like(weight))
-        self.live = None
 
     def weight(self, weight: Tensor) -> Tensor:
         return _Masked.apply(weight, self.mask)
-
-    def product(self, unit, x: Tensor) -> Tensor:
-        return unit.multiply(x, self.weight(unit.weight))
-
-    def normalise(self, unit, x: Tensor) -> Tensor:
-        return unit.norm(x)
-
-    def forward(self, unit, x: Tensor) -> Tensor:
-        return x
 
 
 class _Pictures(torch.utils.data.Dataset):

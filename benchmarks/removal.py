@@ -14,6 +14,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import models
+from deploy.folding import folded
 from deploy.measure import timed, write
 from pruning import Pruner, accounting
 from pruning.removal import Removal, ungated
@@ -26,11 +27,11 @@ HEAD = (
 
 def lanes(network: models.Network) -> int:
     """MACs with every layer's filters rounded up to 16, branches written to the whole width of their stream."""
-    folded = network.folded()
-    pixels = accounting.positions(folded, 32)
+    form = folded(network)
+    pixels = accounting.positions(form, 32)
     return sum(
         -(-unit.filters // 16) * 16 * unit.weight[:1].numel() * pixels[name] if unit.filters else 0
-        for name, unit in folded.all_units.items()
+        for name, unit in form.all_units.items()
     )
 
 

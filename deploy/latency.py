@@ -1,4 +1,4 @@
-"""How long a network takes and how much memory it holds, whole and smaller measured in turns."""
+"""This file measures how long a network takes and how much memory it holds, the whole and the smaller one in turns."""
 
 import statistics
 import time
@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from deploy.folding import folded
 from models import Network
 
 WARM_UP, FEWEST, MOST, ENOUGH_SECONDS = 3, 5, 50, 4.0
@@ -36,12 +37,13 @@ def alternate(runs: dict[str, Callable[[], object]], wait: Callable[[], object] 
 
 def networks(whole: Network, smaller: Network, image_size: int, batch: int, device: str) -> dict[str, dict]:
     """Milliseconds and peak memory in MB of "dense" and "compact" for one batch, in float32 with batch norm folded."""
-    folded = {"dense": whole.folded(), "compact": smaller.folded()}
-    images = torch.zeros(batch, 3, image_size, image_size, device=device).contiguous(memory_format=torch.channels_last)
+    forms = {"dense": folded(whole), "compact": folded(smaller)}
+    images = torch.zeros(batch, whole.input_channels, image_size, image_size, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
     wait = getattr(torch, device).synchronize if device != "cpu" else lambda: None
     with torch.inference_mode():
-        took = alternate({name: _pass(network, images) for name, network in folded.items()}, wait)
-        return {name: {"ms": 1e3 * took[name], "peak_mb": peak_memory(network, images) / 1e6} for name, network in folded.items()}
+        took = alternate({name: _pass(network, images) for name, network in forms.items()}, wait)
+        return {name: {"ms": 1e3 * took[name], "peak_mb": peak_memory(network, images) / 1e6} for name, network in forms.items()}
 
 
 def _pass(network: Network, images: torch.Tensor) -> Callable[[], object]:

@@ -1,4 +1,4 @@
-"""After the last mask: batch norm measured anew, filters taken out and the outputs compared, the result timed and saved."""
+"""This file times, saves and exports the network that removal has left, beside the dense one."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -36,7 +36,7 @@ def timed(whole: Network, smaller: Network, image_size: int, device: str, check:
 
 
 def write(path: Path, whole: Network, smaller: Network, card: Card) -> dict:
-    """Save the smaller network; its size on disk and that of the whole one in the same format."""
+    """Save the smaller network; returns its size on disk and that of the whole one in the same format."""
     return {"file": str(path), "bytes": save(path, smaller, card), "dense_bytes": len(content(whole, card))}
 
 
@@ -67,5 +67,5 @@ def measure_and_export(run: Experiment, result: dict) -> None:
 
 def dense_network(run: Experiment) -> Network:
     """The network that a run began with, but for its values."""
-    network = build(run.settings.network.arch, classes=run.task.outputs)
+    network = build(run.settings.network.arch, classes=run.task.outputs, channels=run.model.input_channels)
     return network.to(run.engine.device, memory_format=torch.channels_last)

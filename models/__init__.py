@@ -1,4 +1,4 @@
-"""Networks by name. A new one is a public function in a file of this folder; this file is never edited for it."""
+"""This package holds networks by name. A new one is a public function in a file here; this file is never edited for it."""
 
 from models.files import Card, load, save
 from models.joint import Joint

@@ -1,4 +1,4 @@
-"""model.pt: a network in one file, with all that is needed to use it, rebuilt without any pruning code."""
+"""This file writes and reads model.pt: a network with all that is needed to use it, rebuilt without any pruning code."""
 
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -15,10 +15,10 @@ FORMAT = 1
 
 @dataclass
 class Card:
-    """What a network is and where it comes from, as plain values.
+    """A card says what a network is and where it comes from, as plain values.
 
-    Pixels are bytes; they are normalised by `mean` and `std`, one a channel. `training` is what the run was asked and
-    what came of it.
+    Pixels are bytes; they are normalised by `mean` and `std`, which have one entry a channel. `training` is what the run
+    was asked and what came of it.
     """
 
     arch: str
@@ -30,17 +30,17 @@ class Card:
 
 
 def save(path: str | Path, network: Network, card: Card) -> int:
-    """Write a network without masks; the file's size in bytes. ValueError if it has masks, OSError if it cannot."""
+    """Write a network and return the file's size in bytes. ValueError if it has masks or is a folded copy; OSError."""
     whole = content(network, card)
     replace(Path(path), whole)
     return len(whole)
 
 
 def content(network: Network, card: Card):
-    """The bytes of the file. ValueError if the network has masks."""
+    """The bytes of the file. ValueError if the network has masks or is a folded copy."""
     if any(unit.gate is not None for unit in network.all_units.values()):
         raise ValueError("a network with masks is not written: remove the filters first")
-    if any(unit.in_place for unit in network.all_units.values()):
+    if not network.storable:
         raise ValueError("a folded copy is not written: write the network that it came from")
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     return packed({"format": FORMAT, **asdict(card), "shapes": network.shapes(), "tensors": tensors})
@@ -52,11 +52,11 @@ def load(path: str | Path) -> Network:
     state = read_tensors(Path(path), "model file", {*keys, "shapes", "tensors"}, FORMAT)
     try:
         with torch.device("meta"):
-            network = NETWORKS.get(state["arch"])(classes=len(state["classes"]))
+            network = NETWORKS.get(state["arch"])(classes=len(state["classes"]), channels=len(state["mean"]))
         network.to_empty(device="cpu")
         network.reshape(state["shapes"])
         network.load_state_dict(state["tensors"])
-        if network.get_submodule(network.links[-1].unit).filters != len(state["classes"]):
+        if len(network.outputs) == 1 and network.widths()[network.outputs[0]] != len(state["classes"]):
             raise ValueError("it has another number of classes than of outputs")
         _check(state)
     except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
@@ -67,8 +67,9 @@ def load(path: str | Path) -> Network:
 
 def _check(state: dict) -> None:
     """ValueError for a card that cannot be used."""
-    channels = all(len(state[name]) == 3 and all(isinstance(v, float) for v in state[name]) for name in ("mean", "std"))
+    mean, std = state["mean"], state["std"]
+    channels = len(mean) == len(std) > 0 and all(isinstance(value, float) for value in (*mean, *std))
     names = isinstance(state["classes"], list) and all(isinstance(name, str) for name in state["classes"])
     size = isinstance(state["image_size"], int) and state["image_size"] > 0
-    if not (channels and min(state["std"]) > 0 and names and size and isinstance(state["training"], dict)):
+    if not (channels and min(std) > 0 and names and size and isinstance(state["training"], dict)):
         raise ValueError("its classes, image size, normalisation or training summary are none")

@@ -1,27 +1,73 @@
-"""What every network here is made of: units with a slot for a gate, and residual joints."""
+"""This file defines what every network here is made of: units, each with a slot for a gate."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Unit(nn.Module):
-    """layer -> batch norm -> ReLU, the last two optional, with an empty slot for a gate.
+class Gate(nn.Module):
+    """A gate stands in a unit's slot and decides what of the unit is in force. This base passes everything through.
 
-    `layer` is a Conv2d or a Linear; its outputs are the unit's filters. A gate, if one is put into the slot, offers
-    `weight(w)`, the weight in force; `product(unit, x)`, the layer's product; `normalise(unit, x)`, batch norm; and a call
-    on the unit and its output.
+    A gate overrides only what it changes. Its own trainable parameters are its `parameters()`. `exact` says whether a
+    filter that the gate masks is as good as removed; `by_filter` whether the gate decides about whole filters.
+    """
+
+    exact = True
+    by_filter = True
+
+    @property
+    def live(self) -> Tensor | None:
+        """The filters in force, (filters,) of 0 and 1, or None where no filter is masked."""
+        return None
+
+    def weight(self, weight: Tensor) -> Tensor:
+        """The weight that the unit multiplies with, made from its dense weight and of the same shape."""
+        return weight
+
+    def product(self, unit: "Unit", x: Tensor) -> Tensor:
+        """The product of the unit's layer with its input."""
+        return unit.multiply(x, self.weight(unit.layer.weight))
+
+    def normalise(self, unit: "Unit", x: Tensor) -> Tensor:
+        """Batch norm of the product; asked only of a unit that has one."""
+        return unit.norm(x)
+
+    def forward(self, unit: "Unit", x: Tensor) -> Tensor:
+        """What the unit hands on of its output, behind its ReLU if it has one."""
+        return self.multiplied(x)
+
+    def multiplied(self, x: Tensor) -> Tensor:
+        """The gate multiplied into an output that `normalise` has not masked."""
+        return x
+
+    def penalty(self) -> Tensor | None:
+        """The scalar that the gate adds to the loss, or None where it adds nothing."""
+        return None
+
+    def decide(self) -> Tensor:
+        """What the gate would keep now: a new bool tensor in its mask's shape. Here one True, which broadcasts."""
+        return torch.ones((), dtype=torch.bool)
+
+
+class Unit(nn.Module):
+    """A unit is a layer, then batch norm, then a ReLU, the last two optional, with an empty slot for a gate.
+
+    `layer` is a Conv2d or a Linear; its outputs are the unit's filters. ValueError for a convolution whose padding is not
+    a number of zeros.
     """
 
     def __init__(self, layer: nn.Conv2d | nn.Linear, norm: bool = True, activation: bool = True):
         super().__init__()
+        if isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or isinstance(layer.padding, str)):
+            raise ValueError(
+                f"a unit's convolution is padded with a number of zeros, not by {layer.padding_mode}, {layer.padding}"
+            )
         self.layer = layer
         width = layer.weight.shape[0]
         kind = nn.BatchNorm2d if isinstance(layer, nn.Conv2d) else nn.BatchNorm1d
         self.norm = kind(width) if norm else None
         self.activation = activation
-        self.gate = None
-        self.in_place = False
+        self.gate: Gate | None = None
 
     @property
     def is_convolution(self) -> bool:
@@ -32,8 +78,13 @@ class Unit(nn.Module):
         return self.layer.weight.shape[0]
 
     @property
+    def groups(self) -> int:
+        """The groups of a convolution, each of which reads channels of its own; 1 for a linear layer."""
+        return self.layer.groups if self.is_convolution else 1
+
+    @property
     def weight(self) -> Tensor:
-        """The dense weight, (filters, inputs, height, width) or (filters, inputs)."""
+        """The dense weight, (filters, inputs / groups, height, width) or (filters, inputs)."""
         return self.layer.weight
 
     @property
@@ -43,14 +94,15 @@ class Unit(nn.Module):
 
     @property
     def live(self) -> Tensor | None:
-        """Which filters are in force, (filters,) of 0 and 1, or None where nothing is masked by filters."""
+        """The filters in force, (filters,) of 0 and 1, or None where no filter is masked."""
         return None if self.gate is None else self.gate.live
 
     def alive(self, dtype: torch.dtype) -> Tensor:
-        """Which filters are in force, (filters,) of 1 and 0 in any case: the caller's own, on the weight's device."""
-        if self.live is None:
+        """Like `live`, but all ones without a mask. Always a new tensor on the weight's device, which the caller may modify."""
+        live = self.live
+        if live is None:
             return torch.ones(self.filters, dtype=dtype, device=self.layer.weight.device)
-        return self.live.detach().to(dtype, copy=True)
+        return live.detach().to(dtype, copy=True)
 
     def multiply(self, x: Tensor, weight: Tensor) -> Tensor:
         """The layer's product with another weight of the same shape."""
@@ -59,12 +111,11 @@ class Unit(nn.Module):
             return F.linear(x, weight, layer.bias)
         if weight.numel() == 0:
             # without an input or a filter there is nothing to multiply: what is left is the bias, if anything
-            sizes = zip(x.shape[2:], layer.kernel_size, layer.stride, layer.padding, strict=True)
-            y = x.new_zeros(
-                x.shape[0], weight.shape[0], *((n + 2 * padding - k) // stride + 1 for n, k, stride, padding in sizes)
-            )
+            sizes = zip(x.shape[2:], layer.kernel_size, layer.stride, layer.padding, layer.dilation, strict=True)
+            pixels = ((n + 2 * padding - dilation * (k - 1) - 1) // stride + 1 for n, k, stride, padding, dilation in sizes)
+            y = x.new_zeros(x.shape[0], weight.shape[0], *pixels)
             return y if layer.bias is None else y + layer.bias.view(-1, 1, 1)
-        return F.conv2d(x, weight, layer.bias, layer.stride, layer.padding)
+        return F.conv2d(x, weight, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups)
 
     def forward(self, x: Tensor) -> Tensor:
         gate = self.gate
@@ -72,63 +123,52 @@ class Unit(nn.Module):
         if self.norm is not None:
             x = self.norm(x) if gate is None else gate.normalise(self, x)
         if self.activation:
-            # nothing keeps what it overwrites: the gradients of layer and batch norm are of their inputs
+            # in place is safe: autograd saves the inputs of the layer and of batch norm, not this output
             x = F.relu(x, inplace=True)
         return x if gate is None else gate(self, x)
 
-    def resize(self, filters: int, inputs: int) -> None:
-        """Another width, the values yet to be loaded. A unit without filters keeps its place and computes nothing."""
-        weight = self.layer.weight
-        self.layer.weight = nn.Parameter(weight.new_empty(filters, inputs, *weight.shape[2:]))
+    def resize(self, filters: int, inputs: int, groups: int | None = None) -> None:
+        """Give the unit another width, its values yet to be loaded: a weight of (filters, inputs, ...), in so many groups.
+
+        A unit without filters stays in the network and computes nothing.
+        """
+        layer, weight = self.layer, self.layer.weight
+        layer.weight = nn.Parameter(weight.new_empty(filters, inputs, *weight.shape[2:]))
         if self.is_convolution:
-            self.layer.out_channels, self.layer.in_channels = filters, inputs
+            layer.groups = layer.groups if groups is None else max(groups, 1)
+            layer.out_channels, layer.in_channels = filters, inputs * layer.groups
         else:
-            self.layer.out_features, self.layer.in_features = filters, inputs
-        if self.layer.bias is not None:
-            self.layer.bias = nn.Parameter(weight.new_empty(filters))
-        if self.norm is not None:
-            old, place = self.norm, {"device": weight.device, "dtype": weight.dtype}
-            self.norm = type(old)(filters, old.eps, old.momentum, **place).train(self.training) if filters else None
-
-    def fold(self) -> None:
-        """Batch norm's evaluation into the layer: W' = W * s, b' = (b - mean) * s + beta, s = gamma / sqrt(var + eps)."""
-        if self.norm is not None:
-            norm, layer = self.norm, self.layer
-            scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-            bias = -norm.running_mean if layer.bias is None else layer.bias - norm.running_mean
-            layer.bias = nn.Parameter(bias * scale + norm.bias)
-            layer.weight = nn.Parameter(layer.weight * scale.view(-1, *[1] * (layer.weight.dim() - 1)))
-            self.norm = None
-        self.in_place = True
-
-    def fill_up(self, filters: int, inputs: int) -> None:
-        """Zero rows and columns up to so many filters and inputs, in a folded unit. One that reads nothing still does."""
-        layer, (rows, columns) = self.layer, self.layer.weight.shape[:2]
-        weight = layer.weight.new_zeros(filters, inputs if columns else 0, *layer.weight.shape[2:])
-        weight[:rows, :columns] = layer.weight
-        bias = layer.weight.new_zeros(filters)
+            layer.out_features, layer.in_features = filters, inputs
         if layer.bias is not None:
-            bias[:rows] = layer.bias
-        layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
+            layer.bias = nn.Parameter(weight.new_empty(filters))
+        if self.norm is not None:
+            old, where = self.norm, {"device": weight.device, "dtype": weight.dtype}
+            self.norm = type(old)(filters, old.eps, old.momentum, **where).train(self.training) if filters else None
 
 
-def conv_unit(inputs: int, filters: int, kernel: int, stride: int = 1, activation: bool = True) -> Unit:
+def conv_unit(
+    inputs: int, filters: int, kernel: int, stride: int = 1, activation: bool = True, dilation: int = 1, groups: int = 1
+) -> Unit:
     """A convolution without bias, padded to keep the size, with batch norm."""
-    layer = nn.Conv2d(inputs, filters, kernel, stride, padding=kernel // 2, bias=False)
+    padding = dilation * (kernel // 2)
+    layer = nn.Conv2d(inputs, filters, kernel, stride, padding=padding, dilation=dilation, groups=groups, bias=False)
     return Unit(layer, activation=activation)
 
 
 def initialise(network: nn.Module) -> None:
     """He et al., 2015 (arXiv 1502.01852): normal weights, biases 0, batch norm the identity.
 
-    The variance is 2 / (k * k * filters) for a k x k convolution, as in the authors' own ResNets, and 2 / inputs for a
-    linear layer.
+    The variance is 2 / (k * k * filters / groups) for a k x k convolution, as in the authors' own ResNets, and 2 / inputs
+    for a linear layer.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear) and module.weight.numel() == 0:
             continue  # emptied by removal
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.groups > 1:  # torch counts the filters of all groups, of which a channel is read by one
+                module.weight.detach().mul_(module.groups**0.5)
         elif isinstance(module, nn.Linear):
             nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+        if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)

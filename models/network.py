@@ -1,9 +1,7 @@
-"""A network and its wiring, which says how its units hang together."""
+"""This file defines a network and its wiring, which says how the network's units hang together."""
 
-import copy
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from models.joint import Joint
@@ -16,25 +14,44 @@ class Link:
 
     A target with several writers is a residual stream: each but the first one names the joint, by its path in the
     model, that adds it. `unit` is the unit's path; None means a shortcut without parameters, which copies channel c of
-    the source to channel c of the target.
+    the source to channel c of the target. `ties="channel"` says that the unit's filter c reads channel c of the source
+    and no other, as in a depthwise convolution or a learned scale of each channel.
     """
 
     unit: str | None
     source: str
     target: str
     joint: str | None = None
+    ties: str | None = None
 
 
 class Network(nn.Module):
-    """A network with declared wiring: `links` in the order of execution, from "input" to "output"."""
+    """A network with declared wiring: `links` in the order of execution, from "input" to its `outputs`.
+
+    `outputs` are the nodes that `forward` returns, a tensor for one of them and a tuple for several. `input_channels` is
+    that of the images. `storable` is False for a copy that a form has changed beyond what `shapes` tells.
+    """
+
+    outputs: tuple[str, ...] = ("output",)
 
     def __init__(self):
         super().__init__()
         self.links: list[Link] = []
+        self.input_channels: int | None = None
+        self.storable = True
 
-    def wire(self, unit: str | None, source: str, target: str, joint: str | None = None) -> None:
-        """Declare one step; the order of the calls is the order of execution."""
-        self.links.append(Link(unit, source, target, joint))
+    def wire(self, unit: str | None, source: str, target: str, joint: str | None = None, ties: str | None = None) -> None:
+        """Declare one step; the order of the calls is the order of execution, and the unit is there already.
+
+        ValueError for ties that are none.
+        """
+        link = Link(unit, source, target, joint, ties)
+        if ties is not None:
+            _check_ties(link, self.get_submodule(unit))
+        if source == "input" and unit is not None and self.input_channels is None:
+            reader = self.get_submodule(unit)
+            self.input_channels = reader.weight.shape[1] * reader.groups
+        self.links.append(link)
 
     @property
     def all_units(self) -> dict[str, Unit]:
@@ -43,13 +60,34 @@ class Network(nn.Module):
 
     @property
     def units(self) -> dict[str, Unit]:
-        """The convolutions: the units that have filters to prune. The classifier's linear layers are not among them."""
-        return {name: unit for name, unit in self.all_units.items() if unit.is_convolution}
+        """The convolutions whose filters may go: all but those that must give every channel of an output.
+
+        The classifier's linear layers are not among them.
+        """
+        whole = self._whole_nodes()
+        units = {link.unit: self.get_submodule(link.unit) for link in self.links if link.unit and link.target not in whole}
+        return {name: unit for name, unit in units.items() if unit.is_convolution}
 
     @property
     def joints(self) -> dict[str, Joint]:
         """Every residual joint by its path."""
         return {link.joint: self.get_submodule(link.joint) for link in self.links if link.joint is not None}
+
+    def _whole_nodes(self) -> set[str]:
+        """The nodes that keep all channels: the outputs, what is copied to them, and what is tied to these or the images."""
+        whole, size = set(self.outputs), 0
+        while size < len(whole):
+            size = len(whole)
+            holding = whole | {"input"}  # also what holds a copy of them, beside what others write
+            for link in self.links:
+                if link.unit is None and link.source in holding:
+                    holding.add(link.target)
+            for link in reversed(self.links):
+                if link.ties and (link.source in holding or link.target in whole):
+                    whole |= {link.source, link.target}
+                elif link.unit is None and link.target in whole:
+                    whole.add(link.source)
+        return whole
 
     def shapes(self) -> dict:
         """The widths and indices in force, as plain values: what `reshape` takes."""
@@ -60,49 +98,30 @@ class Network(nn.Module):
 
     def reshape(self, shapes: dict) -> None:
         """Give every unit and joint these widths and indices, the values yet to be loaded. KeyError for another network's."""
-        for name, unit in self.all_units.items():
-            unit.resize(*shapes["units"][name])
+        for link in self.links:
+            if link.unit is not None:
+                filters, inputs = shapes["units"][link.unit]
+                self.get_submodule(link.unit).resize(filters, inputs, filters if link.ties else None)
         weight = next(self.parameters())
         for name, joint in self.joints.items():
             if name in shapes["joints"]:
                 joint.place(**shapes["joints"][name])
                 joint.to(weight.device, weight.dtype)
 
-    @torch.no_grad()
-    def folded(self, align: int | None = None) -> "Network":
-        """A copy for deployment: batch norm folded into the layers, which then run in place. Evaluation mode only.
-
-        A branch that writes by index gets rows of zeros for the other channels of its stream: a vector unit computes 16
-        filters at once, so that these cost less than an indexed addition. `align` is for runtimes with kernels for
-        blocks of channels: every tensor is filled up to a multiple with channels of zeros, and a stream has its last
-        width from the start.
-        """
-        network = copy.deepcopy(self).eval()
-        for unit in network.all_units.values():
-            unit.fold()
-        for link in network.links:
-            if link.joint is not None:
-                network.get_submodule(link.joint).fold(network.get_submodule(link.unit))
-        if align is not None:
-            network._fill_up(align)
-        return network.requires_grad_(False).to(memory_format=torch.channels_last)
-
-    def _fill_up(self, align: int) -> None:
-        """Fill every tensor of a folded network up to a multiple of channels."""
-        widths = self.widths()
-        widths = {node: n if node in ("input", "output") else -(-n // align) * align for node, n in widths.items()}
-        for link in self.links:
-            if link.joint is not None:
-                self.get_submodule(link.joint).width = widths[link.target]
-            unit = link.unit and self.get_submodule(link.unit)
-            # a branch without filters adds nothing
-            if unit and (unit.filters or link.joint is None):
-                unit.fill_up(widths[link.target], widths[link.source])
-
     def widths(self) -> dict[str, int]:
         """Channels of every node once all have written to it."""
-        widths, units = {"input": 3}, self.all_units
+        widths, units = {"input": self.input_channels}, self.all_units
         for link in self.links:
-            wide = widths[link.source] if link.unit is None else units[link.unit].filters
-            widths[link.target] = max(widths.get(link.target, 0), wide)
+            width = widths[link.source] if link.unit is None else units[link.unit].filters
+            widths[link.target] = max(widths.get(link.target, 0), width)
         return widths
+
+
+def _check_ties(link: Link, unit: Unit) -> None:
+    """ValueError unless filter c of this unit can read channel c alone."""
+    if link.ties != "channel":
+        raise ValueError(f"'{link.unit}' has ties '{link.ties}': there is only 'channel', filter c reads channel c")
+    if link.joint is not None:
+        raise ValueError(f"'{link.unit}' ties its filters to its channels, and so cannot be the last one of a residual branch")
+    if unit.weight.shape[1] != 1 or unit.groups != unit.filters:
+        raise ValueError(f"'{link.unit}' ties filter c to channel c: its groups, filters and channels must be as many")

@@ -63,9 +63,9 @@ class _Block(nn.Module):
 
 
 class _ResNet(Network):
-    def __init__(self, branch: type, blocks: tuple, classes: int):
+    def __init__(self, branch: type, blocks: tuple, classes: int, channels: int = 3):
         super().__init__()
-        self.stem = conv_unit(3, 64, 3)
+        self.stem = conv_unit(channels, 64, 3)
         # the first stage of a bottleneck network widens the stem's stream, so the stem writes one of its own
         self.wire("stem", "input", "stem" if branch.expansion > 1 else "stage1")
         inputs, source = 64, self.links[-1].target
@@ -86,26 +86,26 @@ class _ResNet(Network):
         return self.classifier(x.mean((2, 3)))
 
 
-def resnet18(*, classes: int = 10) -> Network:
+def resnet18(*, classes: int = 10, channels: int = 3) -> Network:
     """ResNet-18 with a stem for 32x32 images (He et al., 2016)"""
-    return _ResNet(_Basic, (2, 2, 2, 2), classes)
+    return _ResNet(_Basic, (2, 2, 2, 2), classes, channels)
 
 
-def resnet34(*, classes: int = 10) -> Network:
+def resnet34(*, classes: int = 10, channels: int = 3) -> Network:
     """ResNet-34 with a stem for 32x32 images (He et al., 2016)"""
-    return _ResNet(_Basic, (3, 4, 6, 3), classes)
+    return _ResNet(_Basic, (3, 4, 6, 3), classes, channels)
 
 
-def resnet50(*, classes: int = 10) -> Network:
+def resnet50(*, classes: int = 10, channels: int = 3) -> Network:
     """ResNet-50 with a stem for 32x32 images (He et al., 2016)"""
-    return _ResNet(_Bottleneck, (3, 4, 6, 3), classes)
+    return _ResNet(_Bottleneck, (3, 4, 6, 3), classes, channels)
 
 
-def resnet101(*, classes: int = 10) -> Network:
+def resnet101(*, classes: int = 10, channels: int = 3) -> Network:
     """ResNet-101 with a stem for 32x32 images (He et al., 2016)"""
-    return _ResNet(_Bottleneck, (3, 4, 23, 3), classes)
+    return _ResNet(_Bottleneck, (3, 4, 23, 3), classes, channels)
 
 
-def resnet152(*, classes: int = 10) -> Network:
+def resnet152(*, classes: int = 10, channels: int = 3) -> Network:
     """ResNet-152 with a stem for 32x32 images (He et al., 2016)"""
-    return _ResNet(_Bottleneck, (3, 8, 36, 3), classes)
+    return _ResNet(_Bottleneck, (3, 8, 36, 3), classes, channels)

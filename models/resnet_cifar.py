@@ -39,9 +39,9 @@ class _Block(nn.Module):
 
 
 class _ResNetCifar(Network):
-    def __init__(self, blocks: int, classes: int, shortcut: str):
+    def __init__(self, blocks: int, classes: int, channels: int, shortcut: str):
         super().__init__()
-        self.stem = conv_unit(3, 16, 3)
+        self.stem = conv_unit(channels, 16, 3)
         self.wire("stem", "input", "stage1")
         inputs, source = 16, "stage1"
         for number, filters in enumerate((16, 32, 64), start=1):
@@ -61,26 +61,26 @@ class _ResNetCifar(Network):
         return self.classifier(x.mean((2, 3)))
 
 
-def resnet20(*, classes: int = 10, shortcut: Literal["projection", "pad"] = "projection") -> Network:
+def resnet20(*, classes: int = 10, channels: int = 3, shortcut: Literal["projection", "pad"] = "projection") -> Network:
     """ResNet-20 for 32x32 images (He et al., 2016)"""
-    return _ResNetCifar(3, classes, shortcut)
+    return _ResNetCifar(3, classes, channels, shortcut)
 
 
-def resnet32(*, classes: int = 10, shortcut: Literal["projection", "pad"] = "projection") -> Network:
+def resnet32(*, classes: int = 10, channels: int = 3, shortcut: Literal["projection", "pad"] = "projection") -> Network:
     """ResNet-32 for 32x32 images (He et al., 2016)"""
-    return _ResNetCifar(5, classes, shortcut)
+    return _ResNetCifar(5, classes, channels, shortcut)
 
 
-def resnet44(*, classes: int = 10, shortcut: Literal["projection", "pad"] = "projection") -> Network:
+def resnet44(*, classes: int = 10, channels: int = 3, shortcut: Literal["projection", "pad"] = "projection") -> Network:
     """ResNet-44 for 32x32 images (He et al., 2016)"""
-    return _ResNetCifar(7, classes, shortcut)
+    return _ResNetCifar(7, classes, channels, shortcut)
 
 
-def resnet56(*, classes: int = 10, shortcut: Literal["projection", "pad"] = "projection") -> Network:
+def resnet56(*, classes: int = 10, channels: int = 3, shortcut: Literal["projection", "pad"] = "projection") -> Network:
     """ResNet-56 for 32x32 images (He et al., 2016)"""
-    return _ResNetCifar(9, classes, shortcut)
+    return _ResNetCifar(9, classes, channels, shortcut)
 
 
-def resnet110(*, classes: int = 10, shortcut: Literal["projection", "pad"] = "projection") -> Network:
+def resnet110(*, classes: int = 10, channels: int = 3, shortcut: Literal["projection", "pad"] = "projection") -> Network:
     """ResNet-110 for 32x32 images (He et al., 2016)"""
-    return _ResNetCifar(18, classes, shortcut)
+    return _ResNetCifar(18, classes, channels, shortcut)

@@ -19,10 +19,10 @@ class _Halve(nn.MaxPool2d):
 
 
 class _VGG(Network):
-    def __init__(self, repeats: tuple, classes: int):
+    def __init__(self, repeats: tuple, classes: int, channels: int):
         super().__init__()
         self.features = nn.Sequential()
-        inputs, source = 3, "input"
+        inputs, source = channels, "input"
         for width, count in zip(_WIDTHS, repeats, strict=True):
             for _ in range(count):
                 path = f"features.{len(self.features)}"
@@ -41,11 +41,11 @@ class _VGG(Network):
         return self.classifier(self.hidden(self.features(x).mean((2, 3))))
 
 
-def vgg16(*, classes: int = 10) -> Network:
+def vgg16(*, classes: int = 10, channels: int = 3) -> Network:
     """VGG-16 with batch norm and a 512-BN head for 32x32 images (Simonyan and Zisserman, 2015)"""
-    return _VGG((2, 2, 3, 3, 3), classes)
+    return _VGG((2, 2, 3, 3, 3), classes, channels)
 
 
-def vgg19(*, classes: int = 10) -> Network:
+def vgg19(*, classes: int = 10, channels: int = 3) -> Network:
     """VGG-19 with batch norm and a 512-BN head for 32x32 images (Simonyan and Zisserman, 2015)"""
-    return _VGG((2, 2, 4, 4, 4), classes)
+    return _VGG((2, 2, 4, 4, 4), classes, channels)

@@ -1,4 +1,4 @@
-"""Pruning: what is cut, by what measure, compared with whom, and when."""
+"""This package prunes: it says what is cut, by what measure, compared with whom, and when."""
 
 from pruning.gates.output import OutputGate
 from pruning.gates.weight import WeightMask

@@ -1,7 +1,8 @@
-"""Counting: the filters, parameters and multiply-accumulates of a network, dense and with what masks cut removed.
+"""This file counts the filters, parameters and multiply-accumulates of a network, dense and with what masks cut removed.
 
 Conventions: a MAC is one multiplication with its addition; convolutions and linear layers count, batch norm, additions
-and biases do not. Parameters are weights, biases, and batch norm's scale and shift. Everything is read from the wiring.
+and biases do not. Parameters are weights, biases, and batch norm's scale and shift, but not those of gates. `Filters`
+are those that may go, without the outputs'. Everything is read from the wiring.
 """
 
 from dataclasses import dataclass
@@ -23,21 +24,22 @@ class Count:
 
 
 @torch.no_grad()
-def positions(network: Network, image_size: int, channels: int = 3) -> dict[str, int]:
+def positions(network: Network, image_size: int) -> dict[str, int]:
     """Output pixels of every unit for one image: height * width, 1 for a linear layer."""
-    found, hooks = {}, []
+    pixels, hooks = {}, []
     for name, unit in network.all_units.items():
-        hooks.append(unit.register_forward_hook(lambda _, __, y, name=name: found.update({name: y.shape[2:].numel()})))
+        hooks.append(unit.register_forward_hook(lambda _, __, y, name=name: pixels.update({name: y.shape[2:].numel()})))
     training, weight = network.training, next(network.parameters())
-    network.eval()(torch.zeros(1, channels, image_size, image_size, device=weight.device, dtype=weight.dtype))
+    image = torch.zeros(1, network.input_channels, image_size, image_size, device=weight.device, dtype=weight.dtype)
+    network.eval()(image)
     network.train(training)
     for hook in hooks:
         hook.remove()
-    return found
+    return pixels
 
 
 def filter_masks(network: Network) -> dict[str, Tensor]:
-    """The filters in force of every convolution, (filters,) bool on the CPU, whatever the mask's kind."""
+    """The filters in force of every convolution whose filters may go, (filters,) bool on the CPU, whatever masks it."""
     return {name: unit.alive(torch.bool).cpu() for name, unit in network.units.items()}
 
 
@@ -46,7 +48,7 @@ def count(network: Network, pixels: dict[str, int]) -> Count:
     units = network.all_units
     return Count(
         filters=sum(unit.filters for unit in network.units.values()),
-        parameters=sum(parameter.numel() for unit in units.values() for parameter in unit.parameters()),
+        parameters=sum(_parameters(unit) for unit in units.values()),
         macs=sum(unit.weight.numel() * pixels[name] for name, unit in units.items()),
     )
 
@@ -55,22 +57,37 @@ def removed(network: Network, kept: dict[str, Tensor], pixels: dict[str, int]) -
     """What is left once the filters not in `kept`, {unit: (filters,) bool}, are taken out; see `channels.follow`.
 
     Any filter may go: the last convolution of a branch writes the rest into its stream by index. A unit all of whose
-    inputs are gone keeps its bias and batch norm, and has no MACs.
+    inputs are gone keeps its bias and batch norm, and has no MACs. ValueError for masks that `follow` refuses.
     """
-    units, channels = network.all_units, follow(network, kept)
+    units, prunable, channels = network.all_units, network.units, follow(network, kept)
     filters = parameters = macs = 0
-    for name, left in channels.filters.items():
-        unit, outputs = units[name], len(left)
-        weights = outputs * len(channels.inputs[name]) * unit.weight[0, 0].numel()
+    for name, stay in channels.filters.items():
+        unit, outputs = units[name], len(stay)
+        weights = outputs * len(channels.inputs[name]) * unit.weight.shape[2:].numel()
         parameters += weights + outputs * _vectors(unit)
         macs += weights * pixels[name]
-        filters += outputs if unit.is_convolution else 0
+        filters += outputs if name in prunable else 0
     return Count(filters, parameters, macs)
 
 
-def _vectors(unit: Unit) -> int:
-    """Parameters a filter has beside its weights: a bias, batch norm's scale and shift."""
-    return (unit.layer.bias is not None) + 2 * (unit.norm is not None)
+def nonzero(network: Network, pixels: dict[str, int]) -> Count:
+    """The weights that no mask makes zero, and their MACs, though no dense kernel is faster for them.
+
+    `filters` are those with a weight that is not zero.
+    """
+    full, units = count(network, pixels), network.all_units
+    masked = {name: masked_weights(unit) for name, unit in units.items()}
+    filters = sum(int(live.sum()) for live in filter_masks(network).values())
+    macs = full.macs - sum(weights * pixels[name] for name, weights in masked.items())
+    return Count(filters, full.parameters - sum(masked.values()), macs)
+
+
+def masked_weights(unit: Unit) -> int:
+    """The weights behind the zeros of a unit's mask, each of whose entries stands for as many."""
+    if unit.gate is None:
+        return 0
+    kept = unit.gate.decide()
+    return int((~kept).sum()) * (unit.weight.numel() // kept.numel())
 
 
 def dense(network: Network, image_size: int) -> Count:
@@ -79,26 +96,24 @@ def dense(network: Network, image_size: int) -> Count:
 
 
 def remaining(network: Network, image_size: int) -> Count:
-    """What is left of the network under the masks now in force.
-
-    Filters: after removal. Single weights: those that are not zero, and their MACs, though no dense kernel is faster
-    for them.
-    """
-    gates = {name: unit.gate for name, unit in network.all_units.items() if unit.gate is not None}
+    """What is left of the network under the masks now in force: `removed` where they are on filters, else `nonzero`."""
     pixels = positions(network, image_size)
-    if all(gate.mask.dim() == 1 for gate in gates.values()):
+    if all(unit.gate is None or unit.gate.by_filter for unit in network.all_units.values()):
         return removed(network, filter_masks(network), pixels)
-    full = count(network, pixels)
-    zeros = {name: int((gate.mask == 0).sum()) for name, gate in gates.items()}
-    filters = sum(int(live.sum()) for live in filter_masks(network).values())
-    return Count(filters, full.parameters - sum(zeros.values()), full.macs - sum(z * pixels[name] for name, z in zeros.items()))
+    return nonzero(network, pixels)
 
 
 def zeros(network: Network) -> tuple[int, int]:
     """num_zero and num_total as the paper's code printed them: weights under a mask, and all weights and biases."""
-    zero = sum(
-        int((unit.gate.mask == 0).sum()) * (unit.weight.numel() // unit.gate.mask.numel())
-        for unit in network.all_units.values()
-        if unit.gate is not None
-    )
-    return zero, sum(parameter.numel() for parameter in network.parameters())
+    units = network.all_units.values()
+    return sum(masked_weights(unit) for unit in units), sum(_parameters(unit) for unit in units)
+
+
+def _parameters(unit: Unit) -> int:
+    parts = (unit.layer,) if unit.norm is None else (unit.layer, unit.norm)
+    return sum(parameter.numel() for part in parts for parameter in part.parameters())
+
+
+def _vectors(unit: Unit) -> int:
+    """Parameters a filter has beside its weights: a bias, batch norm's scale and shift."""
+    return (unit.layer.bias is not None) + 2 * (unit.norm is not None)

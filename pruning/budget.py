@@ -1,4 +1,4 @@
-"""How much may be left, said as MACs or parameters of the network after removal instead of as a rate."""
+"""This file meets budgets: how much may be left, said as MACs or parameters after removal instead of as a rate."""
 
 from collections.abc import Callable
 

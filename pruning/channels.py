@@ -1,11 +1,11 @@
-"""Which channels are where once filters are gone: one walk along the wiring, which counting and removal both read."""
+"""This file follows channels through a network once filters are gone: one walk that counting and removal both read."""
 
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from models import Network
+from models import Link, Network, Unit
 
 
 @dataclass
@@ -20,10 +20,11 @@ class _Node:
 class Channels:
     """What stays of a network. All indices are those of the whole network.
 
-    `filters` and `inputs`: of each unit, the filters and the input channels that stay, in their order, (n,) int64; both
-    empty for a unit that the output no longer depends on. `joints`: of each joint, the stream's width and the places
-    that the branch writes to. `constants`: of each joint, what removed filters would have added, (width,). `shifts`: of
-    each unit, what constant input channels would have added to its product away from the image's border, (filters,).
+    `filters` and `inputs`: of each unit, the filters that stay and the columns of its weight that stay, in their order,
+    (n,) int64; both empty for a unit that no output depends on any longer. Columns are input channels, but for a
+    convolution in groups those of one group. `joints`: of each joint, the stream's width and the channels that the
+    branch writes to. `constants`: of each joint, what removed filters would have added, (width,). `shifts`: of each unit,
+    what constant input channels would have added to its product away from the image's border, (filters,).
     """
 
     filters: dict[str, Tensor] = field(default_factory=dict)
@@ -34,15 +35,20 @@ class Channels:
 
 
 def needed(network: Network, kept: dict[str, Tensor]) -> set[str]:
-    """Units that the output still depends on: a branch whose last convolution is empty goes as a whole."""
-    found, read = set(), {"output"}
+    """Units that an output still depends on: a branch whose last convolution is empty goes as a whole."""
+    units, read = set(), set(network.outputs)
     for link in reversed(network.links):
         if link.target not in read or (link.unit in kept and not kept[link.unit].any()):
             continue
         read.add(link.source)
         if link.unit is not None:
-            found.add(link.unit)
-    return found
+            units.add(link.unit)
+    return units
+
+
+def in_groups(network: Network) -> list[str]:
+    """The convolutions whose filters read a group of channels each, other than one channel: these cannot be cut."""
+    return [link.unit for link in network.links if link.unit and not link.ties and network.get_submodule(link.unit).groups > 1]
 
 
 @torch.no_grad()
@@ -52,12 +58,13 @@ def follow(network: Network, kept: dict[str, Tensor], constant_of: dict[str, Ten
     `kept` is {unit: (filters,) bool, on the CPU}; a unit without an entry keeps all. `constant_of` is what a unit's
     cut filters give instead of 0, {unit: (filters,)}. A stream holds only the channels that somebody has written by
     then, in the order in which they were first written: it grows at its end, so that every reader reads all of it.
+    ValueError where filters that are tied to channels are to go without them, or a convolution in groups is cut.
     """
-    units, live, found = network.all_units, needed(network, kept), Channels()
+    units, live, channels = network.all_units, needed(network, kept), Channels()
     widths = network.widths()
     dtype = next(network.parameters()).dtype
     none, zeros = torch.zeros(0, dtype=torch.int64), {n: torch.zeros(n, dtype=dtype) for n in {*widths.values()}}
-    nodes = {"input": _Node(torch.arange(3), zeros[3])}
+    nodes = {"input": _Node(torch.arange(widths["input"]), zeros[widths["input"]])}
     for link in network.links:
         width = widths[link.target]
         source = nodes.get(link.source, _Node(none, zeros[widths[link.source]]))
@@ -66,37 +73,65 @@ def follow(network: Network, kept: dict[str, Tensor], constant_of: dict[str, Ten
             constant[: len(source.constant)] = source.constant
             nodes[link.target] = _Node(source.order, constant)
             continue
-        mask = kept.get(link.unit)
-        reads = link.unit in live
-        filters = torch.arange(width) if mask is None else mask.nonzero().flatten()
-        filters = filters if reads else none
+        unit, mask = units[link.unit], kept.get(link.unit)
+        filters = inputs = none
+        if link.unit in live:
+            filters = torch.arange(unit.filters) if mask is None else mask.nonzero().flatten()
+            filters, inputs = _of_unit(link, unit, filters, source.order)
+            if constant_of is not None:
+                channels.shifts[link.unit] = _shift(link, unit, source.constant)
         constant = zeros[width] if constant_of is None else constant_of.get(link.unit, zeros[width])
-        found.inputs[link.unit] = source.order if reads else none
-        if constant_of is not None and reads:
-            weight = units[link.unit].weight_in_force.cpu()
-            found.shifts[link.unit] = (weight.flatten(2).sum(-1) if weight.dim() > 2 else weight) @ source.constant
+        channels.inputs[link.unit] = inputs
         if link.joint is None:
-            found.filters[link.unit] = filters
+            channels.filters[link.unit] = filters
             nodes[link.target] = _Node(filters, constant)
         else:
             stream = nodes.get(link.target, _Node(none, zeros[width]))
-            _join(found, link, stream, filters, constant)
+            _join(channels, link, stream, filters, constant)
             nodes[link.target] = stream
-    return found
+    return channels
 
 
-def _join(found: Channels, link, stream: _Node, filters: Tensor, constant: Tensor) -> None:
-    """The branch's channels are added to the stream: what is not there yet goes to its end."""
+def _of_unit(link: Link, unit: Unit, filters: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+    """The filters that stay, in their order, and the columns of the weight that stay, where the source holds `order`."""
+    if link.ties:
+        if not torch.equal(filters, order.sort().values):
+            raise ValueError(f"'{link.unit}': filter c reads channel c only, and so both stay or both go")
+        return order, torch.arange(1 if len(order) else 0)
+    if unit.groups > 1:
+        if len(filters) < unit.filters or not torch.equal(order, torch.arange(unit.groups * unit.weight.shape[1])):
+            raise ValueError(cannot_be_cut(link.unit, unit))
+        return filters, torch.arange(unit.weight.shape[1])
+    return filters, order
+
+
+def cannot_be_cut(name: str, unit: Unit) -> str:
+    """Why the filters of a convolution in groups stay, and all that it reads."""
+    return f"'{name}' is a convolution in {unit.groups} groups, whose filters and channels cannot be cut"
+
+
+def _shift(link: Link, unit: Unit, constant: Tensor) -> Tensor:
+    """What constant input channels add to the unit's product, (filters,)."""
+    weight = unit.weight_in_force.cpu()
+    sums = weight.flatten(2).sum(-1) if weight.dim() > 2 else weight
+    if link.ties:
+        return sums[:, 0] * constant
+    per_group = constant.view(unit.groups, -1).repeat_interleave(unit.filters // unit.groups, 0)
+    return sums @ constant if unit.groups == 1 else (sums * per_group).sum(1)
+
+
+def _join(channels: Channels, link: Link, stream: _Node, filters: Tensor, constant: Tensor) -> None:
+    """The branch's channels are added to the stream: those that it does not hold yet go to its end."""
     width = len(stream.constant)
-    there = torch.full((width,), -1)
-    there[stream.order] = torch.arange(len(stream.order))
-    order = torch.cat([stream.order, filters[there[filters] < 0]])
-    there[order] = torch.arange(len(order))
-    places, by_place = there[filters].sort()
-    found.filters[link.unit] = filters[by_place]
-    found.joints[link.joint] = (len(order), places)
+    position = torch.full((width,), -1)
+    position[stream.order] = torch.arange(len(stream.order))
+    order = torch.cat([stream.order, filters[position[filters] < 0]])
+    position[order] = torch.arange(len(order))
+    written, by_position = position[filters].sort()
+    channels.filters[link.unit] = filters[by_position]
+    channels.joints[link.joint] = (len(order), written)
     total = stream.constant + constant
-    found.constants[link.joint] = total[order]
+    channels.constants[link.joint] = total[order]
     # behind the joint's ReLU
     stream.order, stream.constant = order, total.clamp_min(0)
     stream.constant[order] = 0

@@ -1,4 +1,4 @@
-"""What a criterion may ask for beyond the weights. Computed when first asked for, and without leaving a trace."""
+"""This file holds what a criterion may ask for beyond the weights, computed when first asked for, without leaving a trace."""
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
@@ -154,12 +154,12 @@ class Context:
 
     @contextmanager
     def under(self, keep: Scores) -> Iterator[None]:
-        """Other masks for the time being."""
+        """Other masks for as long as this lasts: {unit: what to keep}."""
         gates = {name: self.network.get_submodule(name).gate for name in keep}
-        before = {name: gate.mask.clone() for name, gate in gates.items()}
+        before = {name: gate.decide() for name, gate in gates.items()}
         try:
             for name, gate in gates.items():
-                gate.set(keep[name].to(gate.mask.device))
+                gate.set(keep[name].to(before[name].device))
             yield
         finally:
             for name, gate in gates.items():

@@ -1,34 +1,97 @@
-"""What is cut as one piece: how a weight splits into groups, and which units have any."""
+"""This file says what may be cut as one piece. Each public class is a choice of --prune_type, by its name in lower case."""
 
 from torch import Tensor
 
 from models import Network, Unit
+from pruning import accounting
+from pruning.accounting import Count
+from pruning.channels import cannot_be_cut, in_groups
+from pruning.gates.mask import Mask
+from pruning.gates.output import OutputGate
+from pruning.gates.weight import WeightMask
 
 
-class Structured:
+class _Granularity:
+    """What a granularity is asked for. This base splits the weight by its first dimensions, and counts single weights."""
+
+    removable = False  # whether what is masked can be taken out: whole filters only
+
+    @classmethod
+    def units(cls, network: Network) -> dict[str, Unit]:
+        """The units that get a mask, by their paths. ValueError for a network that cannot be pruned so."""
+        return network.all_units
+
+    @classmethod
+    def groups(cls, weight: Tensor) -> Tensor:
+        """The weight as (pieces..., weights of a piece), the pieces in the mask's shape."""
+        raise NotImplementedError
+
+    @classmethod
+    def shape(cls, unit: Unit) -> tuple[int, ...]:
+        """The shape of a unit's mask and scores."""
+        return tuple(cls.groups(unit.weight).shape[:-1])
+
+    @classmethod
+    def gate(cls, unit: Unit, placement: str) -> Mask:
+        """A new mask for a unit; `placement` is --prune_gate, "output" or "weight", where there is a choice."""
+        return WeightMask(cls.shape(unit), unit.weight.device)
+
+    @classmethod
+    def zeros(cls, unit: Unit) -> int:
+        """The weights behind the zeros of a unit's mask, as num_zero counts them."""
+        return accounting.masked_weights(unit)
+
+    @classmethod
+    def count(cls, network: Network, pixels: dict[str, int]) -> Count:
+        """What remains of the network under its masks; `pixels` are its `accounting.positions`."""
+        return accounting.nonzero(network, pixels)
+
+
+class Structured(_Granularity):
     """Whole filters of convolutions: a mask of shape (filters,)."""
 
-    @staticmethod
-    def units(network: Network) -> dict[str, Unit]:
+    removable = True
+
+    @classmethod
+    def units(cls, network: Network) -> dict[str, Unit]:
+        for name in in_groups(network):
+            raise ValueError(cannot_be_cut(name, network.get_submodule(name)))
         return network.units
 
-    @staticmethod
-    def groups(weight: Tensor) -> Tensor:
+    @classmethod
+    def groups(cls, weight: Tensor) -> Tensor:
         """(filters, inputs, height, width) -> (filters, weights of a filter)."""
         return weight.flatten(1)
 
+    @classmethod
+    def gate(cls, unit: Unit, placement: str) -> Mask:
+        return OutputGate(unit.filters, unit.weight.device) if placement == "output" else super().gate(unit, placement)
 
-class Unstructured:
+    @classmethod
+    def count(cls, network: Network, pixels: dict[str, int]) -> Count:
+        return accounting.removed(network, accounting.filter_masks(network), pixels)
+
+
+class Unstructured(_Granularity):
     """Single weights of convolutions and linear layers: a mask of the weight's shape."""
 
-    @staticmethod
-    def units(network: Network) -> dict[str, Unit]:
-        return network.all_units
-
-    @staticmethod
-    def groups(weight: Tensor) -> Tensor:
-        """(...) -> (..., 1): each weight is a group of its own."""
+    @classmethod
+    def groups(cls, weight: Tensor) -> Tensor:
+        """(...) -> (..., 1): each weight is a piece of its own."""
         return weight.unsqueeze(-1)
 
 
-GRANULARITIES = {"structured": Structured, "unstructured": Unstructured}
+class Kernels(_Granularity):
+    """The k x k slices of convolutions, by which a filter reads one channel: a mask of shape (filters, inputs)."""
+
+    @classmethod
+    def units(cls, network: Network) -> dict[str, Unit]:
+        return {name: unit for name, unit in network.all_units.items() if unit.is_convolution}
+
+    @classmethod
+    def groups(cls, weight: Tensor) -> Tensor:
+        """(filters, inputs, height, width) -> (filters, inputs, weights of a kernel)."""
+        return weight.flatten(2)
+
+
+GRANULARITIES = {granularity.__name__.lower(): granularity for granularity in _Granularity.__subclasses__()}

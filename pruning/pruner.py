@@ -1,4 +1,4 @@
-"""Where the four answers meet: granularity, criterion, scope and phase put masks on a network."""
+"""This file is where the four answers meet: granularity, criterion, scope and phase put masks on a network."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -7,13 +7,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from models import Network, Unit
+from models import Network
 from models.numerics import without_tf32
 from pruning.budget import Budget, round_up
 from pruning.context import Context, lift
-from pruning.gates.mask import Mask
-from pruning.gates.output import OutputGate
-from pruning.gates.weight import WeightMask
 from pruning.granularities import GRANULARITIES
 from pruning.groups import Decisions
 from settings.registry import CRITERIA, PHASES, SCHEDULES, SCOPES
@@ -21,12 +18,13 @@ from tasks.classification import Classification
 
 
 class Pruner:
-    """Puts a mask on every unit of the granularity, and moves the masks as the phase says.
+    """A pruner puts a mask on every unit of its `granularity`, and moves the masks as the phase says.
 
     `rate` is the fraction removed: of the decisions, filters unless `residual` groups them, or with `budget`, "macs" or
     "parameters", of those, as removal leaves them on images of `image_size`. `round_to` keeps a multiple of filters in
     each layer. `gate` is the place of a filter mask, `frequency` such as "1ep" or "4it", `until` a fraction of the run.
-    `begin` tells how long the run is. ValueError if so much may not go, the scope having a floor.
+    `begin` tells how long the run is. ValueError for a network that the granularity refuses, a budget of what cannot be taken
+    out, or if so much may not go, the scope having a floor.
     """
 
     def __init__(
@@ -59,12 +57,14 @@ class Pruner:
         count, word = re.fullmatch(r"(\d+)(ep|it)", frequency).groups()
         self.every, self.by_epochs = int(count), word == "ep"
         self.units = self.granularity.units(network)
-        by_filter = self.granularity.groups(next(iter(self.units.values())).weight).dim() == 2
-        self.gates = {name: _mask(unit, by_filter, gate) for name, unit in self.units.items()}
+        removable = self.granularity.removable
+        if budget is not None and not removable:
+            raise ValueError(f"no filter goes as a whole with {prune_type}, and so the {budget} stay as they are")
+        self.gates = {name: self.granularity.gate(unit, gate) for name, unit in self.units.items()}
         for name, mask in self.gates.items():
             self.units[name].gate = mask
         self.changes = torch.zeros((), dtype=torch.int64, device=next(network.parameters()).device)
-        self.decisions = Decisions(network, list(self.units), residual if by_filter else "free")
+        self.decisions = Decisions(network, list(self.units), residual if removable else "pieces")
         self.round_to, self.budget = round_to, None if budget is None else Budget(network, budget, image_size)
         smallest = self._choose({name: mask.mask for name, mask in self.gates.items()}, rate)
         how = f", in multiples of {round_to}" if round_to > 1 else ""
@@ -123,14 +123,14 @@ class Pruner:
     def update(self, rate: float) -> None:
         """New masks that cut this fraction; `changes` grows by the number of entries that moved."""
         for name, keep in self._choose(self.scores(rate), rate).items():
-            self.changes += (self.gates[name].mask.bool() != keep.to(self.changes.device)).sum()
+            self.changes += (self.gates[name].decide() != keep.to(self.changes.device)).sum()
             self.gates[name].set(keep)
 
     def _choose(self, scores: dict[str, Tensor], rate: float) -> dict[str, Tensor]:
         """What to keep of every unit."""
         found = next(iter(scores.values())).dtype == torch.bool
         if self.only_more:
-            cut = {name: mask.mask == 0 for name, mask in self.gates.items()}
+            cut = {name: ~gate.decide() for name, gate in self.gates.items()}
             scores = {name: score.double().masked_fill(cut[name], -torch.inf) for name, score in scores.items()}
         if self.budget is not None:  # the search is one of many small steps
             scores = {name: score.cpu() for name, score in scores.items()}
@@ -153,18 +153,16 @@ class Pruner:
         return keep
 
     def cut(self) -> int:
-        """Mask entries that are 0 now: filters, or single weights."""
-        return sum(int((mask.mask == 0).sum()) for mask in self.gates.values())
+        """Mask entries that are 0 now: filters, single weights or kernels."""
+        return sum(int((~gate.decide()).sum()) for gate in self.gates.values())
+
+    @property
+    def entries(self) -> int:
+        """Mask entries in all: filters, single weights or kernels that could be cut."""
+        return sum(gate.mask.numel() for gate in self.gates.values())
 
     def take_changes(self) -> int:
         """Mask entries that moved since this was last asked."""
         changes = int(self.changes)
         self.changes.zero_()
         return changes
-
-
-def _mask(unit: Unit, by_filter: bool, gate: str) -> Mask:
-    device = unit.weight.device
-    if by_filter and gate == "output":
-        return OutputGate(unit.filters, device)
-    return WeightMask((unit.filters,) if by_filter else unit.weight.shape, device)

@@ -1,4 +1,4 @@
-"""Removal: from a network with filter masks to a plain smaller one with the same outputs.
+"""This file removes filters: from a network with filter masks to a plain smaller one with the same outputs.
 
 Nothing here knows an architecture: what goes where is read from the wiring (`channels.follow`).
 """
@@ -11,24 +11,24 @@ from torch import Tensor
 from models import Network
 from pruning.accounting import filter_masks
 from pruning.channels import Channels, follow
-from pruning.gates.output import OutputGate
 
 
 def is_exact(network: Network) -> bool:
-    """Whether masked equals removed: every mask is on a unit's output, behind batch norm."""
-    return all(unit.gate is None or isinstance(unit.gate, OutputGate) for unit in network.all_units.values())
+    """Whether masked equals removed, as every gate says of itself: masks are on units' outputs, behind batch norm."""
+    return all(unit.gate is None or unit.gate.exact for unit in network.all_units.values())
 
 
 class Removal:
     """What is taken out of a network, and how its tensors are cut: built from the filter masks now in force.
 
     At the published placement a masked filter still gives a constant, which is folded into its readers: exact but for
-    the border, where a reader's padding sees 0 instead. ValueError where single weights are masked.
+    the border, where a reader's padding sees 0 instead. ValueError where parts of filters are masked, where filters were
+    taken out before, or where `channels.follow` refuses the masks.
     """
 
     def __init__(self, network: Network):
-        if any(unit.gate is not None and unit.gate.mask.dim() != 1 for unit in network.all_units.values()):
-            raise ValueError("single weights cannot be taken out, only whole filters")
+        if not all(unit.gate is None or unit.gate.by_filter for unit in network.all_units.values()):
+            raise ValueError("single weights and kernels cannot be taken out, only whole filters")
         if any(joint.width is not None for joint in network.joints.values()):
             raise ValueError("filters have been taken out of this network already")
         self.network, self.exact = network, is_exact(network)
@@ -78,11 +78,11 @@ class Removal:
     def _shapes(self) -> dict:
         """What `Network.reshape` takes."""
         channels, joints = self.channels, {}
-        for name, (width, places) in channels.joints.items():
+        for name, (width, written) in channels.joints.items():
             constant = bool(channels.constants[name].any())
             # a branch that writes every channel writes them in order
-            if constant or len(places) < width:
-                joints[name] = {"width": width, "index": places.tolist(), "constant": constant}
+            if constant or len(written) < width:
+                joints[name] = {"width": width, "index": written.tolist(), "constant": constant}
         units = {name: [len(filters), len(channels.inputs[name])] for name, filters in channels.filters.items()}
         return {"units": units, "joints": joints}
 
@@ -97,12 +97,12 @@ def ungated(network: Network) -> Network:
 
 def _constants(network: Network, kept: dict[str, Tensor]) -> dict[str, Tensor]:
     """What a filter masked before batch norm still gives, in evaluation: its batch norm of 0, behind the ReLU."""
-    found = {}
+    constants = {}
     for name, mask in kept.items():
         unit = network.get_submodule(name)
-        if isinstance(unit.gate, OutputGate) or unit.norm is None:
+        if unit.gate is None or unit.gate.exact or unit.norm is None:
             continue
         norm = unit.norm
         value = (norm.bias - norm.running_mean * norm.weight / torch.sqrt(norm.running_var + norm.eps)).detach().cpu()
-        found[name] = (value.clamp_min(0) if unit.activation else value) * ~mask
-    return found
+        constants[name] = (value.clamp_min(0) if unit.activation else value) * ~mask
+    return constants

@@ -87,7 +87,7 @@ def gate_penalties(network: models.Network) -> dict[str, Callable]:
 def build_network(settings: Settings, tensors: dict | None) -> tuple[models.Network, accounting.Count]:
     """A network on the CPU, fresh or with trained `tensors`, and what it holds. Refused if it does not fit the data."""
     arch, size, outputs = settings.network.arch, settings.data.image_size, tasks.outputs_of(settings.data)
-    model = models.build(arch, classes=outputs)
+    model = models.build(arch, classes=outputs, channels=settings.data.channels)
     try:
         whole = accounting.dense(model, size)
     except RuntimeError:
@@ -135,7 +135,7 @@ def starting_weights(settings: Settings) -> tuple[str, dict[str, torch.Tensor]]:
         except Refused:
             raise Refused(f"--init: {not_a_checkpoint}") from None
         arch, tensors = saved.card.arch, saved.state_dict()
-        smaller = saved.shapes() != models.build(arch, classes=len(saved.card.classes)).shapes()
+        smaller = saved.shapes() != models.build(arch, classes=len(saved.card.classes), channels=saved.input_channels).shapes()
     else:
         arch, shapes = state["settings"]["arch"], state["shapes"]
         smaller = bool(shapes) and shapes != models.build(arch).shapes()

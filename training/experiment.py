@@ -28,9 +28,9 @@ class Experiment:
 
     `plan` holds the stages of the run and `stage` the number of the one that it is in; `results` gathers what the actions
     returned. `regularisers` are penalties of the network by name, added to the loss; `proximal` is called with the network
-    and the learning rate after the optimiser's step. `whole` counts the network without masks. `loss` is the function of (run, inputs, targets) that gives the
-    network's outputs and the terms of the loss (modeling.losses); `losses` is that function for this run, and `predict`
-    maps inputs to outputs: both are captured where --compile asks for it.
+    and the learning rate after the optimiser's step. `whole` counts the network without masks. `loss` is the function of
+    (run, inputs, targets) that gives the network's outputs and the terms of the loss (modeling.losses); `losses` is that
+    function for this run, and `predict` maps inputs to outputs: both are captured where --compile asks for it.
     """
 
     settings: Settings

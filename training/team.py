@@ -9,6 +9,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from models import Network
+
 
 def launched() -> bool:
     """Whether torchrun, or what sets the same variables, started this process among others."""
@@ -85,9 +87,13 @@ class Team:
             dist.all_reduce(tensor, dist.ReduceOp.MAX)
 
     @torch.no_grad()
-    def average_statistics(self, network: nn.Module) -> None:
-        """Batch norm's running statistics: each process has seen its own part of the batches."""
+    def average_statistics(self, network: Network) -> None:
+        """Average batch norm's running statistics, since each process has seen its own part of the batches.
+
+        No other buffer is touched: masks are the same everywhere, and size * (1 / size) is not always 1 in float32.
+        """
         if self.size > 1:
-            for buffer in network.buffers():
-                if buffer.is_floating_point():
-                    self.sum_(buffer.div_(self.size))
+            for unit in network.all_units.values():
+                if unit.norm is not None:
+                    for statistic in (unit.norm.running_mean, unit.norm.running_var):
+                        self.sum_(statistic.div_(self.size))

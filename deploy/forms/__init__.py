@@ -1,1 +1,1 @@
-"""The forms that a network is shipped in."""
+"""This package holds the forms that a network is shipped in."""

@@ -1,4 +1,4 @@
-"""A network as an ONNX or torch.export file, checked against PyTorch before it is kept."""
+"""This file writes a network as an ONNX or torch.export file, and checks it against PyTorch before it is kept."""
 
 import contextlib
 import io
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from deploy.folding import folded
 from deploy.latency import alternate
 from models import Network
 from runs.storage import replace, unused
@@ -23,22 +24,24 @@ BLOCK, WORTH = 16, 2
 
 
 def export(network: Network, path: str, images: torch.Tensor) -> dict:
-    """Write the network, batch norm folded, to a .onnx or .pt2 file that takes any number of images (n, 3, h, w).
+    """Write the network, batch norm folded, to a .onnx or .pt2 file that takes any number of images.
 
-    The file's own runtime (onnxruntime; PyTorch) must give what PyTorch gives on `images`, relative to the largest
-    output, to within 1e-4: Failed otherwise, and nothing is written. Returns the difference and the bytes.
+    The file's own runtime (onnxruntime; PyTorch) must give what PyTorch gives on `images`, (n, channels, h, w), to within
+    1e-4 of each output's largest value: Failed otherwise, and nothing is written. Returns the difference and the bytes.
     """
     images = images.detach().cpu().float().contiguous()
-    folded = network.folded().cpu()
+    form = folded(network).cpu()
     with torch.inference_mode():
-        expected = folded(images)
-    with tempfile.TemporaryDirectory() as place:
-        draft = Path(place) / f"network{Path(path).suffix}"
+        expected = outputs_of(form(images))
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder) / f"network{Path(path).suffix}"
         try:
-            got = write_onnx(network, draft, images) if draft.suffix == ".onnx" else _write_pt2(folded, draft, images)
+            got = write_onnx(network, draft, images) if draft.suffix == ".onnx" else _write_pt2(form, draft, images)
         except (RuntimeError, TypeError, ValueError) as error:
             raise Failed(f"'{path}' cannot be made: {' '.join(str(error).split())[:200]}") from None
-        difference = float((got - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
+        pairs = zip(got, expected, strict=True)
+        differences = [(made - wanted).abs().max() / wanted.abs().max().clamp_min(1e-30) for made, wanted in pairs]
+        difference = float(torch.stack(differences).max())  # one that is no number is not lost
         if not difference <= LARGEST_DIFFERENCE:
             raise Failed(f"'{path}' would not be the same network: it differs by {difference:.1e} of the largest output")
         content = draft.read_bytes()
@@ -47,15 +50,21 @@ def export(network: Network, path: str, images: torch.Tensor) -> dict:
     return {"file": str(target), "difference": difference, "bytes": len(content)}
 
 
-def write_onnx(network: Network, path: Path, images: torch.Tensor) -> torch.Tensor:
-    """Write an ONNX file, batch norm folded and the weights inside; what onnxruntime makes of the images."""
-    folded, batch = _in_blocks(network.folded(1).cpu(), network.folded(BLOCK).cpu(), images), torch.export.Dim("n", min=1)
+def outputs_of(output: torch.Tensor | tuple | list) -> list[torch.Tensor]:
+    """A network's outputs, one or several, as a list."""
+    return [output] if isinstance(output, torch.Tensor) else list(output)
+
+
+def write_onnx(network: Network, path: Path, images: torch.Tensor) -> list[torch.Tensor]:
+    """Write an ONNX file, batch norm folded and the weights inside; returns what onnxruntime makes of the images."""
+    form, batch = _in_blocks(folded(network, 1).cpu(), folded(network, BLOCK).cpu(), images), torch.export.Dim("n", min=1)
+    names = ["logits"] if len(network.outputs) == 1 else list(network.outputs)
     with _silence():
         program = torch.onnx.export(
-            folded, (images,), dynamo=True, dynamic_shapes=({0: batch},), input_names=["images"], output_names=["logits"]
+            form, (images,), dynamo=True, dynamic_shapes=({0: batch},), input_names=["images"], output_names=names
         )
         program.save(str(path), external_data=False)
-    return torch.from_numpy(session(path).run(None, {"images": images.numpy()})[0])
+    return [torch.from_numpy(output) for output in session(path).run(None, {"images": images.numpy()})]
 
 
 def _in_blocks(plain: Network, filled: Network, images: torch.Tensor) -> Network:
@@ -68,11 +77,11 @@ def _in_blocks(plain: Network, filled: Network, images: torch.Tensor) -> Network
     return filled if work[1] <= WORTH * work[0] else plain
 
 
-def _write_pt2(folded: Network, path: Path, images: torch.Tensor) -> torch.Tensor:
+def _write_pt2(form: Network, path: Path, images: torch.Tensor) -> list[torch.Tensor]:
     with _silence():
-        program = torch.export.export(folded, (images,), dynamic_shapes=({0: torch.export.Dim("n", min=1)},))
+        program = torch.export.export(form, (images,), dynamic_shapes=({0: torch.export.Dim("n", min=1)},))
         torch.export.save(program, str(path))
-        return torch.export.load(str(path)).module()(images)
+        return outputs_of(torch.export.load(str(path)).module()(images))
 
 
 def session(path: Path):
@@ -89,14 +98,14 @@ def session(path: Path):
 
 def onnxruntime_latency(whole: Network, smaller: Network, image_size: int, batches: tuple[int, ...]) -> list[dict]:
     """Milliseconds of "dense" and "compact" in onnxruntime on the CPU, measured in turns, for each size of a batch."""
-    rows, sessions = [], {}
-    with tempfile.TemporaryDirectory() as place:
+    rows, sessions, channels = [], {}, whole.input_channels
+    with tempfile.TemporaryDirectory() as folder:
         for name, network in (("dense", whole), ("compact", smaller)):
-            path = Path(place) / f"{name}.onnx"
-            write_onnx(network, path, torch.zeros(2, 3, image_size, image_size))
+            path = Path(folder) / f"{name}.onnx"
+            write_onnx(network, path, torch.zeros(2, channels, image_size, image_size))
             sessions[name] = session(path)
         for batch in batches:
-            images = np.zeros((batch, 3, image_size, image_size), dtype=np.float32)
+            images = np.zeros((batch, channels, image_size, image_size), dtype=np.float32)
             took = alternate({name: lambda s=s, x=images: s.run(None, {"images": x}) for name, s in sessions.items()})
             rows.append({name: {"ms": 1e3 * seconds} for name, seconds in took.items()})
     return rows

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from models import Unit
 from pruning.context import Context
+from pruning.probes import maps_of
 
 
 def NISP(
@@ -27,8 +28,8 @@ def NISP(
     maps: dict[str, Tensor] = {}
     scores = {}
     for link in reversed(network.links):
-        if link.target == "output":
-            maps[link.source] = _final(context, link, last)
+        if link.target in network.outputs:
+            _add(maps, link.source, _final(context, link, last))
             continue
         if link.target not in maps:
             continue  # nothing reads it
@@ -44,7 +45,8 @@ def NISP(
         weight = unit.weight_in_force.detach().abs().to(score.dtype)
         if unit.is_convolution:
             layer = unit.layer
-            back = torch.nn.grad.conv2d_input((1, *inputs), weight, score.unsqueeze(0), layer.stride, layer.padding)[0]
+            geometry = (layer.stride, layer.padding, layer.dilation, layer.groups)
+            back = torch.nn.grad.conv2d_input((1, *inputs), weight, score.unsqueeze(0), *geometry)[0]
         else:
             back = (weight.T @ score.flatten())[:, None, None]
         if link.source != "input":
@@ -83,13 +85,15 @@ def _going_on(unit: Unit, total: Tensor, rate: float) -> Tensor:
 
 
 def _final(context: Context, link, last: str) -> Tensor:
-    """Scores of the channels that the last unit reads, as maps of one pixel."""
+    """Scores of the channels that the unit of an output reads, as maps of one pixel; of maps their means are ranked."""
+    if link.unit is None:
+        raise ValueError(f"NISP needs a layer that makes the output '{link.target}', which is a copy of '{link.source}'")
     reader = context.network.get_submodule(link.unit)
-    weight = reader.weight
     if last == "equal":
-        return torch.ones(weight.shape[1], 1, 1, dtype=torch.float64, device=weight.device)
+        channels = reader.weight.shape[1] * reader.groups
+        return torch.ones(channels, 1, 1, dtype=torch.float64, device=reader.weight.device)
     seen = []
-    hook = reader.register_forward_pre_hook(lambda _, x: seen.append(x[0].detach().double()))
+    hook = reader.register_forward_pre_hook(lambda _, x: seen.append(maps_of(x[0].detach().double()).mean((2, 3))))
     try:
         context.measure()
     finally:

@@ -39,7 +39,7 @@ def zero_fraction(
             written = torch.ones_like(read[link.unit], dtype=torch.bool)
         else:
             weights = small[link.unit]
-            inputs = weights[:, left[link.source]] if link.source in left else weights
+            inputs = _reading(weights, left[link.source], link.ties) if link.source in left else weights
             # without inputs all are alike
             own_zero = inputs.double().flatten(1).mean(1).nan_to_num(1.0)
             gone = (own_zero >= own_at_least) & ((own_zero >= own) | (read[link.unit] >= readers))
@@ -48,6 +48,11 @@ def zero_fraction(
             written = keep[link.unit] = ~gone
         left[link.target] = _longer(left[link.target], written, torch.logical_or) if link.target in left else written
     return keep
+
+
+def _reading(small: Tensor, written: Tensor, ties: str | None) -> Tensor:
+    """Of a unit's small weights those that read a channel which is written; a filter tied to another one is all small."""
+    return small | ~written.view(-1, 1, 1, 1) if ties else small[:, written]
 
 
 def _longer(first: Tensor, second: Tensor, operation) -> Tensor:
@@ -72,7 +77,7 @@ def _readers(network: Network, small: dict[str, Tensor]) -> dict[str, Tensor]:
             weights = small[link.unit]
             rows = weights.new_zeros(len(weights), 2, dtype=torch.float64) if target is None else target[: len(weights)]
             found[link.unit] = torch.where(rows[:, 1] > 0, rows[:, 0] / rows[:, 1].clamp_min(1), 1.0)
-            by_input = weights.double().transpose(0, 1).flatten(1)
+            by_input = weights.double().flatten(1) if link.ties else weights.double().transpose(0, 1).flatten(1)
             reads = torch.stack([by_input.sum(1), torch.full_like(by_input[:, 0], by_input.shape[1])], 1)
         if reads is not None:
             seen[link.source] = _longer(seen[link.source], reads, torch.add) if link.source in seen else reads

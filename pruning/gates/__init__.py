@@ -1,1 +1,1 @@
-"""The gates of a unit: masks of 0 and 1 so far."""
+"""This package holds the gates of a unit: masks of 0 and 1 so far."""

@@ -1,4 +1,4 @@
-"""Masks: buffers of 0 and 1 in a unit's gate slot, on its output or on its weight, with the gradient of the method.
+"""This file defines masks: buffers of 0 and 1 in a unit's gate slot, on its output or on its weight.
 
 While a mask moves, the gradient is straight-through (Lin et al., 2020, arXiv 2006.07253): it is taken at the masked
 network and applied to the dense weights, W <- W - lr * g(m * W), so that what is cut keeps learning and may return.
@@ -6,7 +6,9 @@ Once a mask is fixed (`straight_through = False`) it is a plain product.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from models.layers import Gate
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -21,7 +23,7 @@ class _StraightThrough(torch.autograd.Function):
         return gradient, None
 
 
-class Mask(nn.Module):
+class Mask(Gate):
     """What every mask is: the buffer `mask`, and whether it still moves (`straight_through`)."""
 
     def __init__(self, shape, device=None):
@@ -38,9 +40,8 @@ class Mask(nn.Module):
             raise ValueError("a mask holds 0 and 1 only")
         self.mask.copy_(mask)
 
-    def normalise(self, unit, x: Tensor) -> Tensor:
-        """Batch norm of a unit's product."""
-        return unit.norm(x)
+    def decide(self) -> Tensor:
+        return self.mask.bool()
 
     @property
     def _passes(self) -> bool:

@@ -1,4 +1,4 @@
-"""A filter mask on the unit's output, behind batch norm, where masked equals removed."""
+"""This file defines the filter mask on a unit's output, behind batch norm, where masked equals removed."""
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +21,10 @@ class _GatedConvolution(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, mask: Tensor, stride, padding) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor, mask: Tensor, stride, padding, dilation, groups) -> Tensor:
         ctx.save_for_backward(x, weight, mask)
-        ctx.geometry = (stride, padding, (1, 1), False, (0, 0), 1)
-        return F.conv2d(x, weight, None, stride, padding)
+        ctx.geometry = (stride, padding, dilation, False, (0, 0), groups)
+        return F.conv2d(x, weight, None, stride, padding, dilation, groups)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
@@ -33,7 +33,7 @@ class _GatedConvolution(torch.autograd.Function):
         masked = weight * mask.to(weight.dtype).view(-1, 1, 1, 1)
         wanted = (*ctx.needs_input_grad[:2], False)
         for_x, for_weight, _ = _backward(gradient, x, masked, None, *ctx.geometry, wanted)
-        return for_x, for_weight, None, None, None
+        return for_x, for_weight, None, None, None, None, None
 
 
 class _GatedNorm(torch.autograd.Function):
@@ -54,8 +54,8 @@ class _GatedNorm(torch.autograd.Function):
     def backward(ctx, gradient: Tensor):
         x, scale, batch_mean, inverse = ctx.saved_tensors
         wanted = (ctx.needs_input_grad[0], True, True)
-        found = _norm_backward(gradient, x, scale, None, None, batch_mean, inverse, True, ctx.eps, wanted)
-        return *found, None, None, None, None, None
+        gradients = _norm_backward(gradient, x, scale, None, None, batch_mean, inverse, True, ctx.eps, wanted)
+        return *gradients, None, None, None, None, None
 
 
 class OutputGate(Mask):
@@ -71,9 +71,6 @@ class OutputGate(Mask):
     def live(self) -> Tensor:
         return self.mask
 
-    def weight(self, weight: Tensor) -> Tensor:
-        return weight
-
     def product(self, unit, x: Tensor) -> Tensor:
         weight, layer = unit.layer.weight, unit.layer
         if not self._passes:
@@ -81,7 +78,7 @@ class OutputGate(Mask):
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
             x, weight = x.to(dtype), weight.to(dtype)
-        y = _GatedConvolution.apply(x, weight, self.mask, layer.stride, layer.padding)
+        y = _GatedConvolution.apply(x, weight, self.mask, layer.stride, layer.padding, layer.dilation, layer.groups)
         return y if layer.bias is None else y + layer.bias.view(-1, 1, 1)
 
     def normalise(self, unit, x: Tensor) -> Tensor:
@@ -108,7 +105,6 @@ class OutputGate(Mask):
         return not self._passes or (unit.norm.training and not unit.activation)
 
     def multiplied(self, x: Tensor) -> Tensor:
-        """The mask multiplied into a unit's output."""
         return self._apply_to(x, self.mask.view(-1, *[1] * (x.dim() - 2)))
 
     def forward(self, unit, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A mask on the layer's weight, before batch norm."""
+"""This file defines the mask on a layer's weight, before batch norm."""
 
 from torch import Tensor
 
@@ -6,25 +6,22 @@ from pruning.gates.mask import Mask
 
 
 class WeightMask(Mask):
-    """A mask on the layer's weight: one entry a filter, (filters,), or one a weight, of the weight's shape.
+    """A mask on the layer's weight, with one entry for each piece of it that is cut as one.
 
-    By filters this is the published placement, before batch norm: a masked filter has variance 0 there, so that its
-    straight-through gradient is multiplied by 1 / sqrt(eps) = 316, and batch norm's bias still passes.
+    Its shape is that of the weight's first dimensions: (filters,), (filters, inputs), or the whole weight's. By filters
+    this is the published placement, before batch norm: a masked filter has variance 0 there, so that its straight-through
+    gradient is multiplied by 1 / sqrt(eps) = 316, and batch norm's bias still passes.
     """
+
+    exact = False
+
+    @property
+    def by_filter(self) -> bool:
+        return self.mask.dim() == 1
 
     @property
     def live(self) -> Tensor:
-        return self.mask if self.mask.dim() == 1 else self.mask.flatten(1).amax(1)
+        return self.mask if self.by_filter else self.mask.flatten(1).amax(1)
 
     def weight(self, weight: Tensor) -> Tensor:
-        mask = self.mask if self.mask.dim() > 1 else self.mask.view(-1, *[1] * (weight.dim() - 1))
-        return self._apply_to(weight, mask)
-
-    def product(self, unit, x: Tensor) -> Tensor:
-        return unit.multiply(x, self.weight(unit.layer.weight))
-
-    def multiplied(self, x: Tensor) -> Tensor:
-        return x
-
-    def forward(self, unit, x: Tensor) -> Tensor:
-        return x
+        return self._apply_to(weight, self.mask.view(*self.mask.shape, *[1] * (weight.dim() - self.mask.dim())))

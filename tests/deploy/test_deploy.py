@@ -14,6 +14,7 @@ from PIL import Image
 import modeling
 import models
 from deploy import latency, measure
+from deploy.folding import folded
 from deploy.forms import onnx as export
 from pruning import OutputGate, Pruner
 from pruning.removal import Removal
@@ -336,7 +337,7 @@ class TestFiles:
 
     def test_folded_copies_are_not_saved(self, tmp_path):
         with pytest.raises(ValueError, match="write the network that it came from"):
-            models.save(tmp_path / "m.pt", smaller_network().folded(), card())
+            models.save(tmp_path / "m.pt", folded(smaller_network()), card())
 
     def test_masks_are_not_saved(self, tmp_path):
         network = models.build("resnet20", classes=3)

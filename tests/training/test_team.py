@@ -11,6 +11,7 @@ import torch
 from conftest import TINY
 
 import modeling
+from pruning import Pruner
 from settings.arguments import parse
 from tasks.images import Dataset, Images
 from training.team import Team
@@ -23,6 +24,7 @@ PROCESS = """
 import sys, torch, tqdm
 sys.path.insert(0, sys.argv[1])
 import modeling
+from pruning import Pruner
 from settings.arguments import parse
 from training.team import Team
 settings = parse(sys.argv[3:])
@@ -138,8 +140,40 @@ def test_a_batch_that_cannot_be_shared_out_is_refused_once(tmp_path):
 def test_alone_nothing_is_exchanged():
     team, value = Team(), torch.ones(2)
     team.sum_(value)
-    team.average_statistics(torch.nn.BatchNorm1d(2))
+    team.average_statistics(torch.nn.BatchNorm1d(2))  # which has no units
     assert value.tolist() == [1, 1]
     assert team.leads
     assert team.share({"a": 1}) == {"a": 1}
     assert Team.join("cpu").size == 1
+
+
+class Ten(Team):
+    """One of ten processes that all hold the same."""
+
+    def __init__(self):
+        super().__init__(rank=0, size=10)
+
+    def sum_(self, tensor):
+        part = tensor.clone()
+        for _ in range(self.size - 1):
+            tensor += part
+
+
+def test_ten_processes_average_statistics_and_leave_masks_alone(two_blocks):
+    """Ten tenths of 1 are not 1 in float32."""
+    network, ten = two_blocks.float(), Ten()
+    tenths = torch.ones(1) / 10
+    ten.sum_(tenths)
+    assert tenths != 1
+    Pruner(network, rate=0.5).update(0.5)
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    ten.average_statistics(network)
+    changed = 0
+    for name, buffer in network.named_buffers():
+        if "running" in name:
+            torch.testing.assert_close(buffer, before[name])
+            changed += not torch.equal(buffer, before[name])
+        else:
+            assert torch.equal(buffer, before[name]), name
+    assert changed > 0
+    assert {0.0, 1.0} == {value for gate in network.units.values() for value in gate.gate.mask.tolist()}
