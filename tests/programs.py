@@ -103,6 +103,14 @@ def command(*flags, cwd, **options) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(flags, program.returncode, out, err)
 
 
+def run(argv, **_) -> subprocess.CompletedProcess:
+    """In place of subprocess.run, for scripts that start Python with `argv` and read what it prints."""
+    program = Program(argv[1:])
+    out, err = program.communicate()
+    assert program.returncode == 0, err
+    return subprocess.CompletedProcess(argv, 0, out, err)
+
+
 def team(*argv, cwd, processes: int = 2) -> subprocess.CompletedProcess:
     """A script as so many processes of one team, by the variables that torchrun sets: the first one's status and output.
 

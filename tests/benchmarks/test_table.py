@@ -19,7 +19,9 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import table
 
 # a row's command lets its file descriptors and session go their own way; the rest is that of subprocess.Popen
-PROCESSES = SimpleNamespace(Popen=lambda command, stdout, stderr, **_: programs.Program(command[1:], stdout=stdout, stderr=stderr))
+PROCESSES = SimpleNamespace(
+    Popen=lambda command, stdout, stderr, **_: programs.Program(command[1:], stdout=stdout, stderr=stderr)
+)
 EXTRA = ["--", *TINY_DATA, "--batch_size", "18", "--threads", "1", "--quiet"]
 
 
