@@ -32,8 +32,9 @@ def table_row(runs: list[Run]) -> dict:
     first, settings = runs[0], runs[0].config["settings"]
     budget = settings.get("target_macs") or settings.get("target_params")
     ended = [run.summary for run in runs if run.summary]
-    last = [run.rows[-1]["valid"]["top1"] for run in runs if run.rows]
-    best = [best_row(run.rows)["valid"]["top1"] for run in runs if run.rows]
+    tested = [run.summary["test"][run.metric] for run in runs if run.summary]
+    last = [run.rows[-1]["valid"][run.metric] for run in runs if run.rows]
+    best = [best_row(run.rows, run.metric)["valid"][run.metric] for run in runs if run.rows]
     row = {
         "run": first.label,
         "n": len({run.config["settings"]["seed"] for run in runs}),
@@ -41,7 +42,7 @@ def table_row(runs: list[Run]) -> dict:
         "rate got": [rate_got(run) for run in runs if run.rows],
         "accuracy last %": last,
         "accuracy best %": best,
-        "test accuracy %": [summary["test"]["top1"] for summary in ended],
+        "test accuracy %": tested,
     }
     for what, word in (("filters", "filters left"), ("parameters", "parameters left"), ("macs", "MACs left")):
         row[word] = [summary["left"][what] for summary in ended]

@@ -17,6 +17,7 @@ from pruning.gates.weight import WeightMask
 from pruning.granularities import GRANULARITIES
 from pruning.groups import Decisions
 from settings.registry import CRITERIA, PHASES, SCHEDULES, SCOPES, parse_call
+from tasks.classification import Classification
 
 
 class Pruner:
@@ -48,6 +49,7 @@ class Pruner:
         image_size: int = 32,
     ):
         self.network, self.rate, self.until, self.seed, self.sample = network, rate, until, seed, None
+        self.task = Classification
         self.granularity = GRANULARITIES[prune_type]
         self.criterion, self.scope = lift(CRITERIA.get(criterion)), SCOPES.get(scope)
         self.phase, self.schedule = PHASES.get(phase), SCHEDULES.get(schedule)
@@ -68,12 +70,12 @@ class Pruner:
         if self.budget is not None and (share := self.budget.share(smallest)) > 1 - rate:
             raise ValueError(f"{1 - rate:g} of the {budget} is less than the least that can be left, about {share:.4f}{how}")
 
-    def begin(self, epochs: int, steps: int, sample: Callable[[], Iterable]) -> None:
+    def begin(self, epochs: int, steps: int, sample: Callable[[], Iterable], task=Classification) -> None:
         """How long the run is, an epoch having `steps`; `sample` yields batches of images and labels to score with.
 
         ValueError if no mask would ever be made.
         """
-        self.steps, self.total, self.sample = steps, epochs * steps, sample
+        self.steps, self.total, self.sample, self.task = steps, epochs * steps, sample, task
         self.until_position = max(int(self.until * self.total + 1e-6), 1 if self.until > 0 else 0)
         self.updates = [position / self.total for position in range(self.total) if self._plan(position)[0]]
         if not self.updates:
@@ -113,7 +115,9 @@ class Pruner:
         """
         choose = partial(self._choose, rate=self.rate if rate is None else rate)
         with without_tf32():
-            return self.criterion(self.units, Context(self.network, self.granularity.groups, self.sample, self.seed, choose))
+            return self.criterion(
+                self.units, Context(self.network, self.granularity.groups, self.sample, self.seed, choose, self.task)
+            )
 
     def update(self, rate: float) -> None:
         """New masks that cut this fraction; `changes` grows by the number of entries that moved."""

@@ -19,7 +19,7 @@ from settings.arguments import AFTER_FLAGS, MAY_CHANGE
 from settings.errors import Refused
 
 ROOT = Path(__file__).resolve().parent.parent
-FORMAT = 1
+FORMAT = 2
 
 
 def refuse_used(out_dir: str | None) -> None:
@@ -174,7 +174,17 @@ class Folder:
 
 def load_checkpoint(path: Path) -> dict:
     """A checkpoint's tensors and plain values. Refused if it is missing, damaged, foreign, newer, or holds code."""
-    return read_tensors(path, "checkpoint", {"rows", "settings", "model", "optimizer", "random"}, FORMAT)
+    state = read_tensors(path, "checkpoint", {"rows", "settings", "model", "optimizer", "random"}, FORMAT)
+    return state if state["format"] > 1 else _from_format_1(state)
+
+
+def _from_format_1(state: dict) -> dict:
+    """A checkpoint from before runs had stages: what followed the last mask stood in `after`."""
+    after, scratch = state.get("after"), state.get("scratch")
+    fixed = {name: after[name] for name in ("epochs", "recalibrate", "finetune_lr")} if after else {}
+    results = {name: after[name] for name in ("recalibration", "removal") if after and name in after}
+    stage, shapes = (1, after["shapes"]) if after else (0, scratch)
+    return {**state, "stage": stage, "fixed": fixed, "shapes": shapes, "results": results}
 
 
 def provenance() -> dict:

@@ -137,6 +137,7 @@ def _add_experiment(parser) -> None:
     group = parser.add_argument_group("experiment")
     group.add_argument("--recipe", choices=sorted(RECIPES), help=(
         "defaults of a published setting, or the best one found here; typed flags win"))  # fmt: skip
+    group.add_argument("--procedure", default="once", help="the plan of stages (default once)")
     group.add_argument("--seed", type=_number(int, 0, 2**31), default=0, help="of weights, order and crops (default 0)")
     group.add_argument("--out_dir", help="folder for config.json and metrics.jsonl (default: numbered, below result/)")
     group.add_argument("--resume", metavar="PATH", help="go on with the run in this folder, or from this checkpoint in it")
@@ -159,6 +160,8 @@ def _add_model_and_data(parser) -> None:
         "(default cifar10)"))  # fmt: skip
     group.add_argument("--data_dir", default="data", help="where the data is, or is downloaded to (default data)")
     group.add_argument("--image_size", type=_number(int, 8, 1024), default=32, help="pixels, for folder (default 32)")
+    group.add_argument("--channels", type=int, choices=(1, 3), default=3, help=(
+        "of the images of --dataset folder: 1 reads them in grey (default 3)"))  # fmt: skip
     group.add_argument("--val_size", type=_number(float, 0, 1, below=True), default=0.1, help=(
         "fraction of the training set held out for every choice; 0 validates on the test set, as the authors did "
         "(default 0.1)"))  # fmt: skip
@@ -222,6 +225,7 @@ def _add_training(parser) -> None:
     group = parser.add_argument_group("optimisation")
     group.add_argument("--epochs", type=_number(int, 1), default=300, help="default 300")
     group.add_argument("--batch_size", type=_number(int, 2), default=128, help="images a step (default 128)")
+    group.add_argument("--optimizer", default="sgd", help="default sgd")
     group.add_argument("--lr", type=_number(float, 0, above=True), default=0.2, help="learning rate (default 0.2)")
     group.add_argument("--momentum", type=_number(float, 0, 1, below=True), default=0.9, help="default 0.9")
     group.add_argument("--weight_decay", type=_number(float, 0), default=1e-4, help="default 1e-4")
@@ -411,8 +415,8 @@ def _resolve(settings, typed: dict) -> None:
     target = settings.target_macs or settings.target_params
     if target is not None:
         settings.prune_rate = round(1 - target, 12)
-    if settings.augment is None:
-        settings.augment = "crop" if settings.dataset == "digits" else "crop_flip"
+    if settings.scratch:
+        settings.procedure = f"scratch(model={settings.scratch!r})"
 
 
 def departures(settings) -> list[str]:

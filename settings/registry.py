@@ -91,7 +91,8 @@ class Registry:
     no entries. ValueError if two files define the same name.
     """
 
-    def __init__(self, kind: str, pattern: str, leave_out: tuple = ("__init__.py",), root: Path = ROOT):
+    def __init__(self, kind: str, pattern: str, leave_out: tuple = ("__init__.py",), root: Path = ROOT, classes: bool = False):
+        self.classes = classes
         self.kind, self.pattern, self.leave_out, self.root = kind, pattern, leave_out, root
 
     @cached_property
@@ -109,9 +110,12 @@ class Registry:
                 if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
             }
             for node in tree.body:
-                if not isinstance(node, ast.FunctionDef) or node.name.startswith("_"):
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    entry = Entry(node.name.lower(), module, node.name, (ast.get_docstring(node) or "").split("\n")[0])
+                elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and not self.classes:
+                    entry = _entry(node, module, constants)
+                else:
                     continue
-                entry = _entry(node, module, constants)
                 if entry.name in found:
                     raise ValueError(f"two files define {self.kind} '{entry.name}': {found[entry.name].module}, {module}")
                 found[entry.name] = entry
@@ -141,6 +145,8 @@ class Registry:
         """The chosen function with its options bound; `__name__` is the name that was chosen."""
         name, options = self.check(text)
         entry = self.entries[name]
+        if self.classes:
+            return getattr(importlib.import_module(entry.module), entry.function)
         function = partial(getattr(importlib.import_module(entry.module), entry.function), **options)
         function.__name__ = name
         return function
@@ -172,6 +178,11 @@ SCOPES = Registry("scope", "pruning/scopes.py")
 SCHEDULES = Registry("pruning schedule", "pruning/schedules.py")
 PHASES = Registry("phase", "pruning/phases.py")
 REGULARIZERS = Registry("regulariser", "regularizers.py")
+DATASETS = Registry("data set", "tasks/datasets/*.py", classes=True)
+TASKS = Registry("task", "tasks/*.py", leave_out=("__init__.py", "images.py", "meters.py", "task.py"), classes=True)
+PROCEDURES = Registry("procedure", "training/procedures/*.py")
+ACTIONS = Registry("action", "training/actions.py")
+OPTIMISERS = Registry("optimiser", "training/optimisers.py")
 LEARNING_RATES = Registry("learning-rate schedule", "training/learning_rates.py")
 
 
