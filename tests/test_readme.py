@@ -243,7 +243,7 @@ def test_every_python_example_has_a_test():
 
 
 def test_the_criterion_is_one_file(tmp_path, two_blocks):
-    """The example, put into a folder of criteria, is a flag and scores filters and single weights."""
+    """The example, put into a folder of criteria, is a flag and scores pieces of every granularity."""
     from pruning.context import Context
     from pruning.granularities import GRANULARITIES
 
@@ -254,7 +254,7 @@ def test_the_criterion_is_one_file(tmp_path, two_blocks):
     assert criteria.entries["largest"].summary == "Largest weight: max |w|^power."
     scope = {}
     exec(source, scope)
-    for granularity, shape in (("structured", (6,)), ("unstructured", (6, 3, 3, 3))):
+    for granularity, shape in (("structured", (6,)), ("kernels", (6, 3)), ("unstructured", (6, 3, 3, 3))):
         context = Context(two_blocks, GRANULARITIES[granularity].groups, None, 0)
         assert scope["largest"](two_blocks.stem, context).shape == shape
 
