@@ -232,6 +232,15 @@ def test_every_package_has_its_page():
         assert f"({page})" in PAGES["README.md"]
 
 
+def test_the_plan_is_as_the_page_shows_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (command,) = (block for name, block in pieces(PAGES["training/README.md"]) if name == "sh" and "--dry_run" in block)
+    run_program(*shlex.split(command)[2:], *DRY)
+    plan = [line for line in capsys.readouterr().err.splitlines() if line.startswith("plan")]
+    assert plan == re.findall(r"^plan, .*$", PAGES["training/README.md"], re.MULTILINE)
+    assert len(plan) == 2
+
+
 def example(page: str) -> str:
     """The one Python example of a page."""
     (source,) = (block for language, block in pieces(PAGES[page]) if language == "python")
