@@ -138,7 +138,7 @@ def starting_weights(settings: Settings) -> tuple[str, dict[str, torch.Tensor]]:
         smaller = saved.shapes() != models.build(arch, classes=len(saved.card.classes), channels=saved.input_channels).shapes()
     else:
         arch, shapes = state["settings"]["arch"], state["shapes"]
-        smaller = bool(shapes) and shapes != models.build(arch).shapes()
+        smaller = bool(shapes)
         tensors = {name: value for name, value in state["model"].items() if ".gate." not in name}
         masks = [value for name, value in state["model"].items() if name.endswith(".gate.mask")]
         if not smaller and any((mask == 0).any() for mask in masks):
