@@ -17,7 +17,7 @@ import report
 import sensitivity
 from modeling import run_name
 from settings import arguments
-from settings.registry import Registry
+from settings.registry import CRITERIA, PHASES, REGULARIZERS, SCHEDULES, SCOPES, Registry
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -64,7 +64,7 @@ def test_the_readme_names_what_there_is():
             "--out",
             "--plot",
         ), f"{flag} is in the README only"
-    for registry in (arguments.CRITERIA, arguments.SCOPES, arguments.PHASES, arguments.SCHEDULES, arguments.REGULARIZERS):
+    for registry in (CRITERIA, SCOPES, PHASES, SCHEDULES, REGULARIZERS):
         for name in registry.entries:
             assert f"`{name}`" in README, name
 
