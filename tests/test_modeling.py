@@ -14,9 +14,9 @@ import torch
 from conftest import TINY, TINY_DATA, run_program
 
 import modeling
-from settings import arguments
-from settings.arguments import departures, parse
+from settings.arguments import parse
 from settings.errors import Refused
+from settings.recipes import RAW_SCOPE, RECIPES, departures
 from training import experiment
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -223,7 +223,7 @@ def test_a_recipe_replaces_defaults_and_typed_flags_win():
     assert code.prune_until * 300 == pytest.approx(226)
     paper = parse(["--recipe", "paper", "--prune_rate", "0.7", "--layers", "20"])
     assert (paper.arch, paper.prune_rate, paper.reg, paper.odecay) == ("resnet20", 0.7, "reg_cov", 0.7)
-    assert (paper.prune_scope, paper.prune_gate, paper.prune_until) == (arguments.RAW_SCOPE, "weight", 1.0)
+    assert (paper.prune_scope, paper.prune_gate, paper.prune_until) == (RAW_SCOPE, "weight", 1.0)
     assert departures(paper) == ["the regulariser is live (the published one was the constant 0) (reg reg_cov; undo: --reg none)"]
 
 
@@ -256,12 +256,12 @@ def test_a_trained_network_is_cut_before_the_first_step(train, tmp_path):
         for key, value in dense.items():
             if key.endswith("weight"):
                 torch.testing.assert_close(began["model"][key], value)
-    with pytest.raises(arguments.Refused, match="has been pruned; a whole network is needed"):
+    with pytest.raises(Refused, match="has been pruned; a whole network is needed"):
         train(*TINY, "--init", "first")
     train("--resume", "first", "--compact")
-    with pytest.raises(arguments.Refused, match="have been taken out"):
+    with pytest.raises(Refused, match="have been taken out"):
         train(*TINY, "--init", "first/model.pt")
-    with pytest.raises(arguments.Refused, match="is a resnet20, not a resnet32"):
+    with pytest.raises(Refused, match="is a resnet20, not a resnet32"):
         train(*TINY, "--layers", "32", "--init", "dense")
 
 
@@ -277,7 +277,7 @@ def test_a_run_from_a_trained_network_goes_on_without_it(train, tmp_path):
     assert summary["left"]["filters"] < summary["dense"]["filters"]
 
 
-@pytest.mark.parametrize("recipe", arguments.RECIPES)
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_trains_and_says_what_was_typed_over_it(train, recipe):
     out, err = train("--recipe", recipe, *TINY, "--batch_size", "9", "--reg", "reg_ortho", "--lr", "0.01")
     assert notebook(out)["sparsity"][-1][2] > 0

@@ -16,7 +16,7 @@ from settings.registry import CRITERIA, GRANULARITIES, PHASES, SCHEDULES, SCOPES
 LEGAL = [
     (granularity, criterion)
     for granularity, criterion in itertools.product(GRANULARITIES.entries, CRITERIA.entries)
-    if granularity in CRITERIA.constants(criterion).get("GRANULARITIES", GRANULARITIES)
+    if granularity == "structured" or "filters only" not in CRITERIA.entries[criterion].traits
 ]
 
 
