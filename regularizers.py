@@ -1,4 +1,9 @@
-"""Penalties on the weights: functions of a network that give a scalar, computed in float32 and batched by shape.
+"""Penalties on weights stand here, and proximal steps: what `--reg` chooses from, the second file in which a loss is changed.
+
+A penalty maps a network to `weight` times a measure, a scalar that is added to the loss. It is computed in float32 and
+batched by shape. A proximal step is a function that returns None: called after the optimiser's step, it moves weights by
+itself. `--odecay` gives another `weight` than the default: the paper's for reg_cov and its variant, SRIP's authors' for
+reg_ortho, network slimming's for VGG for bn_l1; l1's is ours.
 
 Filters that a mask has cut are left out, by multiplication, so that shapes and memory stay the same at every step.
 """
@@ -10,10 +15,7 @@ import torch
 from torch import Tensor
 
 from models import Network
-from models.numerics import precise
-
-# alpha where --odecay is not typed: the paper's, that of SRIP's authors, and those of network slimming's for VGG; l1's is ours
-ALPHA = {"reg_cov": 0.7, "reg_cov_ijcai2018": 0.7, "reg_ortho": 1e-2, "l1": 1e-5, "bn_l1": 1e-4}
+from models.numerics import correlations, directions, precise
 
 
 def _outside_autocast(penalty):
@@ -50,21 +52,10 @@ def _sum(network: Network, terms: list[Tensor]) -> Tensor:
     return torch.stack(terms).sum() if terms else next(network.parameters()).new_zeros(())
 
 
-def _directions(rows: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows centred and of length 1, those that are constant or not live 0; and 1 / length of each, (..., 1)."""
-    centred = rows - rows.mean(-1, keepdim=True)
-    squares = centred.square().sum(-1, keepdim=True)
-    # what rounding leaves of a constant filter is no direction
-    varies = squares > 1e-12 * rows.detach().square().sum(-1, keepdim=True)
-    inverse = torch.where(varies, squares, 1.0).rsqrt() * varies * live.unsqueeze(-1)
-    return centred * inverse, inverse
-
-
-def _correlations(rows: Tensor, live: Tensor) -> Tensor:
-    """Pearson correlation between the rows, diagonal 0: (layers, filters, filters). A constant row has 0 with all."""
-    directions, _ = _directions(rows, live)
-    gram = directions @ directions.mT
-    return gram * (1 - torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device))
+def _scales(network: Network) -> list[tuple[Tensor, Tensor]]:
+    """Batch norm's scales behind each convolution, (filters,), with 1 or 0 for each filter."""
+    norms = [(unit.norm.weight, unit) for unit in network.units.values() if unit.norm is not None]
+    return [(scale, unit.alive(precise(scale).dtype)) for scale, unit in norms]
 
 
 # multiplications of a layer's Gram matrix from which a host's look at the mask costs less than it saves
@@ -73,7 +64,7 @@ _LARGE = 10**8
 
 def _with_gradient(rows: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
     """Sum over layers of the mean |C_ij|, i != j, and its gradient for the rows."""
-    rows, inverse = _directions(rows, live)
+    rows, inverse = directions(rows, live)
     gram = rows @ rows.mT
     gram.diagonal(dim1=-2, dim2=-1).zero_()
     count = live.sum(-1)
@@ -115,7 +106,7 @@ class _MeanCorrelation(torch.autograd.Function):
 
 
 @_outside_autocast
-def reg_cov(network: Network) -> Tensor:
+def reg_cov(network: Network, *, weight: float = 0.7) -> Tensor:
     """Correlation of a layer's filters, the term of the KSC 2020 paper.
 
     0 where they are uncorrelated, 1 where all are copies of one. Mean over layers of the mean |C_ij|, i != j, C the Pearson
@@ -123,16 +114,16 @@ def reg_cov(network: Network) -> Tensor:
     """
     if not torch.compiler.is_compiling():
         terms = [_MeanCorrelation.apply(torch.stack(live), *weights) for weights, live in _by_shape(network)]
-        return _sum(network, terms) / len(network.units)
+        return weight * (_sum(network, terms) / len(network.units))
     terms = []
     for rows, live in _stacks(network):  # a compiler fuses this by itself
         count = live.sum(-1)
-        terms.append((_correlations(rows, live).abs().sum((-1, -2)) / (count * (count - 1)).clamp_min(1)).sum())
-    return _sum(network, terms) / len(network.units)
+        terms.append((correlations(rows, live).abs().sum((-1, -2)) / (count * (count - 1)).clamp_min(1)).sum())
+    return weight * (_sum(network, terms) / len(network.units))
 
 
 @_outside_autocast
-def reg_cov_ijcai2018(network: Network, *, tau: float = 1e-4) -> Tensor:
+def reg_cov_ijcai2018(network: Network, *, weight: float = 0.7, tau: float = 1e-4) -> Tensor:
     """Decorrelation as in Zhu, Zhou and Li, IJCAI 2018: sum over layers of ||C_S - diag C_S||_F / |S|.
 
     C is the Pearson correlation between the layer's flattened filters, S the live ones with mean |w| > tau.
@@ -140,15 +131,15 @@ def reg_cov_ijcai2018(network: Network, *, tau: float = 1e-4) -> Tensor:
     terms = []
     for rows, live in _stacks(network):
         live = live * (rows.detach().abs().mean(-1) > tau)
-        squares = _correlations(rows, live).square().sum((-1, -2))
+        squares = correlations(rows, live).square().sum((-1, -2))
         # the square root has no derivative at 0
         norm = torch.where(squares > 0, squares, 1.0).sqrt() * (squares > 0)
         terms.append((norm / live.sum(-1).clamp_min(1)).sum())
-    return _sum(network, terms)
+    return weight * _sum(network, terms)
 
 
 @_outside_autocast
-def reg_ortho(network: Network, *, iterations: int = 2) -> Tensor:
+def reg_ortho(network: Network, *, weight: float = 1e-2, iterations: int = 2) -> Tensor:
     """Spectral restricted isometry (SRIP): Bansal, Chen and Wang, 2018 (arXiv 1810.09102).
 
     Sum over layers of sigma(W W^T - I)^2, sigma the spectral norm, W the live filters as rows; W^T W where that is the
@@ -167,23 +158,35 @@ def reg_ortho(network: Network, *, iterations: int = 2) -> Tensor:
             vector = (difference @ vector).detach()
             vector = vector / vector.norm(dim=1, keepdim=True).clamp_min(1e-30)
         terms.append((difference @ vector).square().sum())
-    return _sum(network, terms)
+    return weight * _sum(network, terms)
 
 
 @_outside_autocast
-def l1(network: Network) -> Tensor:
+def l1(network: Network, *, weight: float = 1e-5) -> Tensor:
     """Sum of the absolute weights of all live filters: the sparsity that --prune_imp zero_fraction counts on.
 
     Singh et al., 2019 (arXiv 1811.08342).
     """
-    return _sum(network, [(rows.abs().sum(-1) * live).sum() for rows, live in _stacks(network)])
+    return weight * _sum(network, [(rows.abs().sum(-1) * live).sum() for rows, live in _stacks(network)])
 
 
 @_outside_autocast
-def bn_l1(network: Network) -> Tensor:
+def bn_l1(network: Network, *, weight: float = 1e-4) -> Tensor:
     """Sum of batch norm's absolute scales behind all live filters: Network Slimming (Liu et al., 2017, arXiv 1708.06519).
 
     The derivative of |gamma| at 0 is 0. What --prune_imp bn_scale counts on.
     """
-    scales = [(precise(unit.norm.weight), unit) for unit in network.units.values() if unit.norm is not None]
-    return _sum(network, [(scale.abs() * unit.alive(scale.dtype)).sum() for scale, unit in scales])
+    scales = [(precise(scale), live) for scale, live in _scales(network)]
+    return weight * _sum(network, [(scale.abs() * live).sum() for scale, live in scales])
+
+
+@torch.no_grad()
+def bn_l1_proximal(network: Network, step: float, *, weight: float = 1e-4) -> None:
+    """Soft-thresholding of batch norm's scales, the ISTA step of Ye et al., 2018 (arXiv 1802.00124): scales become 0 exactly.
+
+    gamma <- sign(gamma) max(|gamma| - step x weight, 0) for all live filters: the proximal step of the penalty that bn_l1
+    adds to the loss, which makes scales small but never 0. `step` is the learning rate of the optimiser's step before.
+    The paper weighs each layer by what its filters cost; here all weigh the same.
+    """
+    for scale, live in _scales(network):
+        scale.copy_(scale.sign() * (scale.abs() - step * weight * live).clamp_min(0))

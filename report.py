@@ -9,17 +9,16 @@ from pathlib import Path
 from runs.figures import draw
 from runs.records import Run, best_row, name_apart, read_run
 from runs.tables import write_table
-from settings.arguments import ENGINE_FLAGS
-
-# settings that do not tell one row of the table from another; precision does
-NO_MATTER = {*ENGINE_FLAGS, "seed", "typed", "compact", "export"} - {"amp"}
+from settings.flags import FLAGS, defaults
 
 
 def groups(runs: list[Run]) -> list[list[Run]]:
     """Runs that differ by nothing but the seed and the machine, in the order of their first; unfinished ones by themselves."""
     found = {}
     for run in runs:
-        settings = {name: value for name, value in run.config["settings"].items() if name not in NO_MATTER}
+        # flags that an older run did not know were at their defaults
+        settings = defaults() | run.config["settings"]
+        settings = {name: settings[name] for name, flag in FLAGS.items() if flag.makes_a_row}
         # a run whose epochs grew on the way is another experiment
         grew = any("epochs was" in change for session in run.config.get("resumed", []) for change in session["changed"])
         key = json.dumps([settings, run.name if grew or run.summary is None else None], sort_keys=True)
@@ -32,8 +31,9 @@ def table_row(runs: list[Run]) -> dict:
     first, settings = runs[0], runs[0].config["settings"]
     budget = settings.get("target_macs") or settings.get("target_params")
     ended = [run.summary for run in runs if run.summary]
-    last = [run.rows[-1]["valid"]["top1"] for run in runs if run.rows]
-    best = [best_row(run.rows)["valid"]["top1"] for run in runs if run.rows]
+    tested = [run.summary["test"][run.metric] for run in runs if run.summary]
+    last = [run.rows[-1]["valid"][run.metric] for run in runs if run.rows]
+    best = [best_row(run.rows, run.metric)["valid"][run.metric] for run in runs if run.rows]
     row = {
         "run": first.label,
         "n": len({run.config["settings"]["seed"] for run in runs}),
@@ -41,7 +41,7 @@ def table_row(runs: list[Run]) -> dict:
         "rate got": [rate_got(run) for run in runs if run.rows],
         "accuracy last %": last,
         "accuracy best %": best,
-        "test accuracy %": [summary["test"]["top1"] for summary in ended],
+        "test accuracy %": tested,
     }
     for what, word in (("filters", "filters left"), ("parameters", "parameters left"), ("macs", "MACs left")):
         row[word] = [summary["left"][what] for summary in ended]

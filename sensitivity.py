@@ -13,8 +13,8 @@ from pathlib import Path
 
 from runs.tables import write_table
 from settings.arguments import parse
+from settings.effects import finds_counts
 from settings.errors import Refused, guard
-from settings.rules import finds_counts
 
 RATES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
 
@@ -23,11 +23,11 @@ def scan(run, rates: list[float], images: int | None) -> tuple[float, dict[str, 
     """The accuracy in %, and what is lost of it at each rate of each layer, in points."""
     import torch
 
-    split = run.dataset.valid or run.dataset.test
+    split = run.task.valid or run.task.test
     split = split if images is None else split.pick(slice(0, images))
     pruner, lost = run.pruner, {}
     scores = pruner.scores()
-    whole = run.evaluate(split)["top1"]
+    whole = run.evaluate(split)[run.task.metric]
     for name, gate in pruner.gates.items():
         order, lost[name], shown = scores[name].argsort(stable=True), [], {}
         for rate in rates:
@@ -36,7 +36,7 @@ def scan(run, rates: list[float], images: int | None) -> tuple[float, dict[str, 
                 keep = torch.ones_like(gate.mask)
                 keep[order[:cut]] = 0
                 gate.set(keep)
-                shown[cut] = round(whole - run.evaluate(split)["top1"], 4)
+                shown[cut] = round(whole - run.evaluate(split)[run.task.metric], 4)
             lost[name].append(shown[cut])
         gate.set(torch.ones_like(gate.mask))
     return whole, lost

@@ -53,18 +53,19 @@ def score(options, criterion: str) -> dict:
 def tune(options, criterion: str, rate: float) -> dict:
     """Cut, take out, fine-tune; accuracies in %."""
     run = start(settings_for(options, criterion, rate))
-    split = run.dataset.valid or run.dataset.test
-    run.pruner.update(run.settings.prune_rate)
-    found = {"before": run.evaluate(split)["top1"]}
+    split = run.task.valid or run.task.test
+    metric = run.task.metric
+    run.pruner.update(run.settings.pruning.prune_rate)
+    found = {"before": run.evaluate(split)[metric]}
     kept = {name: int(live.sum()) for name, live in accounting.filter_masks(run.model).items()}
     run.go_on_with(Removal(run.model).compact())
-    left = accounting.dense(run.model, run.settings.image_size)
+    left = accounting.dense(run.model, run.settings.data.image_size)
     run.steps = min(run.steps, options.steps or run.steps)
     began = time.perf_counter()
     with tqdm(disable=True) as bar:
         for epoch in range(options.epochs):
             train_epoch(run, epoch, bar)
-    found |= {"after": run.evaluate(split)["top1"], "test": run.evaluate(run.dataset.test)["top1"]}
+    found |= {"after": run.evaluate(split)[metric], "test": run.evaluate(run.task.test)[metric]}
     found |= {"rate": rate, "tuning seconds": round(time.perf_counter() - began, 1), "kept": kept}
     return found | {"parameters": left.parameters / run.whole.parameters, "macs": left.macs / run.whole.macs}
 

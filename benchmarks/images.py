@@ -32,15 +32,15 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", help="folder of a dense run")
     parser.add_argument("--images", type=int, nargs="+", default=[32, 128, 512])
-    readers = [name for name in CRITERIA.entries if CRITERIA.constants(name).get("READS_IMAGES")]
+    readers = [name for name in CRITERIA.entries if "reads images" in CRITERIA.entries[name].traits]
     parser.add_argument("--criteria", nargs="+", default=[name for name in readers if name not in ("LcP", "zero_fraction")])
     options, rest = parser.parse_known_args(argv)
     run = start(parse(["--init", options.run, "--prune_type", "structured", "--quiet", *rest]))
-    order = torch.randperm(len(run.dataset.train), generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(len(run.task.train), generator=torch.Generator().manual_seed(0))
 
     def scores(criterion: str, images: Tensor) -> dict[str, Tensor]:
-        sample = run.dataset.train.pick(images.to(run.dataset.device))
-        context = Context(run.model, run.pruner.granularity.groups, lambda: run.dataset.ordered(sample, 128), 0)
+        sample = run.task.train.pick(images.to(run.engine.device))
+        context = Context(run.model, run.pruner.granularity.groups, lambda: run.task.ordered(sample, 128), 0)
         return lift(CRITERIA.get(criterion))(run.pruner.units, context)
 
     rows = []

@@ -22,15 +22,12 @@ from settings.arguments import parse
 began, flags = float(sys.argv[2]), sys.argv[3:]
 run = modeling.start(parse([*flags, "--quiet"]))
 run.model.train()
-images, labels = next(run.batches(0))
+inputs, targets = next(run.batches(0))
 ready = time.time() - began
-if run.pruner is not None:
-    run.pruner.before_step(0, 0)
-_, loss, penalty = run.forward(images, labels)
-(loss if penalty is None else loss + penalty).backward()
-run.optimizer.step()
+run.move_masks(0, 0)
+modeling.train_step(run, inputs, targets)
 unit = 1 if sys.platform == "darwin" else 1024
 held = f"{unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9:.2f} GB of the process"
-if run.settings.device == "cuda":
+if run.engine.device == "cuda":
     held += f", {torch.cuda.max_memory_allocated() / 1e9:.2f} GB on the device"
-print(f"{run.settings.arch}: first step after {ready:.2f} s; {held}")
+print(f"{run.settings.network.arch}: first step after {ready:.2f} s; {held}")

@@ -14,6 +14,7 @@ import platform
 import statistics
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -21,11 +22,11 @@ from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import modeling
+import models
 from benchmarks.published import Published
 from pruning import accounting
 from settings.arguments import parse
 from tasks.images import Images
-from training.engine import compiled
 
 OURS = ["--prune_type", "structured", "--prune_rate", "0.6", "--reg", "reg_cov", "--odecay", "0.7"]
 CIFAR = 45_000  # training images, a tenth held out: masks move once an epoch
@@ -37,11 +38,11 @@ class Own:
     def __init__(self, arch: str, batch: int, device: str, flags: list[str]):
         data = ["--dataset", "digits", "--augment", "crop_flip", "--val_size", "0", "--quiet"]
         self.run = modeling.start(parse(["--arch", arch, "--batch_size", str(batch), "--device", device, *data, *flags]))
-        if self.run.batch != batch:
-            raise ValueError(f"only {self.run.batch} images for a batch of {batch}")
-        self.meter = modeling.Meter(device)
+        if self.run.task.batch != batch:
+            raise ValueError(f"only {self.run.task.batch} images for a batch of {batch}")
+        self.meter = self.run.task.meter(device)
         self.model, self.batches = self.run.model.train(), iter(())
-        self.penalty = compiled(lambda: self.run.penalty(self.model), self.run.settings)
+        self.penalty = self.run.engine.compiled(lambda: self.run.penalty(self.model))
         if self.run.pruner is not None:
             self.run.pruner.update(0.6)
 
@@ -53,19 +54,35 @@ class Own:
         return batch
 
     def step(self, mark=lambda name: None) -> None:
-        """A step of modeling.train_epoch; `mark` is told the end of each stage."""
-        run = self.run
-        images, labels = self.next()
+        """A step of modeling.train_epoch; `mark` is told the end of each part of it."""
+        inputs, targets = self.next()
         mark("data")
-        run.optimizer.zero_grad(set_to_none=True)
-        logits, loss, penalty = run.forward(images, labels)
-        mark("forward")
-        (loss if penalty is None else loss + penalty).backward()
-        mark("backward")
-        run.optimizer.step()
-        mark("optimiser")
-        self.meter.add(logits, labels, loss, penalty)
+        with self.told(mark):
+            outputs, terms = modeling.train_step(self.run, inputs, targets)
+        self.meter.add(outputs, targets, terms)
         mark("metrics")
+
+    @contextmanager
+    def told(self, mark):
+        """While this lasts, `mark` is told when the run's loss is known, and when its optimiser begins and ends a step."""
+        run, losses = self.run, self.run.losses
+
+        def and_tell(*batch):
+            result = losses(*batch)
+            mark("forward")
+            return result
+
+        hooks = [
+            run.optimizer.register_step_pre_hook(lambda *_: mark("backward")),
+            run.optimizer.register_step_post_hook(lambda *_: mark("optimiser")),
+        ]
+        run.losses = and_tell
+        try:
+            yield
+        finally:
+            run.losses = losses
+            for hook in hooks:
+                hook.remove()
 
     def regulariser(self) -> None:
         """It alone, with its gradient."""
@@ -127,8 +144,8 @@ def spread(times: list[float]) -> float:
     return high - low
 
 
-def stages(own: Own, device: str, rounds: int) -> dict:
-    """Median milliseconds of each stage of a step; the masks' share of it, once an epoch of CIFAR-10."""
+def parts(own: Own, device: str, rounds: int) -> dict:
+    """Median milliseconds of each part of a step; the masks' share of it, once an epoch of CIFAR-10."""
     found = {}
     for _ in range(rounds):
         wait(device)
@@ -142,7 +159,7 @@ def stages(own: Own, device: str, rounds: int) -> dict:
 
         own.step(mark)
     found["of it: regulariser, with its gradient"] = [milliseconds(own.regulariser, device) for _ in range(rounds)]
-    steps = CIFAR // own.run.batch
+    steps = CIFAR // own.run.task.batch
     found[f"masks, once in {steps} steps"] = [milliseconds(own.masks, device) / steps for _ in range(rounds)]
     return {name: statistics.median(times) for name, times in found.items()}
 
@@ -183,14 +200,14 @@ def variants(arch: str, batch: int, options) -> dict:
     if options.compile:
         found["ours, not compiled"] = Own(arch, batch, options.device, [*OURS, "--no_compile"])
     if not options.skip_published:
-        images = found["dense"].run.dataset.train
+        images = found["dense"].run.task.train
         found["published"] = Apart(arch, batch, images, options.device, options.workers)
     return found
 
 
 def gigabytes(arch: str, batch: int, published: bool) -> float:
     """What the activations of all variants need at the most: four bytes for the published one, else two, three a unit."""
-    network = modeling.models.build(arch)
+    network = models.build(arch)
     pixels = accounting.positions(network, 32)
     values = batch * sum(unit.filters * pixels[name] for name, unit in network.all_units.items())
     return values * 3 * (4 if published else 2) / 1e9
@@ -213,15 +230,15 @@ def measure(arch: str, batch: int, options) -> dict:
     if "published" in taking_turns:
         taking_turns.pop("published").close()
     own = taking_turns["ours"]
-    macs, size = accounting.dense(taking_turns["dense"].model, 32).macs, own.run.dataset.image_size
+    macs, size = accounting.dense(taking_turns["dense"].model, 32).macs, own.run.task.inputs[1]
     ours = statistics.median(times["ours"])
-    dtype = torch.bfloat16 if own.run.settings.amp == "bfloat16" else torch.float32
+    dtype = torch.bfloat16 if own.run.engine.amp == "bfloat16" else torch.float32
     arithmetic, memory = ceiling(options.device, dtype)
     row = {
         "network": arch,
         "batch": batch,
         "ms": {name: [statistics.median(taken), spread(taken)] for name, taken in times.items()},
-        "stages": stages(own, options.device, max(options.steps // 2, 1)),
+        "parts": parts(own, options.device, max(options.steps // 2, 1)),
         "arithmetic": 3e3 * macs * batch / ours / arithmetic,
         "memory": 1e3 * traffic(taking_turns["dense"].model, batch, size) / ours / memory,
         "ceilings": [arithmetic, memory],
@@ -243,7 +260,7 @@ def lines(row: dict) -> list[str]:
         out.append(
             f"| {name} | {taken:.1f} ({quartiles:.1f}) | {1e3 * row['batch'] / taken:.0f} | {taken / dense:.3f} | {gain} |"
         )
-    parts = ", ".join(f"{name} {taken:.2f} ms ({100 * taken / ours:.1f} %)" for name, taken in row["stages"].items())
+    parts = ", ".join(f"{name} {taken:.2f} ms ({100 * taken / ours:.1f} %)" for name, taken in row["parts"].items())
     out += ["", f"Where ours goes, measured apart: {parts}."]
     arithmetic, memory = row["ceilings"]
     out.append(

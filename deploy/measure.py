@@ -11,6 +11,8 @@ from deploy.latency import networks
 from models import Card, Network, build, save
 from models.files import content
 from runs.console import note
+from settings.arguments import method
+from training.experiment import Experiment
 
 BATCHES = (1, 128)
 
@@ -38,19 +40,32 @@ def write(path: Path, whole: Network, smaller: Network, card: Card) -> dict:
     return {"file": str(path), "bytes": save(path, smaller, card), "dense_bytes": len(content(whole, card))}
 
 
-def measure_and_export(run, result: dict, check: Callable) -> None:
-    """Add to an experiment's result how long both networks take, and the exports; `check` is called before each."""
+def save_smaller(run: Experiment, result: dict, path: Path) -> dict:
+    """Save a run's smaller network as model.pt, with what it was asked and what came of it; the file and its sizes."""
+    settings, task = run.settings, run.task
+    asked = method(settings) | {"epochs": settings.training.epochs, "data_dir": settings.data.data_dir}
+    trained = {"settings": asked, **{name: result[name] for name in ("test", "dense", "left", "last")}}
+    card = Card(settings.network.arch, task.classes, settings.data.image_size, *task.normalisation, trained)
+    return write(path, dense_network(run), run.model, card)
+
+
+def measure_and_export(run: Experiment, result: dict) -> None:
+    """Add to a run's result how long both networks take, and the exports. Stopped where a signal asks for it."""
     settings = run.settings
+
+    def check() -> None:
+        run.stop.check("while measuring; --resume does it again")
+
     note(settings, f"saved {result['file']['file']}; now measuring how long it and the dense network take")
-    result["speed"] = timed(dense_network(run), run.model, settings.image_size, settings.device, check)
-    sample = next(run.dataset.ordered(run.dataset.test, 16))[0]
+    result["speed"] = timed(dense_network(run), run.model, settings.data.image_size, run.engine.device, check)
+    sample = next(run.task.ordered(run.task.test, 16))[0]
     result["exports"] = []
-    for path in settings.export or ():
+    for path in settings.ending.export or ():
         check()
         result["exports"].append(export(run.model, path, sample))
 
 
-def dense_network(run) -> Network:
-    """The network that an experiment began with, but for its values."""
-    network = build(run.settings.arch, classes=len(run.dataset.classes), channels=run.model.input_channels)
-    return network.to(run.settings.device, memory_format=torch.channels_last)
+def dense_network(run: Experiment) -> Network:
+    """The network that a run began with, but for its values."""
+    network = build(run.settings.network.arch, classes=run.task.outputs, channels=run.model.input_channels)
+    return network.to(run.engine.device, memory_format=torch.channels_last)

@@ -1,66 +1,62 @@
-"""A model.pt put to use: --evaluate and --predict. Nothing here imports pruning code."""
+"""A model.pt is put to use: --evaluate tests it, --predict names the classes of image files. No pruning code is imported."""
 
 import torch
 
 import models
+import tasks
 from deploy.forms.onnx import export
 from runs.console import export_line, note, say_all
+from settings.arguments import Settings
 from settings.errors import Refused
-from tasks import classification
-from tasks import images as data
-from training.engine import autocast, choose_device
+from tasks.images import normalised, read_images
+from training.engine import Engine
 from training.evaluation import evaluate
 
 BEST = 5
 
 
-def main(settings) -> None:
-    """Do what was asked."""
-    choose_device(settings)
-    if settings.predict:
-        say_all(*predict(settings.predict[0], settings.predict[1:], settings.device))
+def main(settings: Settings) -> None:
+    """Do what --evaluate or --predict asks for."""
+    engine = Engine.choose(settings.engine)
+    if settings.use.predict:
+        say_all(*predict(settings.use.predict[0], settings.use.predict[1:], engine.device))
     else:
-        say_all(*test(settings))
+        say_all(*test(settings, engine))
 
 
 def predict(model: str, images: list[str], device: str = "cpu") -> list[str]:
     """A line for each image file: the most probable classes with their probabilities."""
     network = models.load(model).to(device)
     card, lines = network.card, []
-    pixels = data.read_images(images, card.image_size)
+    pixels = read_images(images, card.image_size, len(card.mean))
     with torch.inference_mode():
         for path, image in zip(images, pixels, strict=True):
-            batch = data.normalised(image[None].to(device), torch.tensor(card.mean), torch.tensor(card.std))
+            batch = normalised(image[None].to(device), torch.tensor(card.mean), torch.tensor(card.std))
             probabilities, places = network(batch)[0].softmax(0).topk(min(BEST, len(card.classes)))
             ranked = zip(places.tolist(), probabilities.tolist(), strict=True)
             lines.append(f"{path}: " + ", ".join(f"{card.classes[place]} {share:.4f}" for place, share in ranked))
     return lines
 
 
-def test(settings) -> list[str]:
-    """Accuracy and loss on a data set's test images, with the file's normalisation; then what --export asks for."""
-    network = models.load(settings.evaluate).to(settings.device)
+def test(settings: Settings, engine: Engine) -> list[str]:
+    """The measures on a data set's test images, with the file's normalisation; then what --export asks for."""
+    network = models.load(settings.use.evaluate).to(engine.device)
     card = network.card
-    asked = card.training.get("settings", {})
-    for name in ("dataset", "data_dir"):
-        if name not in settings.typed:
-            setattr(settings, name, asked.get(name, getattr(settings, name)))
-    dataset = classification.load(
-        settings.dataset, settings.data_dir, val_size=0.0, normalise="half", image_size=card.image_size, device=settings.device
-    )
-    dataset.mean, dataset.std = (torch.tensor(part, device=settings.device) for part in (card.mean, card.std))
-    strange = sorted(set(dataset.classes) - set(card.classes))
-    if strange:
-        raise Refused(f"'{settings.evaluate}' knows no class {', '.join(strange[:5])}: it has {', '.join(card.classes[:10])}")
-    place = torch.tensor([card.classes.index(name) for name in dataset.classes], device=settings.device)
-    test_images = data.Images(dataset.test.pixels, place[dataset.test.labels])
-    note(settings, f"{card.arch} with {sum(p.numel() for p in network.parameters())} parameters on {settings.device}")
+    remembered = {name: card.training.get("settings", {}).get(name) for name in ("dataset", "data_dir")}
+    asked = {name: value for name, value in remembered.items() if value is not None and name not in settings.typed}
+    data = settings.replace(**asked, val_size=0.0, normalise="half", image_size=card.image_size, channels=len(card.mean)).data
+    task = tasks.load(data, batch_size=settings.training.batch_size, seed=settings.run.seed, device=engine.device)
+    split = task.as_known_to(card)
+    if split is None:
+        strange = ", ".join(sorted(set(task.classes) - set(card.classes))[:5])
+        raise Refused(f"'{settings.use.evaluate}' knows no class {strange}: it has {', '.join(card.classes[:10])}")
+    note(settings, f"{card.arch} with {sum(p.numel() for p in network.parameters())} parameters on {engine.device}")
 
-    def predict(pixels):
-        with autocast(settings)():
-            return network(pixels)
+    def predict(inputs):
+        with engine.autocast():
+            return network(inputs)
 
-    result = evaluate(network, dataset, test_images, predict)
-    lines = [f"result test accuracy: {result['top1']:.2f}, loss {result['loss']:.4f} ({result['images']} images)"]
-    sample = next(dataset.ordered(dataset.test, 16))[0]
-    return lines + [export_line(export(network, path, sample)) for path in settings.export or ()]
+    result = evaluate(network, task, split, predict, engine.device)
+    lines = [f"result test accuracy: {result[task.metric]:.2f}, loss {result['loss']:.4f} ({result['images']} images)"]
+    sample = next(task.ordered(task.test, 16))[0]
+    return lines + [export_line(export(network, path, sample)) for path in settings.ending.export or ()]

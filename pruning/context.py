@@ -6,12 +6,13 @@ from contextlib import ExitStack, contextmanager
 from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from models import Network, Unit
 from pruning.probes import maps_of, watch
 from settings.registry import CRITERIA
+from tasks.classification import Classification
+from tasks.task import Task
 
 Scores = dict[str, Tensor]
 
@@ -31,8 +32,10 @@ class Context:
         sample: Callable[[], Iterable],
         seed: int,
         choose: Callable[[Scores], Scores] | None = None,
+        task: type[Task] | Task = Classification,
     ):
         self.network, self.groups, self.sample, self.seed, self.choose = network, groups, sample, seed, choose
+        self.task = task
 
     @cached_property
     def generator(self) -> torch.Generator:
@@ -69,7 +72,7 @@ class Context:
                 for weight in frozen:
                     weight.requires_grad_(True)
                 for images, labels in self.sample():
-                    loss = F.cross_entropy(self.network(images), labels, reduction="sum")
+                    loss = self.task.image_losses(self.network(images), labels).sum()
                     for total, gradient in zip(sums, torch.autograd.grad(loss, weights), strict=True):
                         total += gradient
                     images_seen += len(labels)
@@ -111,7 +114,7 @@ class Context:
             for name, unit in units.items():
                 watched.enter_context(watch(unit, lambda x, name=name: outputs.update({name: x}), differentiable=True))
             for images, labels in self.sample():
-                loss = F.cross_entropy(self.network(images), labels, reduction="sum")
+                loss = self.task.image_losses(self.network(images), labels).sum()
                 gradients = torch.autograd.grad(loss, [outputs[name] for name in units])
                 for name, gradient in zip(units, gradients, strict=True):
                     found[name].append(statistic(maps_of(outputs[name].detach()), maps_of(gradient)))
@@ -133,19 +136,21 @@ class Context:
 
     @torch.no_grad()
     def measure(self, batches: int | None = None, training: bool = False) -> tuple[float, float]:
-        """Mean cross-entropy, and the fraction that is right, of the network as it now stands.
+        """Mean loss of an image, and the task's metric as a fraction, of the network as it now stands.
 
         In evaluation, or with batch statistics: those of the network that masks leave, where the running ones are of another.
         """
-        loss = right = seen = 0
+        loss = seen = 0
+        meter = self.task.meter(next(self.network.parameters()).device)
         with self._unchanged(training):
             for number, (images, labels) in enumerate(self.sample()):
                 if number == batches:
                     break
-                logits = self.network(images)
-                loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-                right, seen = right + int((logits.argmax(1) == labels).sum()), seen + len(labels)
-        return loss / seen, right / seen
+                outputs = self.network(images)
+                losses = self.task.image_losses(outputs, labels)
+                meter.add(outputs, labels, {"loss": losses.mean()})
+                loss, seen = loss + float(losses.sum()), seen + len(losses)
+        return loss / seen, meter.read()[self.task.metric] / 100
 
     @contextmanager
     def under(self, keep: Scores) -> Iterator[None]:

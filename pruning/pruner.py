@@ -13,7 +13,8 @@ from pruning.budget import Budget, round_up
 from pruning.context import Context, lift
 from pruning.granularities import GRANULARITIES
 from pruning.groups import Decisions
-from settings.registry import CRITERIA, PHASES, SCHEDULES, SCOPES, parse_call
+from settings.registry import CRITERIA, PHASES, SCHEDULES, SCOPES
+from tasks.classification import Classification
 
 
 class Pruner:
@@ -46,11 +47,13 @@ class Pruner:
         image_size: int = 32,
     ):
         self.network, self.rate, self.until, self.seed, self.sample = network, rate, until, seed, None
+        self.task = Classification
         self.granularity = GRANULARITIES[prune_type]
         self.criterion, self.scope = lift(CRITERIA.get(criterion)), SCOPES.get(scope)
         self.phase, self.schedule = PHASES.get(phase), SCHEDULES.get(schedule)
-        self.only_more = parse_call(phase)[0] in PHASES.constants(phase)["ONLY_MORE"]
-        self.needs_images = parse_call(criterion)[0] if CRITERIA.constants(criterion).get("MORE_IMAGES_THAN_FILTERS") else None
+        self.only_more = "what is cut stays cut" in PHASES.entry(phase).traits
+        scored_by = CRITERIA.entry(criterion)
+        self.needs_images = scored_by.name if "more images than filters" in scored_by.traits else None
         count, word = re.fullmatch(r"(\d+)(ep|it)", frequency).groups()
         self.every, self.by_epochs = int(count), word == "ep"
         self.units = self.granularity.units(network)
@@ -68,12 +71,12 @@ class Pruner:
         if self.budget is not None and (share := self.budget.share(smallest)) > 1 - rate:
             raise ValueError(f"{1 - rate:g} of the {budget} is less than the least that can be left, about {share:.4f}{how}")
 
-    def begin(self, epochs: int, steps: int, sample: Callable[[], Iterable]) -> None:
+    def begin(self, epochs: int, steps: int, sample: Callable[[], Iterable], task=Classification) -> None:
         """How long the run is, an epoch having `steps`; `sample` yields batches of images and labels to score with.
 
         ValueError if no mask would ever be made.
         """
-        self.steps, self.total, self.sample = steps, epochs * steps, sample
+        self.steps, self.total, self.sample, self.task = steps, epochs * steps, sample, task
         self.until_position = max(int(self.until * self.total + 1e-6), 1 if self.until > 0 else 0)
         self.updates = [position / self.total for position in range(self.total) if self._plan(position)[0]]
         if not self.updates:
@@ -113,7 +116,9 @@ class Pruner:
         """
         choose = partial(self._choose, rate=self.rate if rate is None else rate)
         with without_tf32():
-            return self.criterion(self.units, Context(self.network, self.granularity.groups, self.sample, self.seed, choose))
+            return self.criterion(
+                self.units, Context(self.network, self.granularity.groups, self.sample, self.seed, choose, self.task)
+            )
 
     def update(self, rate: float) -> None:
         """New masks that cut this fraction; `changes` grows by the number of entries that moved."""

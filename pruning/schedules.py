@@ -1,4 +1,8 @@
-"""How the rate grows: an update's progress in [0, 1] of the run and that of all updates in, the fraction of the rate out."""
+"""A schedule says how much of --prune_rate is due at an update of the masks.
+
+It takes the update's progress, the fraction of the run that is done, 0 to 1, and the list of the progress of all updates;
+it returns the fraction of the rate that is due.
+"""
 
 
 def constant(progress: float, updates: list[float]) -> float:

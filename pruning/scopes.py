@@ -1,8 +1,13 @@
-"""Compared with whom: scores and a rate in, what to keep out. Exactly k = floor(rate * n + 1e-9) are cut, ties by index."""
+"""A scope says which scores are compared with which.
+
+It takes the scores of every unit, larger meaning keep, and the fraction to remove; it returns a bool tensor for each unit,
+True where kept. Of n pieces that are compared exactly k = floor(rate * n + 1e-9) are cut, among equal scores those of lower
+index first.
+"""
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -88,7 +93,7 @@ def local(scores: Scores, rate: float, *, floor: int = 1) -> Scores:
     return keep
 
 
-def preset(scores: Scores, rate: float, *, name: str) -> Scores:
+def preset(scores: Annotated[Scores, "filters only"], rate: float, *, name: str) -> Scores:
     """As many filters of each layer as were published: a name in pruning/presets.json, or a file like one entry of it.
 
     Layers without a count stay whole; `rate` does not matter. ValueError for a layer that is not there, or has fewer.
@@ -103,7 +108,7 @@ def preset(scores: Scores, rate: float, *, name: str) -> Scores:
     return keep
 
 
-def sensitivity(scores: Scores, rate: float, *, file: str) -> Scores:
+def sensitivity(scores: Annotated[Scores, "filters only", "single layers"], rate: float, *, file: str) -> Scores:
     """Rates for each layer from a scan (sensitivity.py): cut where the accuracy that was lost alone is the least.
 
     A filter costs what its layer lost, cut alone as far as that filter in the order of scores, between the rates of the

@@ -1,4 +1,4 @@
-"""What a run says: the published lines and the summary on stdout, notes on stderr."""
+"""A run speaks on the console: the published lines and the summary on stdout, notes on stderr."""
 
 import sys
 
@@ -24,24 +24,19 @@ def header(settings) -> str:
     return f"prune rate {rate} regularization odecay {settings.odecay}"
 
 
-def epoch_lines(row: dict) -> list[str]:
-    """The published lines of an epoch."""
-    epoch, trained, valid = row["epoch"], row["train"], row["valid"]
-    lines = [f"train {epoch} ====> Acc@1 {trained['top1']:.3f} Acc@5 {trained['top5']:.3f}"]
-    if "num_zero" in row:
-        zero, total = row["num_zero"], row["num_total"]
-        lines.append(f"sparsity {epoch} ====> {100 * zero / total:.2f}% || num_zero/num_total: {zero}/{total}")
-    return [*lines, f"valid {epoch} ====> Acc@1 {valid['top1']:.3f} Acc@5 {valid['top5']:.3f}"]
+def epoch_lines(row: dict, task) -> list[str]:
+    """The published lines of an epoch: the task's, with that of sparsity behind the first."""
+    trained, *others = task.epoch_lines(row)
+    if "num_zero" not in row:
+        return [trained, *others]
+    zero, total = row["num_zero"], row["num_total"]
+    sparsity = f"sparsity {row['epoch']} ====> {100 * zero / total:.2f}% || num_zero/num_total: {zero}/{total}"
+    return [trained, sparsity, *others]
 
 
-def closing_lines(result: dict, settings) -> list[str]:
-    """None begins with train, valid or sparsity; the last one is the published list of the best epoch."""
-    last, best, test = result["last"], result["best"], result["test"]
-    where = f"{last['valid']['images']} held-out images" if result["held_out"] else "test set, which so chose the best epoch"
-    lines = [
-        f"result accuracy: last {last['valid']['top1']:.2f}, best {best['valid']['top1']:.2f} at epoch {best['epoch']} ({where})",
-        f"result test accuracy: {test['top1']:.2f} after the last epoch ({test['images']} images)",
-    ]
+def closing_lines(result: dict, settings, task) -> list[str]:
+    """The lines that close a run. None begins with train, valid or sparsity; the last one is the published list."""
+    lines = task.result_lines(result)
     if again := result.get("recalibration"):
         lines.append(
             f"result recalibration: accuracy {again['before']:.2f} before, {again['after']:.2f} after "
@@ -63,8 +58,7 @@ def closing_lines(result: dict, settings) -> list[str]:
             lines.append(f"result budget: asked for {100 * target:.2f} % of the {name}, got {100 * got:.2f} %")
     lines += _compact_lines(result)
     lines.append(f"result seconds: {result['seconds']} of training, epochs 0 to {result['last']['epoch']}")
-    scores = [best["train"]["top1"], best["train"]["top5"], best["valid"]["top1"], best["valid"]["top5"]]
-    return [*lines, str([best["epoch"], *(round(score, 2) for score in scores)])]
+    return [*lines, task.last_line(result["best"])]
 
 
 def _compact_lines(result: dict) -> list[str]:

@@ -30,8 +30,15 @@ def draw(runs: list[Run], folder: Path) -> list[Path]:
     runs = [run for run in runs if run.rows]
     # a run looks the same in every figure, and eight times eight of them differ
     styles = {run.name: (COLOURS[i % 8], MARKERS[(i + i // 8) % 8]) for i, run in enumerate(runs)}
-    curves = [("accuracy", "validation accuracy (%)", runs, lambda row: row["valid"]["top1"])]
-    curves += [("sparsity", "weights under a mask (% of all)", [run for run in runs if run.pruned], published_sparsity)]
+    curves = [("accuracy", "validation accuracy (%)", runs, lambda row, run: row["valid"][run.metric])]
+    curves += [
+        (
+            "sparsity",
+            "weights under a mask (% of all)",
+            [run for run in runs if run.pruned],
+            published_sparsity,
+        )
+    ]
     for name, axis, drawn, value in curves:
         if drawn:
             save(curve_figure(pyplot, styles, drawn, axis, value), name)
@@ -44,7 +51,8 @@ def draw(runs: list[Run], folder: Path) -> list[Path]:
     return written
 
 
-def published_sparsity(row: dict) -> float:
+def published_sparsity(row: dict, run: Run | None = None) -> float:
+    """The weights under a mask in % of all, as the paper's code printed them."""
     return 100 * row["num_zero"] / row["num_total"]
 
 
@@ -53,7 +61,7 @@ def curve_figure(pyplot, styles: dict, runs: list[Run], axis: str, value):
     figure, axes = pyplot.subplots(figsize=(9, 5))
     for run in runs:
         colour, marker = styles[run.name]
-        epochs, values = [row["epoch"] for row in run.rows], [value(row) for row in run.rows]
+        epochs, values = [row["epoch"] for row in run.rows], [value(row, run) for row in run.rows]
         every = max(len(epochs) // 10, 1)
         axes.plot(epochs, values, color=colour, marker=marker, markevery=every, markersize=5, linewidth=1.5, label=run.label)
     axes.set(xlabel="epoch", ylabel=axis, title=f"{axis[0].upper()}{axis[1:]} over epochs")
@@ -69,7 +77,7 @@ def trade_figure(pyplot, styles: dict, runs: list[Run]):
     for axes, what, word in zip(panels, ("parameters", "macs"), ("parameters", "MACs"), strict=True):
         for run in runs:
             colour, marker = styles[run.name]
-            point = (100 * run.share(what), run.summary["test"]["top1"])
+            point = (100 * run.share(what), run.summary["test"][run.metric])
             axes.plot(*point, color=colour, marker=marker, markersize=8, linestyle="none", label=run.name)
         axes.set(xlabel=f"{word} left (% of the dense network)", title=f"Accuracy against {word}")
         axes.grid(alpha=0.3)

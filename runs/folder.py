@@ -15,11 +15,11 @@ import sys
 from pathlib import Path
 
 from runs.storage import packed, read_tensors, replace
-from settings.arguments import AFTER_FLAGS, MAY_CHANGE
 from settings.errors import Refused
+from settings.flags import FLAGS, of_kind
 
 ROOT = Path(__file__).resolve().parent.parent
-FORMAT = 1
+FORMAT = 2
 
 
 def refuse_used(out_dir: str | None) -> None:
@@ -89,7 +89,8 @@ class Folder:
         if self.state:
             session = {name: value for name, value in config.items() if name not in ("settings", "filters", "prunable")}
             session |= {"from_epoch": len(self.rows), "changed": self.changed(config)}
-            settings = {**self._earlier["settings"], **{name: config["settings"][name] for name in ("epochs", *MAY_CHANGE)}}
+            may_change = [name for name, flag in FLAGS.items() if flag.on_resume != "same"]
+            settings = {**self._earlier["settings"], **{name: config["settings"][name] for name in may_change}}
             config = {**self._earlier, "settings": settings, "resumed": [*self._earlier.get("resumed", []), session]}
             if len(self.rows) < settings["epochs"] + settings["finetune_epochs"]:
                 (self.path / "summary.json").unlink(missing_ok=True)
@@ -99,7 +100,7 @@ class Folder:
         """What is not as it was when the run began, so that it will not end bit for bit as it would have."""
         if not self.state:
             return []
-        flags = ("epochs", "finetune_epochs", "compile")
+        flags = [name for name, flag in FLAGS.items() if flag.noted]
         then = {"processes": 1, **self._earlier, **{name: self._earlier["settings"].get(name) or 0 for name in flags}}
         now = {**config, **{name: config["settings"][name] for name in flags}}
         names = (*flags, "threads", "processes", "device_name", "versions")
@@ -107,7 +108,7 @@ class Folder:
 
     def result(self, settings) -> dict | None:
         """What came of the run, if it has ended and did all that is asked now."""
-        names = [name for name in AFTER_FLAGS if name != "finetune_lr" or settings.finetune_epochs]
+        names = [name for name in of_kind("after") if name != "finetune_lr" or settings.finetune_epochs]
         then = self._earlier["settings"]
         same = all((then.get(name) or None) == (getattr(settings, name) or None) for name in names)
         result = self.read("summary.json")
@@ -174,7 +175,17 @@ class Folder:
 
 def load_checkpoint(path: Path) -> dict:
     """A checkpoint's tensors and plain values. Refused if it is missing, damaged, foreign, newer, or holds code."""
-    return read_tensors(path, "checkpoint", {"rows", "settings", "model", "optimizer", "random"}, FORMAT)
+    state = read_tensors(path, "checkpoint", {"rows", "settings", "model", "optimizer", "random"}, FORMAT)
+    return state if state["format"] > 1 else _from_format_1(state)
+
+
+def _from_format_1(state: dict) -> dict:
+    """A checkpoint from before runs had stages: what followed the last mask stood in `after`."""
+    after, scratch = state.get("after"), state.get("scratch")
+    fixed = {name: after[name] for name in ("epochs", "recalibrate", "finetune_lr")} if after else {}
+    results = {name: after[name] for name in ("recalibration", "removal") if after and name in after}
+    stage, shapes = (1, after["shapes"]) if after else (0, scratch)
+    return {**state, "stage": stage, "fixed": fixed, "shapes": shapes, "results": results}
 
 
 def provenance() -> dict:

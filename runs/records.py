@@ -22,6 +22,11 @@ class Run:
         return self.name if self.summary else f"{self.name} (unfinished: {len(self.rows)} of {epochs})"
 
     @property
+    def metric(self) -> str:
+        """The measure that chooses the best epoch: the first of a row's, where the run was recorded before it had a name."""
+        return self.config.get("metric") or next(iter(self.rows[0]["valid"]))
+
+    @property
     def pruned(self) -> bool:
         return self.config["settings"]["prune_type"] != "none"
 
@@ -56,6 +61,6 @@ def name_apart(runs: list[Run]) -> None:
             run.name = f"{run.name} ({seen[run.name]})"
 
 
-def best_row(rows: list[dict]) -> dict:
-    """The epoch with the best validation accuracy among those at the final rate: before, the network is another one."""
-    return max((row for row in rows if row.get("cut", 0) >= rows[-1].get("cut", 0)), key=lambda row: row["valid"]["top1"])
+def best_row(rows: list[dict], metric: str) -> dict:
+    """The epoch with the best validation metric among those at the final rate: before, the network is another one."""
+    return max((row for row in rows if row.get("cut", 0) >= rows[-1].get("cut", 0)), key=lambda row: row["valid"][metric])

@@ -1,48 +1,25 @@
-"""Named functions: found by reading files, chosen on the command line as `name` or `name(option=value)`.
+"""Finds functions and classes by name: on the command line they are chosen as `name` or `name(option=value)`.
 
-A registry reads signatures from source, without importing the files, so that a wrong name or option is refused
-before torch is loaded. Every public top-level function of its files is an entry; a trailing underscore, which a
-Python keyword needs, is not part of the name (`global_` is chosen as `global`).
+A registry reads signatures from source, without importing the files, so that a wrong name or option is refused before
+torch is loaded. Every public function at the top of its files is an entry; so is every public class that no other class
+of its file derives from, named by its own name in lower case. A trailing underscore, which a Python keyword needs, is not
+part of a name (`global_` is chosen as `global`).
+
+What the program must know about an entry beside its options stands in its signature, in the words of the registry's
+`traits`: `context: Annotated[Context, "reads images"]`. A word that is unknown, or that stands where it means nothing, is a
+ValueError when the files are read.
 """
 
 import ast
-import difflib
 import importlib
 import json
 import re
-from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
+from settings.signatures import Entry, Option, read_entry, suggest
+
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@dataclass(frozen=True)
-class Option:
-    """One keyword-only option of an entry: its default (`required` if it has none) and the values it may take."""
-
-    default: object = None
-    required: bool = False
-    choices: tuple = ()
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A function that can be named: where it is, the first line of its docstring, its options."""
-
-    name: str
-    module: str
-    function: str
-    summary: str
-    options: dict = field(default_factory=dict)
-    constants: dict = field(default_factory=dict)
-
-
-def suggest(word: str, known) -> str:
-    """The tail of an error message: the nearest known word, or all of them."""
-    known = sorted(known)
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5) or [k for k in known if k.lower() == word.lower()]
-    return f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(known)}"
 
 
 def parse_call(text: str) -> tuple[str, dict]:
@@ -59,63 +36,43 @@ def parse_call(text: str) -> tuple[str, dict]:
         raise ValueError(f"cannot read '{text}': write name or name(option=value, ...) with plain values") from None
 
 
-def _literal(node: ast.expr):
-    try:
-        return ast.literal_eval(node)
-    except ValueError:
-        return None
-
-
-def _choices(annotation: ast.expr | None) -> tuple:
-    """The values of a `Literal[...]` annotation."""
-    if not (isinstance(annotation, ast.Subscript) and getattr(annotation.value, "id", "") == "Literal"):
-        return ()
-    values = ast.literal_eval(annotation.slice)
-    return values if isinstance(values, tuple) else (values,)
-
-
-def _entry(node: ast.FunctionDef, module: str, constants: dict) -> Entry:
-    pairs = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-    options = {
-        argument.arg: Option(None if default is None else _literal(default), default is None, _choices(argument.annotation))
-        for argument, default in pairs
-    }
-    summary = (ast.get_docstring(node) or "").split("\n")[0]
-    return Entry(node.name.removesuffix("_"), module, node.name, summary, options, constants)
-
-
 class Registry:
-    """The public functions of some files, by name.
+    """The public functions and classes of some files, by name.
 
-    `kind` is the word used in messages; `pattern` is a glob below the repository's root; files in `leave_out` hold
-    no entries. ValueError if two files define the same name.
+    `kind` is the word used in messages; `pattern` is a glob below the repository's root; files in `leave_out` hold no
+    entries. `traits` says which words may stand at which parameter: {word: parameters}, "return" for what is returned and
+    "option" for any option; a word that ends in a colon is followed by a value.
     """
 
-    def __init__(self, kind: str, pattern: str, leave_out: tuple = ("__init__.py",), root: Path = ROOT):
-        self.kind, self.pattern, self.leave_out, self.root = kind, pattern, leave_out, root
+    def __init__(
+        self,
+        kind: str,
+        pattern: str,
+        leave_out: tuple = ("__init__.py",),
+        root: Path = ROOT,
+        traits: dict[str, tuple[str, ...]] | None = None,
+    ):
+        self.kind, self.pattern, self.leave_out, self.root, self.words = kind, pattern, leave_out, root, traits or {}
 
     @cached_property
     def entries(self) -> dict[str, Entry]:
         """Name to entry, read from source once."""
-        found = {}
+        entries = {}
         for path in sorted(self.root.glob(self.pattern)):
             if path.name in self.leave_out:
                 continue
-            tree = ast.parse(path.read_text(encoding="utf-8"))
             module = ".".join(path.relative_to(self.root).with_suffix("").parts)
-            constants = {
-                node.targets[0].id: _literal(node.value)
-                for node in tree.body
-                if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
-            }
-            for node in tree.body:
-                if not isinstance(node, ast.FunctionDef) or node.name.startswith("_"):
+            body = ast.parse(path.read_text(encoding="utf-8")).body
+            nodes = [node for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+            bases = {getattr(base, "id", "") for node in nodes if isinstance(node, ast.ClassDef) for base in node.bases}
+            for node in nodes:
+                if node.name.startswith("_") or node.name in bases:
                     continue
-                entry = _entry(node, module, constants)
-                if entry.name in found:
-                    raise ValueError(f"two files define {self.kind} '{entry.name}': {found[entry.name].module}, {module}")
-                found[entry.name] = entry
-        return found
+                entry = read_entry(node, module, self.kind, self.words)
+                if entry.name in entries:
+                    raise ValueError(f"two files define {self.kind} '{entry.name}': {entries[entry.name].module}, {module}")
+                entries[entry.name] = entry
+        return entries
 
     def check(self, text: str) -> tuple[str, dict]:
         """Name and options of a choice; ValueError with the nearest legal word if there is no such thing."""
@@ -133,15 +90,23 @@ class Registry:
             raise ValueError(f"{self.kind} '{name}' needs a value for '{missing[0]}'")
         return name, options
 
-    def constants(self, text: str) -> dict:
-        """The plain module-level constants beside the chosen function."""
-        return self.entries[self.check(text)[0]].constants
+    def entry(self, text: str) -> Entry:
+        """The chosen entry. ValueError as from `check`."""
+        return self.entries[self.check(text)[0]]
 
-    def get(self, text: str):
-        """The chosen function with its options bound; `__name__` is the name that was chosen."""
-        name, options = self.check(text)
+    def get(self, text: str, **options):
+        """The chosen function or class with its options bound; `__name__` is the name that was chosen.
+
+        `options` are bound too, over those in the text. ValueError as from `check`.
+        """
+        name, typed = self.check(text)
         entry = self.entries[name]
-        function = partial(getattr(importlib.import_module(entry.module), entry.function), **options)
+        if unknown := options.keys() - entry.options.keys():
+            raise ValueError(f"{self.kind} '{name}' has no option '{min(unknown)}'")
+        chosen = getattr(importlib.import_module(entry.module), entry.function)
+        if isinstance(chosen, type) and not typed | options:
+            return chosen
+        function = partial(chosen, **typed | options)
         function.__name__ = name
         return function
 
@@ -167,11 +132,33 @@ def _check_value(what: str, option: Option, value) -> None:
 NETWORKS = Registry(
     "network", "models/*.py", leave_out=("__init__.py", "files.py", "joint.py", "layers.py", "network.py", "numerics.py")
 )
-CRITERIA = Registry("criterion", "pruning/criteria/*.py")
-SCOPES = Registry("scope", "pruning/scopes.py")
+CRITERIA = Registry(
+    "criterion",
+    "pruning/criteria/*.py",
+    traits={
+        "filters only": ("unit", "units"),
+        "reads images": ("context",),
+        "reads maps": ("context",),
+        "more images than filters": ("context",),
+        "fraction": ("option",),
+        "instead of images": ("option",),  # where it is given, no images are read
+        "scope:": ("return",),  # what the scores are compared by, where --prune_scope is not typed
+    },
+)
+GRANULARITIES = Registry("granularity", "pruning/granularities.py")
+SCOPES = Registry("scope", "pruning/scopes.py", traits={"filters only": ("scores",), "single layers": ("scores",)})
 SCHEDULES = Registry("pruning schedule", "pruning/schedules.py")
-PHASES = Registry("phase", "pruning/phases.py")
+PHASES = Registry(
+    "phase",
+    "pruning/phases.py",
+    traits={"unused": ("until", "due"), "one cut": ("return",), "what is cut stays cut": ("return",)},
+)
+DATASETS = Registry("data set", "tasks/datasets/*.py")
+TASKS = Registry("task", "tasks/*.py", leave_out=("__init__.py", "images.py", "meters.py", "task.py"))
+ACTIONS = Registry("action", "training/actions.py")
+PROCEDURES = Registry("procedure", "training/procedures/*.py")
 REGULARIZERS = Registry("regulariser", "regularizers.py")
+OPTIMISERS = Registry("optimiser", "training/optimisers.py", traits={"no momentum": ("return",)})
 LEARNING_RATES = Registry("learning-rate schedule", "training/learning_rates.py")
 
 

@@ -1,231 +1,239 @@
-"""Flags that make no sense, by themselves or together: every refusal that needs no data."""
+"""The rules that a command must keep, beside those of single flags: one small function each, named by what must hold.
+
+A rule takes the settings before they are resolved and returns the message of the refusal, or None where it is kept. RULES
+maps an occasion to its rules, in the order in which they are asked: "new" for a run that begins, "ending" for what is done
+after the last mask, also of a run that goes on, and "use" for --evaluate and --predict.
+"""
 
 import importlib.util
-import os
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from settings.registry import CRITERIA, LEARNING_RATES, NETWORKS, PHASES, REGULARIZERS, SCHEDULES, SCOPES, parse_call
+from settings.effects import network_is_typed, phase_of
+from settings.flags import FLAGS
+from settings.registry import CRITERIA, LEARNING_RATES, NETWORKS, SCOPES, parse_call
 
-PRUNING_FLAGS = (
-    *("prune_rate", "prune_imp", "prune_scope", "prune_phase", "prune_schedule", "prune_freq", "prune_until", "prune_gate"),
-    *("score_batches", "residual", "target_macs", "target_params", "round_to", "compact", "rounds"),
-)
-
-# what goes with --evaluate, and with --predict
-USES = {
-    "evaluate": ("dataset", "data_dir", "device", "amp", "threads", "quiet", "export"),
-    "predict": ("device", "threads", "quiet"),
-}
+RULES: dict[str, list[Callable]] = {"new": [], "ending": [], "use": []}
 
 
-def finds_counts(criterion: str) -> bool:
-    """Whether a criterion as it was chosen says itself how many filters go."""
-    return parse_call(criterion)[1].get("counts", "given") != "given"
+def rule(*occasions: str):
+    """Puts a function among the rules of these occasions."""
+
+    def add(function: Callable) -> Callable:
+        for occasion in occasions:
+            RULES[occasion].append(function)
+        return function
+
+    return add
 
 
-def check_names(settings) -> None:
-    """Every name and option in a name is known. ValueError otherwise."""
-    CRITERIA.check(settings.prune_imp)
-    SCOPES.check(settings.prune_scope)
-    if PHASES.check(settings.prune_phase)[1].get("rounds", 1) < 1:
-        raise ValueError(f"--prune_phase {settings.prune_phase}: at least one round is needed")
-    for option in CRITERIA.constants(settings.prune_imp).get("FRACTIONS", ()):
-        if parse_call(settings.prune_imp)[1].get(option, 0) > 1:
-            raise ValueError(f"--prune_imp {settings.prune_imp}: {option} is a fraction, at most 1")
-    SCHEDULES.check(settings.prune_schedule)
+def broken(settings, *occasions: str) -> str | None:
+    """The message of the first rule that these settings break, or None."""
+    messages = (rule(settings) for occasion in occasions for rule in RULES[occasion])
+    return next((message for message in messages if message is not None), None)
+
+
+def scratch_model(settings) -> str | None:
+    """The model.pt whose smaller network is trained anew, by --scratch or by --procedure."""
+    name, options = parse_call(settings.run.procedure)
+    return settings.network.scratch if name != "scratch" else options.get("model")
+
+
+@rule("new")
+def names_are_known(settings) -> str | None:
+    """Every name and option in a name is one that its registry has."""
+    for flag in FLAGS.values():
+        value = settings.flat[flag.name]
+        if flag.registry is not None and value != flag.default:
+            try:
+                flag.registry.check(value)
+            except ValueError as error:
+                return str(error)
+
+
+@rule("new")
+def there_is_a_round(settings) -> str | None:
+    if parse_call(settings.pruning.prune_phase)[1].get("rounds", 1) < 1:
+        return f"--prune_phase {settings.pruning.prune_phase}: at least one round is needed"
+
+
+@rule("new")
+def fractions_are_at_most_one(settings) -> str | None:
+    criterion = settings.pruning.prune_imp
+    for option in CRITERIA.entry(criterion).traits.get("fraction", ()):
+        if parse_call(criterion)[1].get(option, 0) > 1:
+            return f"--prune_imp {criterion}: {option} is a fraction, at most 1"
+
+
+@rule("new")
+def learning_rates_are_numbers(settings) -> str | None:
+    """Tuples have items that the registry does not look into."""
     try:
-        LEARNING_RATES.get(settings.lr_schedule)(0.5)
+        LEARNING_RATES.get(settings.training.lr_schedule)(0.5)
     except TypeError:
-        raise ValueError(f"--lr_schedule {settings.lr_schedule}: an option's value has the wrong type") from None
-    if settings.reg != "none":
-        REGULARIZERS.check(settings.reg)
-    if settings.arch is not None:
-        _, options = NETWORKS.check(settings.arch)
-        if "classes" in options:
-            raise ValueError(f"--arch {settings.arch}: the data set says how many classes there are")
+        return f"--lr_schedule {settings.training.lr_schedule}: an option's value has the wrong type"
 
 
-def check_pairs(settings, typed: dict) -> None:
-    """Flags that contradict each other, or would have no effect. ValueError for the first."""
-    legal = CRITERIA.constants(settings.prune_imp).get("GRANULARITIES", ("structured", "unstructured"))
-    off = settings.prune_type == "none"
-    phase = "iterative" if settings.rounds else parse_call(settings.prune_phase)[0]
-    once = {
-        "init": ("prune_schedule", "prune_freq", "prune_until"),
-        "after": ("prune_schedule", "prune_freq"),
-        "iterative": ("prune_freq",),
-    }
-    idle = [name for name in PRUNING_FLAGS if name in typed] if off else []
-    found = finds_counts(settings.prune_imp)
-    said = ("prune_rate", "target_macs", "target_params", "prune_scope", "prune_schedule", "rounds", "preset")
-    said = [name for name in said if name in typed] if found else []
-    scope = parse_call(settings.prune_scope)[0]
-    by_preset = ("prune_rate", "target_macs", "target_params", "round_to", "rounds", "prune_schedule")
-    by_preset += ("prune_type", "prune_scope", "shortcut") if settings.preset else ()
-    twice = [name for name in by_preset if name in typed] if settings.preset or scope == "preset" else []
-    idle_in_phase = [name for name in once.get(phase, ()) if name in typed]
-    amount = [name for name in ("prune_rate", "target_macs", "target_params") if name in typed]
-    whole_filters = [name for name in ("target_macs", "target_params", "round_to", "residual") if name in typed]
-    constants, given = CRITERIA.constants(settings.prune_imp), parse_call(settings.prune_imp)[1]
-    reads_weights_only = not constants.get("READS_IMAGES") or given.get(constants.get("NO_IMAGES_WITH"))
-    rules = [
-        (idle, f"--{''.join(idle[:1])} has no effect without --prune_type structured or unstructured"),
-        (
-            not off and settings.prune_type not in legal,
-            f"criterion '{settings.prune_imp}' scores {' or '.join(legal)} pruning only, not {settings.prune_type}",
-        ),
-        (
-            "prune_gate" in typed and settings.prune_type != "structured",
-            "--prune_gate has no effect without --prune_type structured: single weights have one place only",
-        ),
-        (
-            "score_batches" in typed and reads_weights_only,
-            f"--score_batches has no effect on criterion '{settings.prune_imp}', which reads no images",
-        ),
-        (
-            idle_in_phase,
-            f"--{''.join(idle_in_phase[:1])} has no effect with --prune_phase {phase}, which says itself when it cuts",
-        ),
-        (
-            phase == "after" and settings.prune_until >= 1,
-            "--prune_phase after leaves no epoch to fine-tune with --prune_until 1: choose less than 1",
-        ),
-        (said, f"--{''.join(said[:1])} has no effect on {settings.prune_imp}, which finds its own counts"),
-        (twice, f"--{''.join(twice[:1])} has no effect beside a preset, which says how many filters stay: leave it out"),
-        (
-            settings.prune_type == "unstructured" and scope in ("preset", "sensitivity"),
-            f"--prune_scope {scope} is about filters: it needs --prune_type structured",
-        ),
-        (
-            scope == "sensitivity" and settings.residual == "grouped",
-            "--prune_scope sensitivity is of single layers, --residual grouped decides several together",
-        ),
-        (
-            phase == "dynamic" and settings.prune_gate == "weight" and CRITERIA.constants(settings.prune_imp).get("READS_MAPS"),
-            f"{settings.prune_imp} reads feature maps, and with --prune_gate weight a cut filter has none to return by: "
-            "choose another --prune_phase",
-        ),
-        (
-            settings.init is not None and "shortcut" in typed and not {"arch", "layers"} & typed.keys(),
-            "--init says which network: leave out --shortcut",
-        ),
-        ("rounds" in typed and "prune_phase" in typed, "--rounds and --prune_phase both say when: choose one"),
-        (
-            settings.init and settings.scratch,
-            "--init starts from trained weights, --scratch from fresh ones: choose one",
-        ),
-        (
-            settings.init is not None and not (settings.init and Path(settings.init).exists()),
-            f"--init: nothing at '{settings.init}'",
-        ),
-        (
-            "odecay" in typed and settings.reg == "none",
-            f"--odecay has no effect without --reg: choose from {', '.join(REGULARIZERS.entries)}",
-        ),
-        (
-            settings.tensorboard and importlib.util.find_spec("tensorboard") is None,
-            "--tensorboard needs a package that is not here: pip install tensorboard",
-        ),
-        (settings.out_dir == "", "--out_dir is empty: name a folder, or leave it out"),
-        ("arch" in typed and "layers" in typed, "--arch and --layers both name a network: choose one"),
-        (
-            "image_size" in typed and settings.dataset != "folder",
-            f"--image_size is for --dataset folder; images of {settings.dataset} are 32x32",
-        ),
-        (
-            settings.warmup_epochs >= settings.epochs,
-            f"--warmup_epochs {settings.warmup_epochs:g} leaves none of {settings.epochs} epochs",
-        ),
-        (
-            len(amount) > 1,
-            f"--{' and --'.join(amount)} both say how much: choose one",
-        ),
-        (
-            settings.round_to > 1 and settings.residual == "grouped" and "pad" in (settings.shortcut or settings.arch or ""),
-            "--round_to does not go with --residual grouped and padded shortcuts, which tie layers of different widths",
-        ),
-        (
-            settings.scratch and [name for name in ("arch", "layers", "shortcut") if name in typed],
-            "--scratch says which network: leave out --arch, --layers and --shortcut",
-        ),
-        (
-            settings.scratch and not off,
-            f"--scratch trains a network that has been pruned: leave out --prune_type {settings.prune_type}",
-        ),
-        (
-            settings.scratch is not None and not Path(settings.scratch or "").is_file(),
-            f"--scratch: no file at '{settings.scratch}'",
-        ),
-        (
-            whole_filters and settings.prune_type == "unstructured",
-            f"--{''.join(whole_filters[:1])} is for --prune_type structured: no filter goes as a whole",
-        ),
-    ]
-    _refuse(rules)
+@rule("new")
+def classes_are_the_data_sets(settings) -> str | None:
+    if settings.network.arch is not None and "classes" in parse_call(settings.network.arch)[1]:
+        return f"--arch {settings.network.arch}: the data set says how many classes there are"
 
 
-def check_after(settings, typed: dict) -> None:
-    """What is asked for after the last mask. ValueError for the first thing that cannot be."""
-    files = [Path(name) for name in settings.export or ()]
-    _refuse(
-        [
-            (
-                settings.compact and settings.prune_type != "structured",
-                f"--compact takes out whole filters, and --prune_type {settings.prune_type} prunes none",
-            ),
-            (
-                settings.finetune_epochs and not settings.compact,
-                "--finetune_epochs trains the smaller network: it needs --compact",
-            ),
-            (
-                "finetune_lr" in typed and not settings.finetune_epochs,
-                "--finetune_lr has no effect without --finetune_epochs",
-            ),
-            (
-                files and not (settings.compact or settings.evaluate),
-                "--export writes the smaller network: it needs --compact, or --evaluate MODEL",
-            ),
-            (files and settings.dry_run, "--export writes files, --dry_run none"),
-            (len({file.absolute() for file in files}) < len(files), "--export names a file twice"),
-        ]
-    )
-    for file in files:
-        place = file.absolute().parent
-        made = settings.out_dir is not None and place == Path(settings.out_dir).absolute()
-        asked_now = "export" in typed and not made
-        missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
-        _refuse(
-            [
-                (file.suffix not in (".onnx", ".pt2"), f"--export {file}: choose a name that ends in .onnx or .pt2"),
-                ("export" in typed and file.exists(), f"--export {file}: there is such a file already"),
-                (asked_now and not place.is_dir(), f"--export {file}: no folder '{file.parent}'"),
-                (asked_now and not os.access(place, os.W_OK), f"--export {file}: cannot write to '{file.parent}'"),
-                (
-                    file.suffix == ".onnx" and missing,
-                    f"--export {file} needs packages that are not here: pip install {' '.join(missing)}",
-                ),
-            ]
+@rule("new")
+def typed_flags_have_an_effect(settings) -> str | None:
+    """By the table of flags."""
+    return without_effect(settings, FLAGS)
+
+
+def without_effect(settings, names: Iterable[str]) -> str | None:
+    """The refusal of the first of these flags that was typed and has no effect, or None."""
+    for name in names:
+        for condition in FLAGS[name].no_effect if name in settings.typed else ():
+            if words := condition(settings):
+                return f"--{name} {words}"
+    return None
+
+
+@rule("new")
+def criterion_scores_these_pieces(settings) -> str | None:
+    kind, criterion = settings.pruning.prune_type, settings.pruning.prune_imp
+    if kind not in ("none", "structured") and "filters only" in CRITERIA.entry(criterion).traits:
+        return f"criterion '{criterion}' scores structured pruning only, not {kind}"
+
+
+@rule("new")
+def a_cut_after_training_leaves_epochs(settings) -> str | None:
+    if phase_of(settings).name == "after" and settings.pruning.prune_until >= 1:
+        return "--prune_phase after leaves no epoch to fine-tune with --prune_until 1: choose less than 1"
+
+
+@rule("new")
+def scope_compares_these_pieces(settings) -> str | None:
+    scope = SCOPES.entry(settings.pruning.prune_scope)
+    if settings.pruning.prune_type not in ("none", "structured") and "filters only" in scope.traits:
+        return f"--prune_scope {scope.name} is about filters: it needs --prune_type structured"
+
+
+@rule("new")
+def groups_are_not_single_layers(settings) -> str | None:
+    scope = SCOPES.entry(settings.pruning.prune_scope)
+    if "single layers" in scope.traits and settings.pruning.residual == "grouped":
+        return f"--prune_scope {scope.name} is of single layers, --residual grouped decides several together"
+
+
+@rule("new")
+def cut_filters_have_maps_to_return_by(settings) -> str | None:
+    pruning = settings.pruning
+    reads_maps = "reads maps" in CRITERIA.entry(pruning.prune_imp).traits
+    if reads_maps and phase_of(settings).name == "dynamic" and pruning.prune_gate == "weight":
+        return (
+            f"{pruning.prune_imp} reads feature maps, and with --prune_gate weight a cut filter has none to return by: "
+            "choose another --prune_phase"
         )
 
 
-def check_use(settings, typed: dict) -> None:
-    """--evaluate and --predict: a file to use, and no flag that is for training. ValueError otherwise."""
-    what = "evaluate" if "evaluate" in typed else "predict"
-    idle = [name for name in typed if name not in (what, *USES[what])]
-    paths = [typed["evaluate"]] if what == "evaluate" else typed["predict"]
-    gone = [path for path in paths if not Path(path).is_file()]
-    _refuse(
-        [
-            (idle, f"--{''.join(idle[:1])} has no effect with --{what}"),
-            (what == "predict" and len(paths) < 2, "--predict needs a model file and at least one image"),
-            (gone, f"--{what}: no file at '{''.join(gone[:1])}'"),
-        ]
-    )
-    check_after(settings, typed)
+@rule("new")
+def init_says_which_shortcut(settings) -> str | None:
+    if settings.network.init is not None and "shortcut" in settings.typed and not network_is_typed(settings):
+        return "--init says which network: leave out --shortcut"
 
 
-def _refuse(rules: list) -> None:
-    """ValueError with the message of the first rule that is broken."""
-    for broken, message in rules:
-        if broken:
-            raise ValueError(message)
+@rule("new")
+def one_flag_says_when(settings) -> str | None:
+    if {"rounds", "prune_phase"} <= settings.typed.keys():
+        return "--rounds and --prune_phase both say when: choose one"
+
+
+@rule("new")
+def weights_are_trained_or_fresh(settings) -> str | None:
+    if settings.network.init and scratch_model(settings):
+        return "--init starts from trained weights, --scratch from fresh ones: choose one"
+
+
+@rule("new")
+def init_exists(settings) -> str | None:
+    path = settings.network.init
+    if path is not None and not (path and Path(path).exists()):
+        return f"--init: nothing at '{path}'"
+
+
+@rule("new")
+def one_flag_weighs_the_penalty(settings) -> str | None:
+    reg, odecay = settings.training.reg, settings.training.odecay
+    if "odecay" in settings.typed and parse_call(reg)[1].get("weight", odecay) != odecay:
+        return f"--reg {reg} and --odecay {odecay:g} both weigh the penalty: choose one"
+
+
+@rule("new")
+def tensorboard_is_installed(settings) -> str | None:
+    if settings.run.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        return "--tensorboard needs a package that is not here: pip install tensorboard"
+
+
+@rule("new")
+def out_dir_is_named(settings) -> str | None:
+    if settings.run.out_dir == "":
+        return "--out_dir is empty: name a folder, or leave it out"
+
+
+@rule("new")
+def one_flag_names_the_network(settings) -> str | None:
+    if {"arch", "layers"} <= settings.typed.keys():
+        return "--arch and --layers both name a network: choose one"
+
+
+@rule("new")
+def warmup_leaves_epochs(settings) -> str | None:
+    training = settings.training
+    if training.warmup_epochs >= training.epochs:
+        return f"--warmup_epochs {training.warmup_epochs:g} leaves none of {training.epochs} epochs"
+
+
+@rule("new")
+def one_flag_says_how_much(settings) -> str | None:
+    amounts = [name for name in ("prune_rate", "target_macs", "target_params") if name in settings.typed]
+    if len(amounts) > 1:
+        return f"--{' and --'.join(amounts)} both say how much: choose one"
+
+
+@rule("new")
+def rounded_layers_have_one_width(settings) -> str | None:
+    padded = "pad" in (settings.network.shortcut or settings.network.arch or "")
+    if settings.pruning.round_to > 1 and settings.pruning.residual == "grouped" and padded:
+        return "--round_to does not go with --residual grouped and padded shortcuts, which tie layers of different widths"
+
+
+@rule("new")
+def one_flag_says_how_it_goes(settings) -> str | None:
+    scratch, procedure = settings.network.scratch, settings.run.procedure
+    if scratch is not None and "procedure" in settings.typed and parse_call(procedure) != ("scratch", {"model": scratch}):
+        return f"--scratch stands for --procedure \"scratch(model='{scratch}')\", not {procedure}: choose one"
+
+
+@rule("new")
+def scratch_says_which_network(settings) -> str | None:
+    if scratch_model(settings) and not {"arch", "layers", "shortcut"}.isdisjoint(settings.typed):
+        return "--scratch says which network: leave out --arch, --layers and --shortcut"
+
+
+@rule("new")
+def scratch_prunes_nothing(settings) -> str | None:
+    if scratch_model(settings) and settings.pruning.prune_type != "none":
+        return f"--scratch trains a network that has been pruned: leave out --prune_type {settings.pruning.prune_type}"
+
+
+@rule("new")
+def scratch_exists(settings) -> str | None:
+    path = scratch_model(settings)
+    if path is not None and not Path(path).is_file():
+        return f"--scratch: no file at '{path}'"
+
+
+@rule("new")
+def depth_exists(settings) -> str | None:
+    arch = settings.network.arch or f"resnet{settings.network.layers}"
+    if parse_call(arch)[0] not in NETWORKS.entries:
+        depths = sorted(int(name[6:]) for name in NETWORKS.entries if re.fullmatch(r"resnet\d+", name))
+        return f"no ResNet has {settings.network.layers} layers here: choose from {', '.join(map(str, depths))}"

@@ -1,68 +1,127 @@
-"""Images and their classes: a data set by name, and accuracy over it."""
+"""Classification learns the class of an image, by cross-entropy, measured by accuracy."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from settings.errors import Refused
-from tasks.datasets.cifar import read_cifar
-from tasks.datasets.digits import read_digits
-from tasks.datasets.folder import folder_classes, read_folder
-from tasks.images import Dataset, hold_out
+from settings.registry import DATASETS
+from tasks.images import Dataset, Images, hold_out
+from tasks.meters import Accuracy
+from tasks.task import Task
 
 
-def class_count(dataset: str, directory: str) -> int:
-    """How many classes a data set has, without loading it."""
-    return len(folder_classes(Path(directory))) if dataset == "folder" else {"cifar100": 100}.get(dataset, 10)
+class Classification(Task):
+    """Images and their classes. A step learns from `batch` images; `images` is the data set on its device."""
+
+    metric = "top1"
+
+    def __init__(self, images: Dataset, *, batch: int, augment: str, seed: int):
+        self.images, self.augment, self.seed = images, augment, seed
+        self.batch = min(batch, len(images.train))
+        self.steps = images.steps(self.batch)
+        self.train, self.valid, self.test, self.classes = images.train, images.valid, images.test, images.classes
+
+    @classmethod
+    def load(cls, data, *, batch_size: int, seed: int, device: str) -> "Classification":
+        source = _source(data)
+        train, test, classes = source.read()
+        valid = None
+        if data.val_size > 0:
+            kept, held = hold_out(train.labels, data.val_size)
+            if len(held) == 0 or len(kept) == 0:
+                raise Refused(f"--val_size {data.val_size:g} of {len(train)} training images leaves a split empty")
+            train, valid = train.pick(kept), train.pick(held)
+        if len(train) < 2:
+            raise Refused("batch norm needs at least two training images")
+        images = Dataset(train, valid, test, classes, data.normalise, device)
+        return cls(images, batch=batch_size, augment=data.augment or source.augment, seed=seed)
+
+    @classmethod
+    def outputs_of(cls, data) -> int:
+        return _source(data).class_count()
+
+    def __str__(self) -> str:
+        return str(self.images)
+
+    @property
+    def inputs(self) -> tuple[int, int, int]:
+        return (self.images.channels, self.images.image_size, self.images.image_size)
+
+    @property
+    def outputs(self) -> int:
+        return len(self.classes)
+
+    @property
+    def normalisation(self) -> tuple[list[float], list[float]]:
+        return self.images.mean.tolist(), self.images.std.tolist()
+
+    def as_known_to(self, card) -> Images | None:
+        """The test images with the labels and the normalisation of a model file's card; None if a class is unknown to it."""
+        if not set(self.classes) <= set(card.classes):
+            return None
+        device = self.images.device
+        self.images.mean, self.images.std = (torch.tensor(part, device=device) for part in (card.mean, card.std))
+        number = torch.tensor([card.classes.index(name) for name in self.classes], device=device)
+        return Images(self.test.pixels, number[self.test.labels])
+
+    def batches(self, epoch: int, part: tuple[int, int] = (0, 1)) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.images.epoch(self.batch, self.augment, self.seed, epoch, part)
+
+    def ordered(self, split: Images, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.images.ordered(split, batch)
+
+    def sample(self, batches: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.images.sample(self.batch, batches, self.seed)
+
+    @staticmethod
+    def losses(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        return {"cross_entropy": F.cross_entropy(outputs.float(), targets)}
+
+    @staticmethod
+    def image_losses(outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, targets, reduction="none")
+
+    @staticmethod
+    def meter(device) -> Accuracy:
+        return Accuracy(device)
+
+    @staticmethod
+    def comparable(network: nn.Module, inputs: Tensor) -> list[Tensor]:
+        return [network(inputs)]
+
+    @staticmethod
+    def agreements(first: list[Tensor], second: list[Tensor]) -> int:
+        return int((first[0].argmax(1) == second[0].argmax(1)).sum())
+
+    @classmethod
+    def epoch_lines(cls, row: dict) -> list[str]:
+        epoch, trained, valid = row["epoch"], row["train"], row["valid"]
+        return [
+            f"train {epoch} ====> Acc@1 {trained['top1']:.3f} Acc@5 {trained['top5']:.3f}",
+            f"valid {epoch} ====> Acc@1 {valid['top1']:.3f} Acc@5 {valid['top5']:.3f}",
+        ]
+
+    @classmethod
+    def result_lines(cls, result: dict) -> list[str]:
+        last, best, test = result["last"]["valid"], result["best"]["valid"], result["test"]
+        where = f"{last['images']} held-out images" if result["held_out"] else "test set, which so chose the best epoch"
+        best_of_all = f"best {best['top1']:.2f} at epoch {result['best']['epoch']}"
+        return [
+            f"result accuracy: last {last['top1']:.2f}, {best_of_all} ({where})",
+            f"result test accuracy: {test['top1']:.2f} after the last epoch ({test['images']} images)",
+        ]
+
+    @classmethod
+    def last_line(cls, best: dict) -> str:
+        """The published list of the best epoch: its number, training accuracies, validation accuracies."""
+        scores = [best[part][name] for part in ("train", "valid") for name in ("top1", "top5")]
+        return str([best["epoch"], *(round(score, 2) for score in scores)])
 
 
-def load(dataset: str, directory: str, *, val_size: float, normalise: str, image_size: int, device) -> Dataset:
-    """A data set by name, `val_size` of its training images held out. Refused if it is not there or not usable."""
-    if dataset == "digits":
-        train, test, classes = read_digits()
-    elif dataset == "folder":
-        train, test, classes = read_folder(Path(directory), image_size)
-    else:
-        train, test, classes = read_cifar(dataset, Path(directory))
-    valid = None
-    if val_size > 0:
-        kept, held = hold_out(train.labels, val_size)
-        if len(held) == 0 or len(kept) == 0:
-            raise Refused(f"--val_size {val_size:g} of {len(train)} training images leaves a split empty")
-        train, valid = train.pick(kept), train.pick(held)
-    if len(train) < 2:
-        raise Refused("batch norm needs at least two training images")
-    return Dataset(train, valid, test, classes, normalise, device)
-
-
-class Meter:
-    """Sums over an epoch, kept on the device: nothing is read back before `read`."""
-
-    def __init__(self, device):
-        self.sums = torch.zeros(4, device=device)
-        self.images = 0
-        self.first_bad = torch.full((), -1, device=device)
-        self.steps = 0
-
-    @torch.no_grad()
-    def add(self, logits, labels, loss, penalty=None):
-        ranked = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-        penalty = torch.zeros_like(loss) if penalty is None else penalty
-        self.sums += torch.stack([ranked[:, 0].sum(), ranked.sum(), loss * len(labels), penalty * len(labels)])
-        bad = ~torch.isfinite(loss + penalty) & (self.first_bad < 0)
-        self.first_bad = torch.where(bad, self.steps, self.first_bad)
-        self.images += len(labels)
-        self.steps += 1
-
-    def gather(self, team) -> None:
-        """Add up the sums of all processes; before the last `read`."""
-        images = torch.tensor(float(self.images), dtype=torch.float64)
-        team.sum_(images)
-        team.sum_(self.sums)
-        team.largest_(self.first_bad)
-        self.images = int(images)
-
-    def read(self) -> dict:
-        """Top-1 and top-5 in %, loss and penalty, each a mean over so many images."""
-        top1, top5, loss, penalty = (total / self.images for total in self.sums.tolist())
-        return {"top1": 100 * top1, "top5": 100 * top5, "loss": loss, "penalty": penalty, "images": self.images}
+def _source(data):
+    """Where the images of these settings come from."""
+    return DATASETS.get(data.dataset)(Path(data.data_dir), image_size=data.image_size, channels=data.channels)

@@ -1,7 +1,8 @@
-"""Data sets that live on the device as bytes, and batches that are cropped, flipped and normalised there."""
+"""Data sets of images live on the device as bytes; batches are cropped, flipped and normalised there."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from settings.errors import Refused
 
 @dataclass
 class Images:
-    """Images as bytes, (n, height, width, 3), with labels, (n,)."""
+    """Images as bytes, (n, height, width, channels), with labels, (n,)."""
 
     pixels: Tensor
     labels: Tensor
@@ -25,13 +26,37 @@ class Images:
         return Images(self.pixels[indices], self.labels[indices])
 
 
+class Source:
+    """Where images come from; a class of a file in tasks/datasets/ is one, and its name in lower case is the --dataset.
+
+    `image_size` and `channels` are asked of sources that can give any; `augment` is the default of --augment.
+    """
+
+    task = "classification"
+    augment = "crop_flip"
+
+    def __init__(self, directory: Path, *, image_size: int = 32, channels: int = 3):
+        self.directory, self.image_size, self.channels = directory, image_size, channels
+
+    def class_count(self) -> int:
+        """How many classes there are, found without reading the images. Refused if the data is missing."""
+        raise NotImplementedError
+
+    def read(self) -> tuple[Images, Images, list[str]]:
+        """Training images, test images and the names of the classes. Refused if they are missing or not usable."""
+        raise NotImplementedError
+
+
 class Dataset:
-    """The three splits on one device; `valid` is None if nothing is held out. Normalised by channel `mean` and `std`."""
+    """The three splits on one device; `valid` is None if nothing is held out.
+
+    Pixels are normalised by the training images' `mean` and `std`, one a channel, or all by half the range of a byte.
+    """
 
     def __init__(self, train: Images, valid: Images | None, test: Images, classes: list[str], normalise: str, device):
         self.classes, self.device = classes, torch.device(device)
         if normalise == "half":
-            mean = std = torch.full((3,), 127.5)
+            mean = std = torch.full((train.pixels.shape[3],), 127.5)
         else:
             mean, std = _statistics(train.pixels)
         self.mean, self.std = mean.to(device), std.to(device)
@@ -49,8 +74,12 @@ class Dataset:
     def image_size(self) -> int:
         return self.test.pixels.shape[1]
 
+    @property
+    def channels(self) -> int:
+        return self.test.pixels.shape[3]
+
     def normalise(self, pixels: Tensor) -> Tensor:
-        """Bytes (n, height, width, 3) to floats (n, 3, height, width), which lie in memory as channels_last."""
+        """Bytes (n, height, width, channels) to floats (n, channels, height, width), in memory as channels_last."""
         return normalised(pixels, self.mean, self.std)
 
     def ordered(self, images: Images, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -94,14 +123,15 @@ class Dataset:
 
 
 def normalised(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Bytes (n, height, width, 3) to floats (n, 3, height, width), by channel."""
+    """Bytes (n, height, width, channels) to floats (n, channels, height, width), each channel by its mean and deviation."""
     return ((pixels.float() - mean.to(pixels.device)) / std.to(pixels.device)).permute(0, 3, 1, 2)
 
 
 def _statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each channel, of bytes."""
     values = torch.arange(256, dtype=torch.float64)
-    counts = torch.stack([torch.bincount(pixels[..., c].flatten().int(), minlength=256) for c in range(3)]).double()
+    channels = pixels.unbind(-1)
+    counts = torch.stack([torch.bincount(channel.flatten().int(), minlength=256) for channel in channels]).double()
     counts = counts / counts.sum(1, keepdim=True)
     mean = counts @ values
     variance = counts @ values.square() - mean.square()
@@ -123,15 +153,15 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
-def read_images(paths: list[str], size: int) -> Tensor:
-    """Image files as bytes, (n, size, size, 3); see `fit`. Refused, naming them, if some cannot be read."""
+def read_images(paths: list[str], size: int, channels: int = 3) -> Tensor:
+    """Image files as bytes, (n, size, size, channels); see `fit`. Refused, naming them, if some cannot be read."""
     from PIL import Image
 
     pixels, unreadable = [], []
     for path in paths:
         try:
             with Image.open(path) as image:
-                pixels.append(fit(image, size))
+                pixels.append(fit(image, size, channels))
         except (OSError, ValueError, SyntaxError):
             unreadable.append(path)
     if unreadable:
@@ -139,10 +169,14 @@ def read_images(paths: list[str], size: int) -> Tensor:
     return torch.from_numpy(np.stack(pixels))
 
 
-def fit(image, size: int) -> np.ndarray:
-    """A PIL image as bytes (size, size, 3), the shorter side scaled to `size`, centre cropped."""
+def fit(image, size: int, channels: int = 3) -> np.ndarray:
+    """A PIL image as bytes (size, size, channels): in colour or, for one channel, in grey.
+
+    The shorter side is scaled to `size`, and the centre cropped.
+    """
     from PIL import Image, ImageOps
 
     if image.mode.startswith("I"):  # 16 bits a pixel, which PIL would clip to 8
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
-    return np.array(ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR))
+    image = ImageOps.fit(image.convert("L" if channels == 1 else "RGB"), (size, size), Image.Resampling.BILINEAR)
+    return np.array(image).reshape(size, size, channels)

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import modeling  # noqa: E402
-from deploy import use  # noqa: E402
+from deploy import latency, measure, use  # noqa: E402
 from models import Joint, Network, Unit  # noqa: E402
 from models.layers import conv_unit, initialise  # noqa: E402
 from settings import arguments  # noqa: E402
@@ -93,6 +93,15 @@ def _signals():
 def _seed():
     """The same numbers whichever test comes first."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _unmeasured(request, monkeypatch):
+    """How long networks take is measured only where a test is marked `measures`, and there in one round."""
+    monkeypatch.setattr(latency, "MOST", 1)
+    monkeypatch.setattr(latency, "WARM_UP", 1)
+    if request.node.get_closest_marker("measures") is None:
+        monkeypatch.setattr(measure, "timed", lambda *_: [])
 
 
 @pytest.fixture

@@ -190,12 +190,10 @@ def test_the_learning_rate_follows_its_schedule():
     assert rates("--lr_schedule", "constant", "--lr", "0.3", at=(0, 1.5)) == [0.3, 0.3]
 
 
-def command(*flags, cwd):
-    return subprocess.run([sys.executable, ROOT / "modeling.py", *flags], cwd=cwd, capture_output=True, text=True)
-
-
 def test_a_run_that_diverges_exits_with_1(tmp_path):
-    done = command(*TINY, "--lr", "1e30", cwd=tmp_path)
+    """The script in a process of its own, as it is typed."""
+    typed = [sys.executable, ROOT / "modeling.py", *TINY, "--lr", "1e30"]
+    done = subprocess.run(typed, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("modeling.py: error: the loss was not finite at epoch 0, step ")
 
@@ -350,7 +348,7 @@ def settings_of():
     """What the defaults resolve to on this machine."""
     settings = parse(TINY)
     modeling.choose_device(settings)
-    return vars(settings)
+    return settings.flat
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The penalties against torch.corrcoef, brute force and finite differences."""
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -8,8 +9,15 @@ import torch
 import models
 import regularizers
 from pruning import OutputGate, Pruner, WeightMask
-from regularizers import reg_cov, reg_cov_ijcai2018, reg_ortho
+from regularizers import bn_l1_proximal
 from settings.registry import NETWORKS, REGULARIZERS
+
+# the measures alone
+reg_cov, reg_cov_ijcai2018, reg_ortho, l1, bn_l1 = (
+    partial(getattr(regularizers, name), weight=1) for name in ("reg_cov", "reg_cov_ijcai2018", "reg_ortho", "l1", "bn_l1")
+)
+PENALTIES = [name for name, entry in REGULARIZERS.entries.items() if entry.kind != "proximal"]
+STEPS = [name for name, entry in REGULARIZERS.entries.items() if entry.kind == "proximal"]
 
 
 def mean_correlation(weights, live=None):
@@ -64,13 +72,13 @@ def test_reg_cov_sees_single_weights_that_are_masked(two_blocks):
     torch.testing.assert_close(reg_cov(two_blocks), mean_correlation(masked), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", [name for name in REGULARIZERS.entries if name != "bn_l1"])
+@pytest.mark.parametrize("name", [name for name in PENALTIES if name != "bn_l1"])
 def test_gradients_by_finite_differences(two_blocks, name):
-    penalty = REGULARIZERS.get(name)
+    penalty = REGULARIZERS.get(name, weight=1.0)
     weight = two_blocks.a1.layer.weight
     gradient = torch.autograd.grad(penalty(two_blocks), weight)[0]
     if name == "reg_ortho":  # the power iteration's vector is held fixed; at its limit the gradient is exact
-        penalty = REGULARIZERS.get("reg_ortho(iterations=500)")
+        penalty = REGULARIZERS.get("reg_ortho(iterations=500)", weight=1.0)
         gradient = torch.autograd.grad(penalty(two_blocks), weight)[0]
     for index in itertools.islice(itertools.product(range(5), range(0, 6, 2), (0, 2), (1,)), 0, None, 5):
         values = []
@@ -172,7 +180,7 @@ def test_reg_ortho_is_the_spectral_norm(two_blocks):
     assert few < more <= wanted + 1e-9  # iterations has an effect
 
 
-@pytest.mark.parametrize("name", REGULARIZERS.entries)
+@pytest.mark.parametrize("name", PENALTIES)
 def test_penalties_are_float32_under_autocast_and_touch_no_random_state(name):
     network = models.build("resnet20")
     state = torch.get_rng_state()
@@ -221,7 +229,6 @@ def test_sums_of_sizes_over_live_filters(two_blocks):
     Pruner(two_blocks, rate=0.2)
     two_blocks.a1.gate.set(torch.tensor([1, 0, 1, 1, 1]))
     two_blocks.a1.norm.weight.data = torch.tensor([0.5, 3, -0.2, 0, 0.1], dtype=torch.float64)
-    l1, bn_l1 = REGULARIZERS.get("l1"), REGULARIZERS.get("bn_l1")
     live = {name: unit.live.double() for name, unit in two_blocks.units.items()}
     weights = sum((unit.weight.abs().sum((1, 2, 3)) * live[name]).sum() for name, unit in two_blocks.units.items())
     scales = sum((unit.norm.weight.abs() * live[name]).sum() for name, unit in two_blocks.units.items())
@@ -246,3 +253,74 @@ def test_live_filters_alone_give_the_same(two_blocks, monkeypatch, format_):
     cut = two_blocks.a1.gate.mask == 0
     assert cut.any()
     assert (found[1][1][1][cut] == 0).all()
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_the_weight_is_a_factor(two_blocks, name):
+    """Bit for bit, in float32 as in training: the product with what the penalty measures."""
+    network = two_blocks.float()
+    measure = REGULARIZERS.get(name, weight=1.0)(network)
+    assert torch.equal(REGULARIZERS.get(f"{name}(weight=0.3)")(network), 0.3 * measure)
+    assert torch.equal(REGULARIZERS.get(name, weight=0.3)(network), 0.3 * measure)
+    default = REGULARIZERS.entries[name].options["weight"].default
+    assert torch.equal(REGULARIZERS.get(name)(network), default * measure)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_proximal_step_returns_nothing_and_touches_no_random_state(two_blocks, name):
+    before, state = [p.detach().clone() for p in two_blocks.parameters()], torch.get_rng_state()
+    assert REGULARIZERS.get(name)(two_blocks, 0.1) is None
+    assert torch.equal(state, torch.get_rng_state())
+    first = [p.detach().clone() for p in two_blocks.parameters()]
+    assert any(not torch.equal(one, other) for one, other in zip(before, first, strict=True))
+    with torch.no_grad():
+        for p, value in zip(two_blocks.parameters(), before, strict=True):
+            p.copy_(value)
+    REGULARIZERS.get(name, weight=0.5)(two_blocks, 0.1)  # its weight has an effect
+    assert any(not torch.equal(p, other) for p, other in zip(two_blocks.parameters(), first, strict=True))
+
+
+def test_soft_thresholding_by_hand(two_blocks):
+    """Step 0.5 and weight 0.4: every live scale moves by 0.2 towards 0 and stops there; nothing else moves."""
+    Pruner(two_blocks, rate=0.2)
+    two_blocks.a1.gate.set(torch.tensor([1, 1, 1, 1, 0]))
+    two_blocks.a1.norm.weight.data = torch.tensor([0.5, -1.25, 0.2, -0.125, 0.75], dtype=torch.float64)
+    before = {name: p.detach().clone() for name, p in two_blocks.named_parameters()}
+    bn_l1_proximal(two_blocks, 0.5, weight=0.4)
+    # the last filter is cut: left as it is, as the penalties leave it
+    assert two_blocks.a1.norm.weight.tolist() == pytest.approx([0.3, -1.05, 0, 0, 0.75], rel=1e-15)
+    assert two_blocks.a1.norm.weight[2:4].abs().max() == 0
+    for name, p in two_blocks.named_parameters():
+        assert name.endswith("norm.weight") or torch.equal(p, before[name]), name
+    assert all(p.requires_grad and p.grad is None for p in two_blocks.parameters())
+
+
+def test_a_proximal_step_is_the_minimum_that_defines_it(two_blocks):
+    """prox(x) = argmin_z (z - x)^2 / 2 + step * weight * |z|, against a fine grid."""
+    scale = two_blocks.stem.norm.weight
+    scale.data = torch.tensor([0.9, -0.7, 0.31, 0.29, -0.05, 0.0], dtype=torch.float64)
+    grid = torch.linspace(-1, 1, 200_001, dtype=torch.float64)
+    costs = (grid - scale.detach().unsqueeze(1)).square() / 2 + 0.1 * 3 * grid.abs()
+    bn_l1_proximal(two_blocks, 0.1, weight=3.0)
+    torch.testing.assert_close(scale.detach(), grid[costs.argmin(1)], rtol=0, atol=1.1e-5)
+
+
+def test_proximal_descent_reaches_0_where_the_penalty_does_not(two_blocks):
+    """(gamma - t)^2 / 2 + weight |gamma| is least at the soft-thresholded t: ISTA converges to it, and is 0 where t is small."""
+    target = torch.tensor([0.5, 0.05, -0.05, -0.5, 0.0, 0.2], dtype=torch.float64)
+    ends = []
+    for proximal in (True, False):
+        scale = two_blocks.stem.norm.weight
+        scale.data = torch.full_like(target, 0.3)
+        optimizer = torch.optim.SGD([scale], 0.1)
+        for _ in range(300):
+            optimizer.zero_grad()
+            loss = (scale - target).square().sum() / 2
+            (loss if proximal else loss + 0.1 * scale.abs().sum()).backward()
+            optimizer.step()
+            if proximal:
+                bn_l1_proximal(two_blocks, 0.1, weight=0.1)
+        ends.append(scale.detach().clone())
+    assert ends[0].tolist() == pytest.approx([0.4, 0, 0, -0.4, 0, 0.1], abs=1e-9)
+    assert (ends[0] == 0).tolist() == [False, True, True, False, True, False]
+    assert (ends[1] == 0).sum() < 3

@@ -1,59 +1,47 @@
-"""What is done with a network between stages of training."""
+"""Actions change the network between stages of training: a stage names those that it enters by.
 
-from collections.abc import Iterable
+An action is a function of the run and keyword options. It trains nothing, and returns plain values for summary.json.
+"""
 
-import torch
+from itertools import chain, count, islice
 
-from models import Network
-from models.numerics import without_tf32
+import models
+from models.layers import initialise
 from pruning.removal import Removal
-from settings.errors import Failed
-from tasks.images import Dataset
-from training.evaluation import BATCH
-
-# of the largest output; float32 sums of thousands of terms, in another order
-TOLERANCE = 1e-4
+from runs.console import note
+from training.comparison import compare
+from training.experiment import Experiment
+from training.statistics import recalibrate_statistics
 
 
-@torch.no_grad()
-def recalibrate(model: Network, batches: Iterable, autocast) -> None:
-    """Batch norm's statistics from these batches alone, each with the same weight."""
-    norms = [unit.norm for unit in model.all_units.values() if unit.norm is not None]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the mean over all batches
-    model.train()
-    for images, _ in batches:
-        with autocast():
-            model(images)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+def recalibrate(run: Experiment, *, batches: int = 50) -> dict:
+    """Measure batch norm's statistics anew on so many training batches, and the metric before and after that."""
+    task, number = run.task, min(batches, 2) if run.settings.run.dry_run else batches
+    split = task.valid or task.test
+    before = run.evaluate(split)[task.metric]
+    later = (run.batches(run.plan.first_epoch(run.stage) + epoch) for epoch in count())
+    recalibrate_statistics(run.model, islice(chain.from_iterable(later), number), run.engine.autocast)
+    run.team.average_statistics(run.model)
+    return {"recalibration": {"batches": number, "before": before, "after": run.evaluate(split)[task.metric]}}
 
 
-@torch.no_grad()
-def take_out(model: Network, dataset: Dataset, batches: int | None = None) -> tuple[Removal, Network, dict]:
-    """Remove the masked filters and compare both networks on the test images, in float32.
-
-    Failed if the outputs differ although every mask is on a unit's output; at the published placement they do.
-    """
-    removal = Removal(model)
+def remove(run: Experiment) -> dict:
+    """Take the pruned filters out of the network, and compare the outputs on the test images. Failed if they differ."""
+    run.stop.check("before removal")
+    note(run.settings, "taking the pruned filters out, and comparing the outputs on the test images")
+    removal = Removal(run.model)
     smaller = removal.compact().eval()
-    model.eval()
-    largest = scale = torch.zeros(())
-    images_seen = same = 0
-    with without_tf32():
-        for number, (pixels, _) in enumerate(dataset.ordered(dataset.test, BATCH)):
-            if number == batches:
-                break
-            masked, compact = model(pixels), smaller(pixels)
-            # torch.maximum, unlike max, lets nothing that is not a number pass
-            largest = torch.maximum(largest, (masked - compact).abs().max().cpu())
-            scale = torch.maximum(scale, masked.abs().max().cpu())
-            same += int((masked.argmax(1) == compact.argmax(1)).sum())
-            images_seen += len(pixels)
-    largest, scale = float(largest), float(scale)
-    if removal.exact and not largest <= TOLERANCE * scale:
-        raise Failed(f"removal changed the outputs by {largest:.2e} of {scale:.2e}: please report this; no file was written")
-    record = {"exact": removal.exact, "difference": largest, "largest_output": scale, "same": same, "images": images_seen}
-    return removal, smaller, record
+    batches = 2 if run.settings.run.dry_run else None
+    record = compare(run.model, smaller, run.task, exact=removal.exact, batches=batches)
+    momentum = run.optimizer
+    run.go_on_with(smaller)
+    removal.carry(momentum, smaller, run.optimizer)
+    return {"removal": record}
+
+
+def shrink(run: Experiment, *, model: str) -> dict:
+    """Give the network the widths of a model.pt, and fresh weights."""
+    run.model.reshape(models.load(model).shapes())
+    initialise(run.model)
+    run.go_on_with(run.model)
+    return {}

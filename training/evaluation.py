@@ -1,11 +1,11 @@
-"""Accuracy and loss over images."""
+"""Evaluation measures a network over a split of the data, with its masks in force."""
+
+from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 
-from models import Network
-from tasks import images as data
-from tasks.classification import Meter
+from models.network import Network
+from tasks import Task
 from training.team import Team
 
 BATCH = 500
@@ -13,20 +13,26 @@ BATCH = 500
 
 @torch.no_grad()
 def evaluate(
-    model: Network, dataset: data.Dataset, images: data.Images, predict, batches: int | None = None, team: Team | None = None
+    model: Network,
+    task: Task,
+    split,
+    predict: Callable,
+    device: str,
+    batches: int | None = None,
+    team: Team | None = None,
 ) -> dict:
-    """Accuracy and loss over a split, in evaluation mode, masks in force; `batches` ends it early.
+    """The task's measures over a split, in evaluation mode; `batches` ends it early.
 
-    `predict` maps pixels to logits by this model; the processes of a team take turns.
+    `predict` maps inputs to the model's outputs; the processes of a team take turns.
     """
     team = team or Team()
     model.eval()
-    meter = Meter(dataset.device)
-    for number, (pixels, labels) in enumerate(dataset.ordered(images, BATCH)):
+    meter = task.meter(device)
+    for number, (inputs, targets) in enumerate(task.ordered(split, BATCH)):
         if number == batches:
             break
         if number % team.size == team.rank:
-            logits = predict(pixels)
-            meter.add(logits, labels, F.cross_entropy(logits.float(), labels))
+            outputs = predict(inputs)
+            meter.add(outputs, targets, task.losses(outputs, targets))
     meter.gather(team)
     return meter.read()

@@ -1,215 +1,232 @@
-"""Everything that exists before the first step: network, masks, data, optimizer, and the pass that is captured."""
+"""An experiment is everything that exists before the first step: network, masks, data, optimiser, plan of stages."""
 
-import argparse
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 import models
+import tasks
 from pruning import Pruner, accounting
 from pruning.removal import ungated
-from runs.console import note
-from settings.arguments import method
+from settings.arguments import Settings, method
 from settings.errors import Refused
-from settings.registry import LEARNING_RATES, REGULARIZERS
-from tasks import classification
-from tasks import images as data
-from training.build import build_network, build_pruner
-from training.engine import Stop, autocast, choose_device, compiled, seed_everything
-from training.evaluation import BATCH, evaluate
-from training.optimisers import build_optimizer
+from settings.registry import ACTIONS, LEARNING_RATES, PROCEDURES
+from tasks import Task
+from training.build import begin_with, build_network, build_optimizer, build_pruner, build_regulariser, gate_penalties
+from training.capture import try_capture
+from training.engine import Engine, Stop
+from training.evaluation import evaluate
+from training.stages import Plan, Stage
 from training.team import Team
 
 
 @dataclass
 class Experiment:
-    """Everything that exists before the first step. `learning_rate` maps progress in [0, 1] to a factor of --lr.
+    """Everything that exists before the first step.
 
-    `batch` images a step, over all processes of the `team`; `whole` counts the network without masks; `after` says what
-    was done after the last mask, once it was. `forward` maps images and labels to logits, loss and the weighted
-    regulariser or None, `predict` images to logits: both captured where --compile asks for it.
+    `plan` holds the stages of the run and `stage` the number of the one that it is in; `results` gathers what the actions
+    returned. `regularisers` are penalties of the network by name, added to the loss; `proximal` is called with the network
+    and the learning rate after the optimiser's step. `whole` counts the network without masks. `loss` is the function of
+    (run, inputs, targets) that gives the network's outputs and the terms of the loss (modeling.losses); `losses` is that
+    function for this run, and `predict` maps inputs to outputs: both are captured where --compile asks for it.
     """
 
-    settings: argparse.Namespace
-    dataset: data.Dataset
+    settings: Settings
+    engine: Engine
+    team: Team
+    stop: Stop
+    task: Task
+    plan: Plan
     model: models.Network
     pruner: Pruner | None
-    penalty: Callable | None
+    regularisers: dict[str, Callable]
+    proximal: Callable | None
     optimizer: torch.optim.Optimizer
-    learning_rate: Callable
-    autocast: Callable
-    batch: int
-    steps: int
-    stop: Stop
+    schedule: Callable[[float], float]
     whole: accounting.Count
-    team: Team
-    after: dict | None = None
+    steps: int
+    loss: Callable | None = None
+    stage: int = -1
+    results: dict = field(default_factory=dict)
 
     def __post_init__(self):
+        self.whole_shapes = self.model.shapes()
         self.capture()
 
     def capture(self) -> None:
-        """Make `forward` and `predict` from the model as it is now."""
-        model, penalty, alpha = self.model, self.penalty, self.settings.odecay
-        trained = self.team.wrap(model)
+        """Make `network`, `losses` and `predict` from the model as it is now."""
+        model, engine = self.model, self.engine
+        self.penalties = self.regularisers | gate_penalties(model)
+        self.network = self.team.wrap(model)
 
-        def forward(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-            with self.autocast():
-                logits = trained(images)
-            loss = F.cross_entropy(logits.float(), labels)
-            return logits, loss, None if penalty is None else alpha * penalty(model)
+        def predict(inputs):
+            with engine.autocast():
+                return model(inputs)
 
-        def predict(images: Tensor) -> Tensor:
-            with self.autocast():
-                return model(images)
+        def forward(inputs, targets):
+            return self.loss(self, inputs, targets)
 
         alone = self.team.size == 1
-        self.forward, self.predict = (compiled(part, self.settings, alone) for part in (forward, predict))
+        self.predict = engine.compiled(predict, alone)
+        self.losses = engine.compiled(forward, alone)
+        self.captured = not (engine.compile and self.loss)
 
-    def try_capture(self, begun: bool, trains: bool = True) -> None:
-        """Compile evaluation now, and the training pass. Where that fails, go on without.
+    @property
+    def now(self) -> Stage:
+        """The stage that the run is in."""
+        return self.plan.stages[self.stage]
 
-        Refused if --compile was typed and the run has not begun.
-        """
-        model, dataset, share = self.model, self.dataset, self.batch // self.team.size
-        statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
-        images = dataset.normalise(dataset.train.pixels[:1].expand(share, -1, -1, -1))
-        tested, _ = next(dataset.ordered(dataset.valid or dataset.test, BATCH))
-        failure = ""
-        try:
-            for _ in range(2):  # a CUDA graph is recorded at the second call
-                if trains:
-                    self.optimizer.zero_grad(set_to_none=True)
-                    model.train()
-                    _, loss, penalty = self.forward(images, dataset.train.labels[:share])
-                    (loss if penalty is None else loss + penalty).backward()
-                model.eval()
-                with torch.no_grad():
-                    self.predict(tested)
-        except Exception as error:  # whatever a compiler may raise
-            failure = " ".join(str(error).split())[:200] or type(error).__name__
-        self.team.largest_(failed := torch.tensor(float(bool(failure))))
-        if failed:
-            failure = failure or "in another process"
-            if "compile" in self.settings.typed and not begun:
-                raise Refused(f"--compile: {failure}")
-            note(self.settings, f"without torch.compile, which fails here: {failure}")
-            self.settings.compile = False
-            self.capture()
-        for name, buffer in model.named_buffers():
-            buffer.copy_(statistics[name])
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def batches(self, epoch: int):
+    def batches(self, epoch: int) -> Iterator:
         """This process's part of an epoch's training batches."""
-        settings, part = self.settings, (self.team.rank, self.team.size)
-        return self.dataset.epoch(self.batch, settings.augment, settings.seed, epoch, part)
+        return self.task.batches(epoch, (self.team.rank, self.team.size))
 
-    def evaluate(self, images: data.Images) -> dict:
-        """Accuracy and loss over a split."""
-        batches = 2 if self.settings.dry_run else None
-        return evaluate(self.model, self.dataset, images, self.predict, batches, self.team)
+    def evaluate(self, split) -> dict:
+        """The task's measures over a split."""
+        batches = 2 if self.settings.run.dry_run else None
+        return evaluate(self.model, self.task, split, self.predict, self.engine.device, batches, self.team)
+
+    def learning_rate(self, epoch: int, step: int = 0) -> float:
+        """The learning rate of a step of an epoch, counted through the run."""
+        done = epoch - self.plan.first_epoch(self.stage) + step / self.steps
+        return self.now.learning_rate(done, self.steps, self.schedule)
+
+    def set_learning_rate(self, epoch: int, step: int) -> None:
+        """Give every group of parameters the learning rate of this step, times the group's own scale."""
+        rate = self.learning_rate(epoch, step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group.get("scale", 1.0)
+
+    def move_masks(self, epoch: int, step: int) -> None:
+        """Before a step: masks change, become fixed or stay, as the phase says; of several processes all have the same."""
+        if self.pruner is not None and self.pruner.before_step(epoch - self.plan.first_epoch(self.stage), step):
+            self.team.same_([gate.mask for gate in self.pruner.gates.values()])
+
+    def enter(self, number: int) -> None:
+        """Go on to a stage: carry out the actions that it enters by, whose plain values are added to `results`."""
+        self.stage = number
+        for action in self.now.enter:
+            self.results |= ACTIONS.get(action)(self)
+        self._begin_stage(begun=number > 0)
+
+    def _begin_stage(self, begun: bool) -> None:
+        """Tell the pruner how long the stage is, and capture the passes. Refused if no mask would ever be made in it."""
+        if self.pruner is not None and self.now.epochs:
+            sample = partial(self.task.sample, self.settings.pruning.score_batches)
+            try:
+                self.pruner.begin(self.now.epochs, self.steps, sample, self.task)
+            except ValueError as error:
+                raise Refused(f"--prune_freq, --prune_until: {error}") from None
+        if not self.captured:
+            self.captured = True
+            try_capture(self, begun, trains=self.now.epochs > 0)
+
+    def go_on_with(self, network: models.Network) -> None:
+        """This network takes the place of the one before, without masks and with an optimiser of its own."""
+        self.model, self.pruner = network, None
+        self.optimizer = build_optimizer(network, self.settings.training, self.engine.device)
+        self.capture()
 
     def state(self) -> dict:
         """All that the next epoch depends on, as tensors and plain values. The data's order depends on the epoch alone."""
-        cuda = torch.cuda.get_rng_state_all() if self.settings.device == "cuda" else []
+        cuda = torch.cuda.get_rng_state_all() if self.engine.device == "cuda" else []
+        shapes = self.model.shapes()
         return {
             "settings": method(self.settings),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "random": [torch.get_rng_state(), *cuda],
-            "after": self.after and {**self.after, "shapes": self.model.shapes()},
-            "scratch": self.model.shapes() if self.settings.scratch else None,
+            "stage": self.stage,
+            "fixed": {name: self.settings.flat[name] for name in self.now.fixed},
+            "shapes": None if shapes == self.whole_shapes else shapes,
+            "results": self.results,
         }
 
     def restore(self, state: dict) -> None:
-        """Go on from a checkpoint. Refused if it is another run's."""
+        """Go on from a checkpoint. Refused if it is another run's, or if the plan that is asked for now contradicts it."""
         for name, value in method(self.settings).items():
-            there = state["settings"].get(name, value)
-            if there != value:
-                raise Refused(f"the checkpoint is another run's, with {name} {there}, not {value}")
+            saved = state["settings"].get(name, value)
+            if saved != value:
+                raise Refused(f"the checkpoint is another run's, with {name} {saved}, not {value}")
+        self.plan.check_progress(state["stage"], len(state["rows"]))
+        self.stage, self.results = state["stage"], dict(state["results"])
+        for name, value in state["fixed"].items():
+            if self.settings.flat[name] != value:
+                before = f": go on from {self.now.keep} to change it" if self.now.keep else ""
+                raise Refused(f"{self.now.name} has begun with --{name} {value}{before}")
         try:
-            if after := state.get("after"):
-                self._continue_after(after, len(state["rows"]))
+            if state["shapes"]:
+                smaller = ungated(self.model)
+                smaller.reshape(state["shapes"])
+                self.go_on_with(smaller.to(memory_format=torch.channels_last))
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
         except (KeyError, RuntimeError, ValueError) as error:
             raise Refused(f"the checkpoint is another network's: {' '.join(str(error).split())[:200]}") from None
+        self._begin_stage(begun=True)
         torch.set_rng_state(state["random"][0])
-        if self.settings.device == "cuda" and len(state["random"]) == 1 + torch.cuda.device_count():
+        if self.engine.device == "cuda" and len(state["random"]) == 1 + torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["random"][1:])
 
-    def _continue_after(self, after: dict, done: int) -> None:
-        """The checkpoint is of the smaller network, `done` the epochs of the run."""
-        for name in ("epochs", "recalibrate", "finetune_lr"):
-            if getattr(self.settings, name) != after[name]:
-                raise Refused(f"fine-tuning has begun with --{name} {after[name]}: go on from masked.pt to change it")
-        if (tuned := done - after["epochs"]) > self.settings.finetune_epochs:
-            raise Refused(f"{tuned} epochs of fine-tuning are done already")
-        smaller = ungated(self.model)
-        smaller.reshape(after["shapes"])
-        self.go_on_with(smaller.to(memory_format=torch.channels_last))
-        self.after = {name: value for name, value in after.items() if name != "shapes"}
 
-    def go_on_with(self, smaller: models.Network) -> None:
-        """The smaller network takes the place of the masked one, with an optimizer of its own."""
-        self.model, self.pruner = smaller, None
-        self.optimizer = build_optimizer(smaller, self.settings)
-        self.capture()
-        if self.settings.compile:
-            self.try_capture(begun=True, trains=self.settings.finetune_epochs > 0)
+def plan_of(settings: Settings) -> Plan:
+    """The stages that --procedure lists for these settings."""
+    return Plan(PROCEDURES.get(settings.run.procedure)(settings))
 
 
-def start(settings, stop: Stop | None = None, team: Team | None = None, shapes: dict | None = None) -> Experiment:
-    """Build everything, the data last: what cannot work is refused before it is read. `shapes` are a checkpoint's."""
-    team = team or Team()
-    choose_device(settings)
-    seed_everything(settings)
-    model, whole = build_network(settings, shapes)
+def start(
+    settings: Settings,
+    loss: Callable | None = None,
+    *,
+    engine: Engine | None = None,
+    stop: Stop | None = None,
+    team: Team | None = None,
+    state: dict | None = None,
+) -> Experiment:
+    """Build everything, the data last, and enter the first stage, or the one of a checkpoint's `state`.
+
+    What cannot work is refused before the data is read.
+    """
+    engine, team, stop = engine or Engine.choose(settings.engine), team or Team(), stop or Stop()
+    engine.seed(settings.run.seed)
+    settings, tensors = begin_with(settings)
+    model, whole = build_network(settings, tensors)
+    model = model.to(engine.device, memory_format=torch.channels_last)
     pruner = build_pruner(model, settings)
-    dataset = classification.load(
-        settings.dataset,
-        settings.data_dir,
-        val_size=settings.val_size,
-        normalise=settings.normalise,
-        image_size=settings.image_size,
-        device=settings.device,
-    )
-    batch = min(settings.batch_size, len(dataset.train))
+    task = tasks.load(settings.data, batch_size=settings.training.batch_size, seed=settings.run.seed, device=engine.device)
+    settings = settings.replace(augment=task.augment, device=engine.device, amp=engine.amp)
+    batch, plan = task.batch, plan_of(settings)
     if batch % team.size or batch // team.size < 2:
         raise Refused(f"--batch_size: {batch} images are not shared out evenly, two or more each, by {team.size} processes")
-    steps = dataset.steps(batch)
-    if settings.dry_run:
-        settings.epochs, steps = 1, min(steps, 2)
-        settings.finetune_epochs, settings.recalibrate = min(settings.finetune_epochs, 1), min(settings.recalibrate, 2)
+    steps = task.steps
+    if settings.run.dry_run:
+        plan, steps = plan.shortened(), min(steps, 2)
     if pruner is not None:
-        sample = partial(dataset.sample, batch, settings.score_batches, settings.seed)
-        flags = "--score_batches"
         try:
-            pruner.check_sample(batch * min(settings.score_batches, dataset.steps(batch)))
-            flags = "--prune_freq, --prune_until"
-            pruner.begin(settings.epochs, steps, sample)
+            pruner.check_sample(batch * min(settings.pruning.score_batches, task.steps))
         except ValueError as error:
-            raise Refused(f"{flags}: {error}") from None
+            raise Refused(f"--score_batches: {error}") from None
+    regularisers, proximal = build_regulariser(settings.training)
     run = Experiment(
         settings,
-        dataset,
+        engine,
+        team,
+        stop,
+        task,
+        plan,
         model,
         pruner,
-        penalty=None if settings.reg == "none" else REGULARIZERS.get(settings.reg),
-        optimizer=build_optimizer(model, settings),
-        learning_rate=LEARNING_RATES.get(settings.lr_schedule),
-        autocast=autocast(settings),
-        batch=batch,
-        steps=steps,
-        stop=stop or Stop(),
+        regularisers=regularisers,
+        proximal=proximal,
+        optimizer=build_optimizer(model, settings.training, engine.device),
+        schedule=LEARNING_RATES.get(settings.training.lr_schedule),
         whole=whole,
-        team=team,
+        steps=steps,
+        loss=loss,
     )
-    if settings.compile:
-        run.try_capture(begun=bool(settings.resume))
+    if state:
+        run.restore(state)
+    else:
+        run.enter(0)
     return run

@@ -1,10 +1,25 @@
-"""Optimisers."""
+"""Optimisers by name: each is a function of parameter groups and of the training settings."""
 
 import torch
 
-import models
+
+def sgd(groups: list[dict], training, fused: bool, *, nesterov: bool = False) -> torch.optim.Optimizer:
+    """Stochastic gradient descent with --momentum; nesterov=True looks ahead (Sutskever et al., 2013)."""
+    options = {"momentum": training.momentum, "weight_decay": training.weight_decay, "nesterov": nesterov, "fused": fused}
+    return torch.optim.SGD(groups, training.lr, **options)
 
 
-def build_optimizer(model: models.Network, settings) -> torch.optim.Optimizer:
-    options = {"momentum": settings.momentum, "weight_decay": settings.weight_decay, "fused": settings.device != "mps"}
-    return torch.optim.SGD(model.parameters(), settings.lr, **options)
+def adam(
+    groups: list[dict], training, fused: bool, *, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8
+) -> torch.optim.Optimizer:
+    """Adam (Kingma and Ba, 2015, arXiv 1412.6980); --weight_decay is added to the gradient."""
+    options = {"betas": (beta1, beta2), "eps": eps, "weight_decay": training.weight_decay, "fused": fused}
+    return torch.optim.Adam(groups, training.lr, **options)
+
+
+def adamw(
+    groups: list[dict], training, fused: bool, *, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8
+) -> torch.optim.Optimizer:
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019, arXiv 1711.05101)."""
+    options = {"betas": (beta1, beta2), "eps": eps, "weight_decay": training.weight_decay, "fused": fused}
+    return torch.optim.AdamW(groups, training.lr, **options)

@@ -1,16 +1,17 @@
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor
 
 from models import Unit
 from pruning.context import Context
 
-GRANULARITIES = ("structured",)
-READS_IMAGES = True
-READS_MAPS = True
 
-
-def APoZ(units: dict[str, Unit], context: Context, *, counts: Literal["given", "deviation"] = "given") -> dict[str, Tensor]:
+def APoZ(
+    units: Annotated[dict[str, Unit], "filters only"],
+    context: Annotated[Context, "reads images", "reads maps"],
+    *,
+    counts: Literal["given", "deviation"] = "given",
+) -> dict[str, Tensor]:
     """Fraction of a filter's outputs that are not 0 (Network Trimming: Hu et al., 2016, arXiv 1607.03250).
 
     1 - APoZ, APoZ = #{zeros behind the ReLU} / (images x height x width). counts='deviation' finds its own counts, as the

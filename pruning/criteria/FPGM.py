@@ -1,4 +1,4 @@
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -7,11 +7,14 @@ from models import Unit
 from models.numerics import precise
 from pruning.context import Context
 
-GRANULARITIES = ("structured",)
-FRACTIONS = ("by_norm",)
 
-
-def FPGM(unit: Unit, context: Context, *, distance: Literal["L2", "L1", "cos"] = "L2", by_norm: float = 0.0) -> Tensor:
+def FPGM(
+    unit: Annotated[Unit, "filters only"],
+    context: Context,
+    *,
+    distance: Literal["L2", "L1", "cos"] = "L2",
+    by_norm: Annotated[float, "fraction"] = 0.0,
+) -> Tensor:
     """Distance from the geometric median (He et al., 2019, arXiv 1811.00250): sum_j ||F_i - F_j|| over the live filters j.
 
     Filters near the median are replaceable. Those that are cut are no neighbours, or their zeros would hold each other

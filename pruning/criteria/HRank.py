@@ -1,4 +1,4 @@
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -6,12 +6,13 @@ from torch import Tensor
 from models import Unit
 from pruning.context import Context, singular_values
 
-GRANULARITIES = ("structured",)
-READS_IMAGES = True
-READS_MAPS = True
 
-
-def HRank(units: dict[str, Unit], context: Context, *, ties: Literal["energy", "index"] = "energy") -> dict[str, Tensor]:
+def HRank(
+    units: Annotated[dict[str, Unit], "filters only"],
+    context: Annotated[Context, "reads images", "reads maps"],
+    *,
+    ties: Literal["energy", "index"] = "energy",
+) -> dict[str, Tensor]:
     """Rank of a filter's feature maps (Lin et al., 2020, arXiv 2002.10179), the mean over the images.
 
     The numerical rank in float32: singular values above the largest x max(height, width) x 2^-23. Many filters have full

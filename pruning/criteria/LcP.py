@@ -1,5 +1,5 @@
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -7,20 +7,15 @@ from torch import Tensor
 from models import Unit
 from pruning.context import Context
 
-READS_IMAGES = True
-GRANULARITIES = ("structured",)
-# the offsets are what makes layers comparable
-SCOPE = "global(normalise='none')"
-
 
 def LcP(
-    units: dict[str, Unit],
-    context: Context,
+    units: Annotated[dict[str, Unit], "filters only"],
+    context: Annotated[Context, "reads images"],
     *,
     of: Literal["L1", "L2", "bn_scale"] = "L2",
     learn: Literal["offset", "scale_and_offset"] = "offset",
     evaluations: int = 100,
-) -> dict[str, Tensor]:
+) -> Annotated[dict[str, Tensor], "scope: global(normalise='none')"]:  # the offsets make layers comparable
     """Layer-compensated pruning (Chin et al., 2018, arXiv 1810.00518): another criterion + an offset learned for each layer.
 
     s = I + beta_l; learn='scale_and_offset' is LeGR (Chin et al., 2020, arXiv 1904.12368): alpha_l I + kappa_l. Regularised

@@ -1,4 +1,4 @@
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -8,13 +8,13 @@ from models import Unit
 from pruning.context import Context
 from pruning.probes import maps_of
 
-GRANULARITIES = ("structured",)
-READS_IMAGES = True
-FRACTIONS = ("rate",)
-
 
 def NISP(
-    units: dict[str, Unit], context: Context, *, last: Literal["infFS", "equal"] = "infFS", rate: float = 0.0
+    units: Annotated[dict[str, Unit], "filters only"],
+    context: Annotated[Context, "reads images"],
+    *,
+    last: Literal["infFS", "equal"] = "infFS",
+    rate: Annotated[float, "fraction"] = 0.0,
 ) -> dict[str, Tensor]:
     """Neuron importance propagated back from the final responses (Yu et al., 2018, arXiv 1711.05908): s_(k-1) = |W_k|^T s_k.
 

@@ -1,4 +1,4 @@
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -6,15 +6,13 @@ from torch import Tensor
 from models import Unit
 from pruning.context import Context
 
-GRANULARITIES = ("structured",)
-READS_IMAGES = True
-READS_MAPS = True
-FRACTIONS = ("tau",)
-MORE_IMAGES_THAN_FILTERS = True
-
 
 def PFA(
-    units: dict[str, Unit], context: Context, *, counts: Literal["given", "KL", "energy"] = "given", tau: float = 0.95
+    units: Annotated[dict[str, Unit], "filters only"],
+    context: Annotated[Context, "reads images", "reads maps", "more images than filters"],
+    *,
+    counts: Literal["given", "KL", "energy"] = "given",
+    tau: Annotated[float, "fraction"] = 0.95,
 ) -> dict[str, Tensor]:
     """Principal filter analysis (Suau et al., 2018, arXiv 1807.10585): filters whose responses others predict go first.
 

@@ -1,17 +1,17 @@
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor
 
 from models import Unit
 from pruning.context import Context
 
-GRANULARITIES = ("structured",)
-READS_IMAGES = True
-READS_MAPS = True
-
 
 def Taylor2017(
-    units: dict[str, Unit], context: Context, *, inside: Literal["image", "position", "sample"] = "image", flops: float = 0.0
+    units: Annotated[dict[str, Unit], "filters only"],
+    context: Annotated[Context, "reads images", "reads maps"],
+    *,
+    inside: Literal["image", "position", "sample"] = "image",
+    flops: float = 0.0,
 ) -> dict[str, Tensor]:
     """Activation x gradient (Molchanov et al., 2017, arXiv 1611.06440): mean over images |mean over positions h dL/dh|.
 

@@ -1,17 +1,16 @@
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor
 
 from models import Unit
 from pruning.context import Context
 
-GRANULARITIES = ("structured",)
-READS_IMAGES = True
-READS_MAPS = True
-
 
 def Taylor2019(
-    units: dict[str, Unit], context: Context, *, at: Literal["gate", "weight", "filter"] = "gate"
+    units: Annotated[dict[str, Unit], "filters only"],
+    context: Annotated[Context, "reads images", "reads maps"],
+    *,
+    at: Literal["gate", "weight", "filter"] = "gate",
 ) -> dict[str, Tensor]:
     """Squared first-order change of the loss (Molchanov et al., 2019, arXiv 1906.10771), in evaluation.
 

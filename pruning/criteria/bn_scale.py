@@ -1,12 +1,12 @@
+from typing import Annotated
+
 from torch import Tensor
 
 from models import Unit
 from pruning.context import Context
 
-GRANULARITIES = ("structured",)
 
-
-def bn_scale(unit: Unit, context: Context) -> Tensor:
+def bn_scale(unit: Annotated[Unit, "filters only"], context: Context) -> Tensor:
     """Batch norm's scale (Network Slimming: Liu et al., 2017, arXiv 1708.06519): |gamma|, best trained with --reg bn_l1.
 
     The paper compares the raw values of all layers: --prune_scope "global(normalise='none')", and its code cuts one more,

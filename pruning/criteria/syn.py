@@ -1,11 +1,11 @@
+from typing import Annotated
+
 from torch import Tensor
 
 from models import Unit
 from pruning.context import Context
 
-READS_IMAGES = True
 
-
-def syn(unit: Unit, context: Context) -> Tensor:
+def syn(unit: Unit, context: Annotated[Context, "reads images"]) -> Tensor:
     """Connection sensitivity (Lee et al., 2019, arXiv 1810.02340): sum |w * g|, g the mean over the scoring sample."""
     return context.groups(unit.weight.detach() * context.gradient(unit)).abs().sum(-1)

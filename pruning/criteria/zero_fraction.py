@@ -1,5 +1,5 @@
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -7,22 +7,17 @@ from torch import Tensor
 from models import Network, Unit
 from pruning.context import Context
 
-GRANULARITIES = ("structured",)
-READS_IMAGES = True
-NO_IMAGES_WITH = "threshold"  # they are what finds one
-FRACTIONS = ("drop", "own", "own_at_least", "readers")
-
 
 def zero_fraction(
-    units: dict[str, Unit],
-    context: Context,
+    units: Annotated[dict[str, Unit], "filters only"],
+    context: Annotated[Context, "reads images"],
     *,
     counts: Literal["given", "multilayer"] = "given",
-    threshold: float = 0.0,
-    drop: float = 0.01,
-    own: float = 0.95,
-    own_at_least: float = 0.7,
-    readers: float = 0.95,
+    threshold: Annotated[float, "instead of images"] = 0.0,
+    drop: Annotated[float, "fraction"] = 0.01,
+    own: Annotated[float, "fraction"] = 0.95,
+    own_at_least: Annotated[float, "fraction"] = 0.7,
+    readers: Annotated[float, "fraction"] = 0.95,
 ) -> dict[str, Tensor]:
     """Weights of a filter and of its readers below one threshold (Singh et al., 2019, arXiv 1811.08342), after --reg l1.
 

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 through torchvision."""
+"""CIFAR-10 and CIFAR-100 come through torchvision: checked by their MD5, and downloaded where they are not there."""
 
 import contextlib
 import sys
@@ -7,29 +7,55 @@ from pathlib import Path
 import torch
 
 from settings.errors import Refused
-from tasks.images import Images, one_line
+from tasks.images import Images, Source, one_line
 
 
-def read_cifar(name: str, directory: Path) -> tuple[Images, Images, list[str]]:
-    """CIFAR through torchvision: MD5 checked, downloaded when it is not there."""
-    from torchvision import datasets
+class _CIFAR(Source):
+    """Either of the two; `name` says which, `count` how many classes it has."""
 
-    source = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
-    parts = []
-    for train in (True, False):
-        # torchvision's own messages are not part of the run's output
-        with contextlib.redirect_stdout(sys.stderr):
-            try:
-                part = source(str(directory), train=train, download=False)
-            except (RuntimeError, OSError, EOFError, ValueError):
-                try:
-                    part = source(str(directory), train=train, download=True)
-                except (RuntimeError, OSError, EOFError, ValueError) as error:
-                    with contextlib.suppress(OSError):
-                        directory.rmdir()  # torchvision made it for the download; if it holds anything it stays
-                    raise Refused(
-                        f"no usable {name} in '{directory}' and its download failed ({one_line(error)}): put the official "
-                        f"python archive there, or use --dataset digits, or --dataset folder"
-                    ) from None
-        parts.append(Images(torch.from_numpy(part.data), torch.tensor(part.targets)))
-    return *parts, part.classes
+    name: str
+    count: int
+
+    def class_count(self) -> int:
+        return self.count
+
+    def read(self) -> tuple[Images, Images, list[str]]:
+        from torchvision import datasets
+
+        source = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[self.name]
+        parts = []
+        for train in (True, False):
+            # torchvision's own messages are not part of the run's output
+            with contextlib.redirect_stdout(sys.stderr):
+                part = _part(source, self.name, self.directory, train)
+            parts.append(Images(torch.from_numpy(part.data), torch.tensor(part.targets)))
+        return *parts, part.classes
+
+
+class CIFAR10(_CIFAR):
+    """CIFAR-10 (Krizhevsky, 2009): 50,000 training and 10,000 test images of 32x32 pixels in 10 classes."""
+
+    name, count = "cifar10", 10
+
+
+class CIFAR100(_CIFAR):
+    """CIFAR-100 (Krizhevsky, 2009): as CIFAR-10, with 100 classes."""
+
+    name, count = "cifar100", 100
+
+
+def _part(source, name: str, directory: Path, train: bool):
+    """torchvision's training or test set. Refused where it is not usable and cannot be downloaded."""
+    unusable = (RuntimeError, OSError, EOFError, ValueError)
+    try:
+        return source(str(directory), train=train, download=False)
+    except unusable:
+        try:
+            return source(str(directory), train=train, download=True)
+        except unusable as error:
+            with contextlib.suppress(OSError):
+                directory.rmdir()  # torchvision made it for the download; if it holds anything it stays
+            raise Refused(
+                f"no usable {name} in '{directory}' and its download failed ({one_line(error)}): put the official "
+                f"python archive there, or use --dataset digits, or --dataset folder"
+            ) from None

@@ -3,14 +3,17 @@
 import json
 import re
 import sys
+from types import SimpleNamespace
 
+import programs
 from conftest import ROOT, TINY, TINY_DATA, run_program
 
 sys.path.insert(0, str(ROOT))
 from benchmarks import criteria, images
 
 
-def test_criteria_are_compared_and_go_on(tmp_path, capsys):
+def test_criteria_are_compared_and_go_on(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(criteria, "subprocess", SimpleNamespace(run=programs.run))
     run_program(*TINY, "--out_dir", str(tmp_path / "dense"))
     capsys.readouterr()
     data = ["--dataset", "folder", "--data_dir", TINY_DATA[3], "--image_size", "16", "--batch_size", "18", "--threads", "1"]

@@ -1,7 +1,10 @@
 """benchmarks/step.py at a tiny size, and the published engine that it times."""
 
+import multiprocessing
 import re
+from types import SimpleNamespace
 
+import programs
 import pytest
 import torch
 import torch.nn.functional as F
@@ -21,7 +24,9 @@ def published():
     return Published("resnet20", 4, Images(pixels, torch.arange(8)), "cpu", workers=0)
 
 
-def test_the_benchmark_prints_every_variant(capsys, tmp_path):
+def test_the_benchmark_prints_every_variant(capsys, tmp_path, monkeypatch):
+    forked = SimpleNamespace(Pipe=multiprocessing.Pipe, get_context=lambda _: programs.CONTEXT)
+    monkeypatch.setattr(step, "multiprocessing", forked)
     flags = ["--networks", "resnet20", "--batches", "8", "--steps", "2", "--warmup", "1", "--workers", "0", "--device", "cpu"]
     step.main([*flags, "--json", str(tmp_path / "rows.jsonl")])
     out = capsys.readouterr().out

@@ -3,9 +3,11 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import programs
 import pytest
 import torch
 from conftest import TINY, TINY_DATA, run_program
@@ -25,12 +27,6 @@ ROOT = Path(__file__).resolve().parents[2]
 PRUNED = ["--prune_type", "structured", "--prune_rate", "0.6"]
 IMAGES = Path(TINY_DATA[3]) / "test"
 RUN = [*TINY, "--deterministic", "--quiet", *PRUNED]
-
-
-@pytest.fixture(autouse=True)
-def _in_a_hurry(monkeypatch):
-    monkeypatch.setattr(latency, "MOST", 1)
-    monkeypatch.setattr(latency, "WARM_UP", 1)
 
 
 @pytest.fixture
@@ -58,18 +54,13 @@ def card(**changes):
     )
 
 
-@pytest.fixture
-def untimed(monkeypatch):
-    """Without the measurements, which other tests look at."""
-    monkeypatch.setattr(measure, "timed", lambda *_: [])
-
-
 def line(lines, start):
     found = [line for line in lines if line.startswith(f"result {start}")]
     assert len(found) == 1, (start, lines)
     return found[0]
 
 
+@pytest.mark.measures
 def test_a_run_ends_with_a_smaller_network_in_a_file(call):
     out = call(*RUN, "--compact", "--out_dir", "run", "--export", "small.onnx", "small.pt2")
     assert "the same outputs" in line(out, "removal")
@@ -96,7 +87,7 @@ def test_a_run_ends_with_a_smaller_network_in_a_file(call):
     assert line(call("--evaluate", "run/model.pt", "--quiet"), "test accuracy").startswith(f"result test accuracy: {accuracy}, ")
 
 
-def test_an_ended_run_is_compacted_later_as_it_would_have_been_at_once(call, untimed):
+def test_an_ended_run_is_compacted_later_as_it_would_have_been_at_once(call):
     at_once = call(*RUN, "--compact", "--out_dir", "at_once")
     call(*RUN, "--out_dir", "later")
     later = call("--resume", "later", "--compact", "--quiet")
@@ -111,7 +102,7 @@ def test_an_ended_run_is_compacted_later_as_it_would_have_been_at_once(call, unt
 FINETUNE = ["--compact", "--finetune_epochs", "2", "--recalibrate", "5"]
 
 
-def test_fine_tuning_goes_on_from_the_smaller_network_and_resumes_bit_for_bit(call, monkeypatch, untimed):
+def test_fine_tuning_goes_on_from_the_smaller_network_and_resumes_bit_for_bit(call, monkeypatch):
     whole = call(*RUN, *FINETUNE, "--out_dir", "whole")
     rows = [json.loads(row) for row in Path("whole/metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [0, 1, 2, 3]
@@ -183,7 +174,7 @@ def test_the_published_placement_is_not_called_exact_and_empty_layers_go_all_the
         assert (got - wanted).abs().max() <= 1e-5 * wanted.abs().max()
 
 
-def test_what_fails_after_training_takes_nothing_with_it(call, monkeypatch, untimed):
+def test_what_fails_after_training_takes_nothing_with_it(call, monkeypatch):
     def fails(*_):
         raise Failed("'m.pt2' cannot be made: for a test")
 
@@ -200,6 +191,7 @@ def test_what_fails_after_training_takes_nothing_with_it(call, monkeypatch, unti
     assert line(call("--resume", "run", "--quiet"), "export").startswith("result export: m-2.pt2, ")
 
 
+@pytest.mark.measures
 def test_a_signal_while_measuring_ends_the_run_with_what_there_is(call, monkeypatch):
     class Asked(modeling.Stop):
         """A signal arrives once the smaller network is saved."""
@@ -216,6 +208,7 @@ def test_a_signal_while_measuring_ends_the_run_with_what_there_is(call, monkeypa
         patch.setattr(modeling, "Stop", Asked)
         with pytest.raises(modeling.Stopped, match="SIGTERM while measuring; --resume does it again"):
             call(*RUN, "--compact", "--out_dir", "run")
+    monkeypatch.setattr(measure, "find_spec", lambda _: None)  # without onnxruntime, which takes longest
     assert "speed" not in json.loads(Path("run/summary.json").read_text())
     assert any(one.startswith("result latency") for one in call("--resume", "run", "--quiet"))
     Path("run/model.pt").unlink()  # what is gone is made again
@@ -272,10 +265,7 @@ def test_the_program_predicts_and_names_what_it_cannot_read(tmp_path):
     models.save(tmp_path / "model.pt", smaller_network(), card())
     (tmp_path / "broken.png").write_bytes(b"no image")
     images = [str(IMAGES / "red" / "0.png"), str(IMAGES / "blue" / "1.png")]
-
-    def program(*flags):
-        return subprocess.run([sys.executable, ROOT / "modeling.py", *flags], cwd=tmp_path, capture_output=True, text=True)
-
+    program = partial(programs.command, cwd=tmp_path)
     done = program("--predict", "model.pt", *images)
     assert (done.returncode, done.stderr) == (0, "")
     assert [one.split(": ")[0] for one in done.stdout.splitlines()] == images

@@ -5,13 +5,11 @@ import json
 import os
 import pickle
 import random
-import resource
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import programs
 import pytest
 import torch
 from conftest import TINY, run_program
@@ -21,7 +19,6 @@ from runs import folder as run_folder
 from settings.arguments import parse
 from settings.errors import Refused
 
-ROOT = Path(__file__).resolve().parents[2]
 RUN = [*TINY, "--epochs", "4", "--deterministic"]
 KINDS = {
     "dense": [],
@@ -31,10 +28,7 @@ KINDS = {
 }
 
 
-def start(*flags, cwd, **options):
-    """The command in a process of its own, with as many threads as this one."""
-    command = [sys.executable, ROOT / "modeling.py", *flags, "--threads", str(torch.get_num_threads())]
-    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+THREADS = ["--threads", str(torch.get_num_threads())]  # a process of its own has as many as this one
 
 
 def untimed(lines):
@@ -72,10 +66,9 @@ def whole(tmp_path_factory):
     @functools.cache
     def run(kind):
         place = tmp_path_factory.mktemp(kind)
-        process = start(*RUN, *KINDS[kind], "--out_dir", "whole", cwd=place)
-        out, err = process.communicate()
-        assert process.returncode == 0, err
-        return place / "whole", out.splitlines()
+        done = programs.command(*RUN, *KINDS[kind], *THREADS, "--out_dir", "whole", cwd=place)
+        assert done.returncode == 0, done.stderr
+        return place / "whole", done.stdout.splitlines()
 
     return run
 
@@ -84,17 +77,16 @@ def whole(tmp_path_factory):
 def test_killed_and_resumed(whole, kind, tmp_path):
     """SIGKILL at a random moment after the folder exists, in the first epoch too."""
     reference, wanted = whole(kind)
-    process = start(*RUN, *KINDS[kind], "--out_dir", "run", cwd=tmp_path)
+    process = programs.start(*RUN, *KINDS[kind], *THREADS, "--out_dir", "run", cwd=tmp_path)
     while not (tmp_path / "run" / "config.json").exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
-    time.sleep(random.Random().uniform(0, 1.0))
+    time.sleep(random.Random().uniform(0, 0.4))
     process.kill()
     process.communicate()
-    process = start("--resume", "run", cwd=tmp_path)
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    assert untimed(out.splitlines()) == untimed(wanted)
+    done = programs.command("--resume", "run", *THREADS, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert untimed(done.stdout.splitlines()) == untimed(wanted)
     assert_same_ending(tmp_path / "run", reference)
 
 
@@ -181,7 +173,6 @@ def test_after_a_fallback_the_good_checkpoint_is_not_lost(structured, monkeypatc
 SLOW_WRITE = """
 import os, runpy, sys, time
 from pathlib import Path
-sys.path.insert(0, {root!r})
 sync, calls = os.fsync, 0
 def slow(file):
     global calls
@@ -193,26 +184,25 @@ def slow(file):
             time.sleep(60)
     sync(file)
 os.fsync = slow
-sys.argv = ["modeling.py", *{flags!r}]
-runpy.run_path({root!r} + "/modeling.py", run_name="__main__")
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
 def test_killed_by_sigkill_during_a_checkpoint_write(whole, tmp_path):
     reference, wanted = whole("structured")
-    flags = [*RUN, *KINDS["structured"], "--out_dir", "run", "--threads", str(torch.get_num_threads())]
-    code = SLOW_WRITE.format(root=str(ROOT), flags=flags)
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    (tmp_path / "slow.py").write_text(SLOW_WRITE)
+    flags = [*RUN, *KINDS["structured"], *THREADS, "--out_dir", "run"]
+    process = programs.Program([tmp_path / "slow.py", programs.SCRIPT, *flags], cwd=tmp_path)
     while not (tmp_path / "writing").exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     process.kill()
     process.communicate()
     assert (tmp_path / "run" / "checkpoint.pt.new").exists()
-    process = start("--resume", "run", cwd=tmp_path)
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    assert untimed(out.splitlines()) == untimed(wanted)
+    done = programs.command("--resume", "run", *THREADS, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert untimed(done.stdout.splitlines()) == untimed(wanted)
     assert_same_ending(tmp_path / "run", reference)
 
 
@@ -285,12 +275,10 @@ def test_both_checkpoints_bad_is_refused(structured):
 def test_a_full_disk_leaves_the_last_good_checkpoint(structured):
     folder, reference, _ = structured
     before = (folder / "checkpoint.pt").read_bytes()
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))  # noqa: E731
-    process = start("--resume", "run", cwd=folder.parent, preexec_fn=limit)
-    _, err = process.communicate()
-    assert process.returncode == 1
-    assert err.splitlines()[-1].startswith("modeling.py: error: ")
-    assert "File too large" in err
+    done = programs.command("--resume", "run", *THREADS, cwd=folder.parent, file_size=500_000)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("modeling.py: error: ")
+    assert "File too large" in done.stderr
     assert (folder / "checkpoint.pt").read_bytes() == before
     assert not list(folder.glob("*.new"))
     run_program("--resume", "run")
@@ -332,14 +320,13 @@ def stop_at_once(run, epoch, bar):
 def test_two_processes_do_not_write_to_one_folder(structured):
     folder, _, _ = structured
     with run_folder.Folder.resume(folder):
-        process = start("--resume", "run", cwd=folder.parent)
-        _, err = process.communicate()
-    assert (process.returncode, err) == (2, "modeling.py: error: another process is writing to 'run'\n")
+        done = programs.command("--resume", "run", cwd=folder.parent)
+    assert (done.returncode, done.stderr) == (2, "modeling.py: error: another process is writing to 'run'\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_after_the_step(number, tmp_path):
-    process = start(*RUN, "--epochs", "1000", "--out_dir", "run", cwd=tmp_path)
+    process = programs.start(*RUN, "--epochs", "1000", "--out_dir", "run", cwd=tmp_path)
     while not (tmp_path / "run" / "metrics.jsonl").exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)

@@ -2,24 +2,45 @@
 
 import pytest
 
-from settings.registry import Registry, parse_call
+from settings.registry import CRITERIA, GRANULARITIES, PHASES, SCOPES, Registry, parse_call
 
 SOURCE = '''
-from typing import Literal
-GRANULARITIES = ("structured",)
-def size(x, *, power: float = 2.0, mode: Literal["sum", "mean"] = "sum", count: int = 3):
+import typing
+from typing import Annotated, Literal
+UNREAD: tuple = ("a constant says nothing",)
+def size(
+    x: Annotated[float, "of filters"],
+    *,
+    power: Annotated[float, "fraction"] = 2.0,
+    mode: typing.Annotated[Literal["sum", "mean"], "fraction"] = "sum",
+    count: int = 3,
+) -> Annotated[float, "scope: global(floor=0)"]:
     """Some size (Somebody, 2020)."""
     return x ** power
+def nothing(x) -> None:
+    """Changes x, and returns nothing."""
+class Base:
+    """What Sizes derives from is no entry."""
+class Sizes(Base):
+    """A class with an option."""
+    def __init__(self, x=0, *, depth: int = 1):
+        self.depth = depth
+class Plain:
+    """A class without any."""
+class _Hidden: ...
 def lambda_(x):
     """A Python keyword as a name."""
 def _helper(x): ...
 '''
 
 
+TRAITS = {"of filters": ("x",), "fraction": ("option",), "scope:": ("return",)}
+
+
 @pytest.fixture
 def registry(tmp_path):
     (tmp_path / "sizes.py").write_text(SOURCE)
-    return Registry("measure", "*.py", root=tmp_path)
+    return Registry("measure", "*.py", root=tmp_path, traits=TRAITS)
 
 
 @pytest.mark.parametrize(
@@ -45,17 +66,73 @@ def test_anything_but_plain_values_is_refused(text):
 
 
 def test_public_functions_are_found_without_running_their_file(registry):
-    assert sorted(registry.entries) == ["lambda", "size"]
+    assert sorted(registry.entries) == ["lambda", "nothing", "plain", "size", "sizes"]
     assert registry.entries["size"].summary == "Some size (Somebody, 2020)."
-    assert registry.constants("size") == {"GRANULARITIES": ("structured",)}
+
+
+def test_traits_are_read_from_the_signature(registry):
+    traits = {"of filters": ("x",), "fraction": ("power", "mode"), "scope": ("global(floor=0)",)}
+    assert registry.entry("size(power=1.0)").traits == traits
+    assert registry.entry("lambda").traits == {}
+    with pytest.raises(ValueError, match="'sum', 'mean'"):  # the choices are seen through the annotation
+        registry.check("size(mode='max')")
+
+
+@pytest.mark.parametrize(
+    ("signature", "words"),
+    [
+        ("x: Annotated[float, 'of filter']", "sizes.size, x: unknown trait 'of filter' of a measure: did you mean 'of filters'"),
+        ("x: Annotated[float, 'fraction']", "sizes.size, x: trait 'fraction' of a measure belongs to option"),
+        ("y: Annotated[float, 'of filters']", "belongs to x"),
+        ("x, *, a: Annotated[int, 'of filters'] = 1", "sizes.size, a: trait 'of filters' of a measure belongs to x"),
+        ("x: Annotated[float, 'scope: local']", "belongs to return"),
+        ("x: Annotated[float, 'scope']", "unknown trait 'scope'"),
+        ("x: Annotated[float, 'of filters: all']", "unknown trait 'of filters: all'"),
+        ("x: Annotated[float, 3]", "unknown trait 3"),
+        ("x: Annotated[float, WORD]", "unknown trait None"),
+        ("x: list[Annotated[float, 'of filters']]", "put it around the whole type"),
+        ("x: Annotated[float, 'of filters'] | None", "put it around the whole type"),
+    ],
+)
+def test_a_trait_that_would_be_lost_is_an_error(tmp_path, signature, words):
+    (tmp_path / "sizes.py").write_text(f"def size({signature}):\n    return x\n")
+    with pytest.raises(ValueError, match=r"sizes\.size, ") as caught:
+        _ = Registry("measure", "*.py", root=tmp_path, traits=TRAITS).entries
+    assert words in str(caught.value)
+
+
+def test_a_class_is_an_entry_named_in_lower_case(registry):
+    assert registry.entries["sizes"].summary == "A class with an option."
+    assert registry.check("sizes(depth=2)") == ("sizes", {"depth": 2})
+    assert registry.entries["plain"].options == {}
+    with pytest.raises(ValueError, match="it has none"):
+        registry.check("plain(depth=2)")
+
+
+def test_what_returns_none_is_a_proximal_step(registry):
+    kinds = {name: entry.kind for name, entry in registry.entries.items()}
+    assert kinds == {"size": "measure", "lambda": "measure", "nothing": "proximal", "sizes": "measure", "plain": "measure"}
+
+
+@pytest.mark.parametrize("registry", [CRITERIA, PHASES, SCOPES])
+def test_every_trait_in_the_vocabulary_is_used(registry):
+    carried = {trait for entry in registry.entries.values() for trait in entry.traits}
+    assert {word.rstrip(":") for word in registry.words} == carried
+
+
+def test_scopes_that_criteria_ask_for_exist():
+    asked = [entry.traits["scope"][0] for entry in CRITERIA.entries.values() if "scope" in entry.traits]
+    assert asked
+    for text in asked:
+        SCOPES.check(text)
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("sise", "did you mean 'size'"),
+        ("sise", "did you mean 'size"),
         ("SIZE", "did you mean 'size'"),
-        ("zzz", "choose from lambda, size"),
+        ("zzz", "choose from lambda, nothing, plain, size, sizes"),
         ("size(powr=1)", "did you mean 'power'"),
         ("lambda(x=1)", "it has none"),
         ("size(mode='max')", "'sum', 'mean'"),
@@ -83,3 +160,12 @@ def test_the_chosen_function_has_its_options_bound():
     step = Registry("schedule", "training/learning_rates.py").get("step(drops=(0.5,), factor=0.5)")
     assert [step(p) for p in (0.0, 0.49, 0.5, 1.0)] == [1.0, 1.0, 0.5, 0.5]
     assert step.__name__ == "step"
+    step = Registry("schedule", "training/learning_rates.py").get("step(factor=0.5)", factor=0.25, drops=(0.5,))
+    assert step(1.0) == 0.25  # what the program binds wins
+    with pytest.raises(ValueError, match="schedule 'step' has no option 'other'"):
+        Registry("schedule", "training/learning_rates.py").get("step", other=1)
+
+
+def test_a_chosen_class_is_made_with_its_options():
+    granularity = GRANULARITIES.get("structured")()
+    assert type(granularity).__name__ == "Structured"

@@ -6,18 +6,17 @@ import json
 import platform
 import resource
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
+import programs
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import TINY, TINY_DATA, run_program
+from torch._dynamo.utils import counters
 
 import modeling
 import models
-from models.layers import initialise
+from models.layers import conv_unit, initialise
 from models.numerics import without_tf32
 from pruning import Pruner
 from regularizers import reg_cov
@@ -26,37 +25,57 @@ from settings.errors import Refused
 from training import actions
 from training.engine import compiled
 
-ROOT = Path(__file__).resolve().parents[2]
 PRUNED = ["--prune_type", "structured", "--prune_rate", "0.6", "--reg", "reg_cov"]
+
+
+class OneUnit(models.Network):
+    """The smallest network with a mask: each of its operations is a kernel that a C++ compiler takes a second for."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = conv_unit(3, 4, 3)
+        self.classifier = models.Unit(torch.nn.Linear(4, 4), norm=False, activation=False)
+        self.wire("stem", "input", "stem")
+        self.wire("classifier", "stem", "output")
+        initialise(self)
+
+    def forward(self, x):
+        return self.classifier(self.stem(x).mean((2, 3)))
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
-def test_the_captured_step_is_the_plain_one(two_blocks, batch):
+def test_the_captured_step_is_the_plain_one(batch):
     """Masks that move, then fixed ones, then evaluation; new masks need no new compilation."""
     images, labels = batch
-    pruner = Pruner(two_blocks, rate=0.5)
+    network = OneUnit().double()
+    pruner = Pruner(network, rate=0.5, until=0.5)
+    pruner.begin(epochs=2, steps=2, sample=lambda: iter([batch]))
     settings = parse([*TINY, "--compile"])
-    plain_results, found = [], []
+    plain_results, captured_results = [], []
+    began = {name: value.clone() for name, value in network.state_dict().items()}
 
     def forward(images, labels):
-        logits = two_blocks(images)
-        return logits, F.cross_entropy(logits, labels), 0.7 * reg_cov(two_blocks)
+        logits = network(images)
+        return logits, F.cross_entropy(logits, labels), 0.7 * reg_cov(network)
 
-    for function, results in ((forward, plain_results), (compiled(forward, settings), found)):
+    for function, results in ((forward, plain_results), (compiled(forward, settings), captured_results)):
+        network.load_state_dict(began)
         torch.compiler.reset()
-        for moving, rate in ((True, 0.5), (True, 0.3), (False, 0.3)):
+        counters.clear()
+        for epoch, rate, graphs in ((0, 0.5, 1), (0, 0.3, 1), (1, 0.3, 2), (1, 0.5, 2)):
+            pruner.before_step(epoch, 1)  # masks move before the second epoch, and not in it
             pruner.update(rate)
-            pruner._let_move(moving)
             logits, loss, penalty = function(images, labels)
-            results += [logits.detach(), loss.detach(), *torch.autograd.grad(loss + penalty, list(two_blocks.parameters()))]
-        two_blocks.eval()
+            results += [logits.detach(), loss.detach(), *torch.autograd.grad(loss + penalty, list(network.parameters()))]
+            assert counters["stats"]["unique_graphs"] == (graphs if function is not forward else 0)
+        network.eval()
         with torch.no_grad():
             results.append(function(images, labels)[0].clone())
-        two_blocks.train()
+        network.train()
     assert compiled(forward, parse([*TINY, "--no_compile"])) is forward
-    for one, other in zip(plain_results[:-1], found[:-1], strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
+    for plain, captured in zip(plain_results, captured_results, strict=True):
+        torch.testing.assert_close(plain, captured, rtol=0, atol=1e-9)
 
 
 def test_where_the_compiler_fails_the_run_goes_on_without_unless_it_was_typed(monkeypatch, capsys):
@@ -69,11 +88,9 @@ def test_where_the_compiler_fails_the_run_goes_on_without_unless_it_was_typed(mo
     monkeypatch.setattr(torch, "compile", broken)
     with pytest.raises(Refused, match="--compile: no compiler"):
         modeling.start(parse([*TINY, "--compile"]))
-    settings = parse(TINY)
-    settings.compile = True  # what a CUDA device resolves to
-    run = modeling.start(settings)
+    run = modeling.start(parse(TINY).replace(compile=True))  # what a CUDA device resolves to
     assert "without torch.compile, which fails here: no compiler" in capsys.readouterr().err
-    assert settings.compile is False
+    assert run.settings.compile is False
     assert run.evaluate(run.dataset.test)["images"] == 24
 
 
@@ -168,8 +185,9 @@ def test_an_emptied_layer_is_initialised_without_a_word():
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc alone has this option")
-def test_freed_memory_is_kept():
-    code = """
+def test_freed_memory_is_kept(tmp_path):
+    script = tmp_path / "faults.py"
+    script.write_text("""
 import resource, sys, torch
 from training.engine import keep_freed_memory
 if sys.argv[1] == "keep":
@@ -181,9 +199,6 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 faults()
 print(faults())
-"""
-    keep, give_back = (
-        int(subprocess.run([sys.executable, "-c", code, how], cwd=ROOT, capture_output=True, text=True, check=True).stdout)
-        for how in ("keep", "give_back")
-    )
+""")
+    keep, give_back = (int(programs.Program([script, how]).communicate()[0]) for how in ("keep", "give_back"))
     assert give_back > 10 * 64 * 2**20 // resource.getpagesize() // 2 > 10 * keep

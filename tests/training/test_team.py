@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import programs
 import pytest
 import torch
 from conftest import TINY
@@ -57,7 +58,7 @@ def torchrun(*command, cwd, processes=2, **environment):
 def ranks(tmp_path_factory):
     place = tmp_path_factory.mktemp("ranks")
     (place / "process.py").write_text(PROCESS)
-    done = torchrun(place / "process.py", ROOT, place, *FLAGS, cwd=place)
+    done = programs.team(place / "process.py", ROOT, place, *FLAGS, cwd=place)
     assert done.returncode == 0, done.stderr
     return [torch.load(place / f"{rank}.pt") for rank in range(2)]
 
@@ -108,30 +109,33 @@ def test_the_parts_of_a_batch_are_the_batch():
         assert torch.equal(torch.cat([half[step][1] for half in halves]), labels)
 
 
-def test_the_program_under_torchrun_compacts_tunes_and_resumes(tmp_path):
-    flags = [*FLAGS, "--epochs", "1", "--out_dir", "run", "--compact", "--finetune_epochs", "1"]
-    done = torchrun(ROOT / "modeling.py", *flags, cwd=tmp_path)
+def test_torchrun_starts_the_program(tmp_path):
+    done = torchrun(programs.SCRIPT, *FLAGS, "--dry_run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("train 0 ====>") == 1  # one process speaks
     assert "2 processes" in done.stderr
+
+
+def test_the_program_in_two_processes_compacts_tunes_and_resumes(tmp_path):
+    flags = [*FLAGS, "--epochs", "1", "--out_dir", "run", "--compact", "--finetune_epochs", "1"]
+    done = programs.team(programs.SCRIPT, *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("train 0 ====>") == 1
     assert json.loads((tmp_path / "run" / "config.json").read_text())["processes"] == 2
     assert (tmp_path / "run" / "model.pt").exists()
-    again = torchrun(ROOT / "modeling.py", "--resume", "run", cwd=tmp_path)
+    again = programs.team(programs.SCRIPT, "--resume", "run", cwd=tmp_path)
     assert again.stdout == done.stdout, again.stderr
-    more = torchrun(ROOT / "modeling.py", "--resume", "run", "--finetune_epochs", "2", cwd=tmp_path)
+    more = programs.team(programs.SCRIPT, "--resume", "run", "--finetune_epochs", "2", cwd=tmp_path)
     assert more.returncode == 0, more.stderr
     assert "train 2 ====>" in more.stdout
     # what two have begun one may go on with, and says so
-    alone = subprocess.run(
-        [sys.executable, str(ROOT / "modeling.py"), "--resume", "run", "--finetune_epochs", "3"],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
+    alone = programs.command("--resume", "run", "--finetune_epochs", "3", cwd=tmp_path)
     assert "processes was 2, is 1" in alone.stderr
     assert "train 3 ====>" in alone.stdout
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused_once(tmp_path):
-    done = torchrun(ROOT / "modeling.py", *FLAGS, "--batch_size", "9", cwd=tmp_path)
+    done = programs.team(programs.SCRIPT, *FLAGS, "--batch_size", "9", cwd=tmp_path)
     assert done.returncode != 0
     assert done.stderr.count("modeling.py: error: --batch_size: 9 images are not shared out evenly") == 1
     assert not (tmp_path / "result").exists()

@@ -1,0 +1,131 @@
+"""Says when a flag has no effect: each condition is a function of the settings, named in the table of flags.
+
+It returns the rest of the sentence that refuses the flag, `--NAME has no effect ...`, or None where the flag has its effect.
+All names in the settings are known when a condition is asked.
+"""
+
+from collections.abc import Callable
+
+from settings.registry import CRITERIA, GRANULARITIES, NETWORKS, OPTIMISERS, PHASES, REGULARIZERS, Entry, parse_call
+
+Condition = Callable[..., str | None]
+
+
+def finds_counts(criterion: str) -> bool:
+    """Whether a criterion as it was chosen says itself how many filters go."""
+    return parse_call(criterion)[1].get("counts", "given") != "given"
+
+
+def phase_of(settings) -> Entry:
+    """The phase that is asked for, by --rounds or --prune_phase."""
+    return PHASES.entries["iterative"] if settings.pruning.rounds else PHASES.entry(settings.pruning.prune_phase)
+
+
+def network_is_typed(settings) -> bool:
+    """Whether a flag names the network, and not only a file of weights."""
+    return not {"arch", "layers"}.isdisjoint(settings.typed)
+
+
+def no_pruning(settings) -> str | None:
+    """Flags of pruning, in a run that prunes nothing."""
+    if settings.pruning.prune_type == "none":
+        *most, last = GRANULARITIES.entries
+        return f"has no effect without --prune_type {', '.join(most)} or {last}"
+
+
+def no_whole_filters(settings) -> str | None:
+    """Flags about filters, where smaller pieces are cut."""
+    if settings.pruning.prune_type not in ("none", "structured"):
+        return "is for --prune_type structured: no filter goes as a whole"
+
+
+def one_place(settings) -> str | None:
+    """--prune_gate, where a mask has one place only."""
+    if settings.pruning.prune_type not in ("none", "structured"):
+        return "has no effect without --prune_type structured: single weights have one place only"
+
+
+def reads_no_images(settings) -> str | None:
+    """--score_batches, with a criterion that measures on no images."""
+    criterion = settings.pruning.prune_imp
+    traits, options = CRITERIA.entry(criterion).traits, parse_call(criterion)[1]
+    if "reads images" not in traits or any(options.get(name) for name in traits.get("instead of images", ())):
+        return f"has no effect on criterion '{criterion}', which reads no images"
+
+
+def finds_its_counts(settings) -> str | None:
+    """Flags that say how much goes, with a criterion that says it itself."""
+    if finds_counts(settings.pruning.prune_imp):
+        return f"has no effect on {settings.pruning.prune_imp}, which finds its own counts"
+
+
+def one_cut(settings) -> str | None:
+    """--prune_schedule, in a phase that cuts once."""
+    return _phase_decides(settings, "one cut" in phase_of(settings).traits)
+
+
+def due_is_unused(settings) -> str | None:
+    """--prune_freq, in a phase that has times of its own."""
+    return _phase_decides(settings, "due" in phase_of(settings).traits.get("unused", ()))
+
+
+def until_is_unused(settings) -> str | None:
+    """--prune_until, in a phase that ends by itself."""
+    return _phase_decides(settings, "until" in phase_of(settings).traits.get("unused", ()))
+
+
+def _phase_decides(settings, decides: bool) -> str | None:
+    if decides:
+        return f"has no effect with --prune_phase {phase_of(settings).name}, which says itself when it cuts"
+
+
+def beside_counts(settings) -> str | None:
+    """Flags that say how much goes, beside published counts, whether by --preset or by the scope."""
+    if settings.pruning.preset or parse_call(settings.pruning.prune_scope)[0] == "preset":
+        return "has no effect beside a preset, which says how many filters stay: leave it out"
+
+
+def beside_preset(settings) -> str | None:
+    """What --preset stands for."""
+    return beside_counts(settings) if settings.pruning.preset else None
+
+
+def no_shortcut(settings) -> str | None:
+    """--shortcut, on a network that has one kind, or whose name says which."""
+    if settings.network.scratch or (settings.network.init is not None and not network_is_typed(settings)):
+        return None  # the file says which network: refused for that
+    arch = settings.network.arch or f"resnet{settings.network.layers}"
+    name, options = parse_call(arch)
+    if name in NETWORKS.entries and ("shortcut" not in NETWORKS.entries[name].options or "shortcut" in options):
+        return f"has no effect on {arch}: it is for ResNet-20, 32, 44, 56 and 110"
+
+
+def no_image_size(settings) -> str | None:
+    """--image_size, for a data set whose images have one size."""
+    if settings.data.dataset != "folder":
+        return f"is for --dataset folder; images of {settings.data.dataset} are 32x32"
+
+
+def no_channels(settings) -> str | None:
+    """--channels, for a data set whose images have three."""
+    if settings.data.dataset != "folder":
+        return f"is for --dataset folder; images of {settings.data.dataset} have 3 channels"
+
+
+def no_penalty(settings) -> str | None:
+    """--odecay, without a penalty."""
+    if settings.training.reg == "none":
+        return f"has no effect without --reg: choose from {', '.join(REGULARIZERS.entries)}"
+
+
+def no_momentum(settings) -> str | None:
+    """--momentum, with an optimiser that has none."""
+    name = parse_call(settings.training.optimizer)[0]
+    if name in OPTIMISERS.entries and "no momentum" in OPTIMISERS.entries[name].traits:
+        return f"has no effect with --optimizer {name}, which has averages of its own"
+
+
+def no_finetuning(settings) -> str | None:
+    """--finetune_lr, where nothing is fine-tuned."""
+    if not settings.ending.finetune_epochs:
+        return "has no effect without --finetune_epochs"

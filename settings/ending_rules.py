@@ -1,0 +1,123 @@
+"""The rules of what is done after the last mask, and of --evaluate and --predict; see settings/rules.py."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+from settings.flags import FLAGS, of_kind
+from settings.rules import rule, without_effect
+
+
+def use_of(settings) -> tuple[str, list[str]]:
+    """Which of --evaluate and --predict is asked for, and the model file and images that it names."""
+    typed = settings.typed
+    return ("evaluate", [typed["evaluate"]]) if "evaluate" in typed else ("predict", typed["predict"])
+
+
+def files_to_write(settings) -> list[Path]:
+    """The files that --export names."""
+    return [Path(name) for name in settings.ending.export or ()]
+
+
+def folders_of_others(settings) -> list[tuple[Path, Path]]:
+    """The files that --export was now typed for and their folders, but for the folder that the run makes itself."""
+    out_dir = settings.run.out_dir
+    own = None if out_dir is None else Path(out_dir).absolute()
+    files = [(file, file.absolute().parent) for file in files_to_write(settings) if "export" in settings.typed]
+    return [(file, folder) for file, folder in files if folder != own]
+
+
+@rule("use")
+def flags_go_with_the_use(settings) -> str | None:
+    use, _ = use_of(settings)
+    for name in settings.typed:
+        if name != use and use not in FLAGS[name].goes_with:
+            return f"--{name} has no effect with --{use}"
+
+
+@rule("use")
+def an_image_is_named(settings) -> str | None:
+    use, paths = use_of(settings)
+    if use == "predict" and len(paths) < 2:
+        return "--predict needs a model file and at least one image"
+
+
+@rule("use")
+def used_files_exist(settings) -> str | None:
+    use, paths = use_of(settings)
+    for path in paths:
+        if not Path(path).is_file():
+            return f"--{use}: no file at '{path}'"
+
+
+@rule("ending")
+def removal_takes_whole_filters(settings) -> str | None:
+    if settings.ending.compact and settings.pruning.prune_type != "structured":
+        return f"--compact takes out whole filters, and --prune_type {settings.pruning.prune_type} prunes none"
+
+
+@rule("ending")
+def the_smaller_network_is_fine_tuned(settings) -> str | None:
+    if settings.ending.finetune_epochs and not settings.ending.compact:
+        return "--finetune_epochs trains the smaller network: it needs --compact"
+
+
+@rule("ending")
+def ending_flags_have_an_effect(settings) -> str | None:
+    """By the table of flags."""
+    return without_effect(settings, of_kind("after"))
+
+
+@rule("ending")
+def the_smaller_network_is_exported(settings) -> str | None:
+    if files_to_write(settings) and not (settings.ending.compact or settings.use.evaluate):
+        return "--export writes the smaller network: it needs --compact, or --evaluate MODEL"
+
+
+@rule("ending")
+def a_dry_run_writes_nothing(settings) -> str | None:
+    if files_to_write(settings) and settings.run.dry_run:
+        return "--export writes files, --dry_run none"
+
+
+@rule("ending")
+def exports_are_different_files(settings) -> str | None:
+    files = [file.absolute() for file in files_to_write(settings)]
+    if len({*files}) < len(files):
+        return "--export names a file twice"
+
+
+@rule("ending")
+def exports_have_a_known_format(settings) -> str | None:
+    for file in files_to_write(settings):
+        if file.suffix not in (".onnx", ".pt2"):
+            return f"--export {file}: choose a name that ends in .onnx or .pt2"
+
+
+@rule("ending")
+def exports_overwrite_nothing(settings) -> str | None:
+    for file in files_to_write(settings):
+        if "export" in settings.typed and file.exists():
+            return f"--export {file}: there is such a file already"
+
+
+@rule("ending")
+def exports_have_a_folder(settings) -> str | None:
+    for file, folder in folders_of_others(settings):
+        if not folder.is_dir():
+            return f"--export {file}: no folder '{file.parent}'"
+
+
+@rule("ending")
+def exports_can_be_written(settings) -> str | None:
+    for file, folder in folders_of_others(settings):
+        if not os.access(folder, os.W_OK):
+            return f"--export {file}: cannot write to '{file.parent}'"
+
+
+@rule("ending")
+def onnx_is_installed(settings) -> str | None:
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+    for file in files_to_write(settings):
+        if file.suffix == ".onnx" and missing:
+            return f"--export {file} needs packages that are not here: pip install {' '.join(missing)}"

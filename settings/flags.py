@@ -1,0 +1,173 @@
+"""The table of flags: the one place that says what can be typed, what it means, and when it has no effect.
+
+The parser and its help, the sections of the settings, what may change on --resume, and the refusal of flags without effect
+are all derived from it. `FLAGS` maps a name to its flag, `SECTIONS` a section of the settings to the names of its flags.
+"""
+
+from settings import effects
+from settings.parsing import Flag, frequency, number
+from settings.recipes import RECIPES
+from settings.registry import (
+    CRITERIA,
+    DATASETS,
+    GRANULARITIES,
+    LEARNING_RATES,
+    NETWORKS,
+    OPTIMISERS,
+    PHASES,
+    PROCEDURES,
+    REGULARIZERS,
+    SCHEDULES,
+    SCOPES,
+    presets,
+)
+
+SWITCH = {"action": "store_true", "default": False}
+ANY = {"on_resume": "any"}
+BOTH, EVALUATE = {"goes_with": ("evaluate", "predict")}, {"goes_with": ("evaluate",)}
+# flags that say how much goes have no effect beside published counts, or with a criterion that finds its own
+AMOUNT = (effects.no_pruning, effects.finds_its_counts, effects.beside_counts)
+
+
+def _pruning(name: str, text: str, no_effect: tuple = (effects.no_pruning,), **rest) -> Flag:
+    return Flag(name, "pruning", "method", text, no_effect=no_effect, **rest)
+
+
+def _training(name: str, text: str, **rest) -> Flag:
+    return Flag(name, "training", "method", text, **rest)
+
+
+# fmt: off
+GROUPS = {
+    "experiment": (
+        Flag("recipe", "run", "output", "defaults of a published setting, or the best one found here; typed flags win",
+             choices=tuple(sorted(RECIPES))),
+        Flag("procedure", "run", "method", "in which stages. {listing} (default once)", default="once", registry=PROCEDURES),
+        Flag("seed", "run", "method", "of weights, order and crops (default 0)", type=number(int, 0, 2**31), default=0,
+             tells_apart=False),
+        Flag("out_dir", "run", "output", "folder for config.json and metrics.jsonl (default: numbered, below result/)"),
+        Flag("resume", "run", "output", "go on with the run in this folder, or from this checkpoint in it", metavar="PATH",
+             **ANY),
+        Flag("tensorboard", "run", "output", "also write the scalars as TensorBoard events", **SWITCH, **ANY),
+        Flag("quiet", "run", "output", "no bar and no notes on stderr", **SWITCH, **ANY, **BOTH),
+        Flag("dry_run", "run", "output", "two batches of everything, then stop; writes no file", **SWITCH),
+    ),
+    "network and data": (
+        Flag("layers", "network", "method", "ResNet depth: 20 32 44 56 110, 18 34 50 101 152 (default 50)", type=int, default=50),
+        Flag("arch", "network", "method", "a network by name: {names}", registry=NETWORKS),
+        Flag("scratch", "network", "method",
+             "the smaller network of this model.pt, trained anew from fresh weights: the control of pruning", metavar="MODEL"),
+        Flag("init", "network", "method", "weights of a trained network to begin with: a run's folder, a checkpoint, a model.pt "
+             "of a whole network", metavar="PATH"),
+        Flag("shortcut", "network", "method", "of ResNet-20 to 110 (default projection)", choices=("projection", "pad"),
+             no_effect=(effects.beside_preset, effects.no_shortcut)),
+        Flag("dataset", "data", "method", "digits is inside scikit-learn and needs no download; folder reads "
+             "DIR/train/CLASS/IMAGE and DIR/test (default cifar10)", choices=lambda: list(DATASETS.entries),
+             default="cifar10", **EVALUATE),
+        Flag("data_dir", "data", "engine", "where the data is, or is downloaded to (default data)", default="data",
+             **ANY, **EVALUATE),
+        Flag("image_size", "data", "method", "pixels, for folder (default 32)", type=number(int, 8, 1024), default=32,
+             no_effect=(effects.no_image_size,)),
+        Flag("channels", "data", "method", "of the images of folder: 1 grey, 3 colours (default 3)", type=int, choices=(1, 3),
+             default=3, no_effect=(effects.no_channels,)),
+        Flag("val_size", "data", "method", "fraction of the training set held out for every choice; 0 validates on the test set, "
+             "as the authors did (default 0.1)", type=number(float, 0, 1, below=True), default=0.1),
+        Flag("augment", "data", "method", "default crop_flip, for digits crop", choices=("crop_flip", "crop", "none")),
+        Flag("normalise", "data", "method", "by the training set's channel mean and deviation, or all by 0.5 (default dataset)",
+             choices=("dataset", "half"), default="dataset"),
+    ),
+    "pruning": (
+        _pruning("prune_type", "what is cut: single weights, or whole filters (default none)", (effects.beside_preset,),
+                 default="none", choices=lambda: ("none", *sorted(GRANULARITIES.entries, reverse=True))),
+        _pruning("prune_rate", "fraction removed (default 0.6)", AMOUNT, type=number(float, 0, 1, below=True), default=0.6),
+        _pruning("prune_imp", "by what measure. {listing} (default L1)", default="L1", registry=CRITERIA),
+        _pruning("prune_scope", "compared with whom. {listing} (default global)",
+                 (effects.no_pruning, effects.finds_its_counts, effects.beside_preset), default="global", registry=SCOPES),
+        _pruning("prune_phase", "when. {listing} (default dynamic)", default="dynamic", registry=PHASES),
+        _pruning("rounds", "so many times cut a part and train on: short for --prune_phase \"iterative(rounds=N)\"", AMOUNT,
+                 type=number(int, 1, 1000)),
+        _pruning("preset", "a published number of filters for each layer, and the network it is for", (effects.finds_its_counts,),
+                 choices=lambda: sorted(presets())),
+        _pruning("prune_schedule", "how the rate grows, if dynamic or iterative. {listing} (default constant, iterative: linear)",
+                 (effects.no_pruning, effects.one_cut, *AMOUNT[1:]), default="constant", registry=SCHEDULES),
+        _pruning("prune_freq", "epochs or iterations between masks (default 1ep)", (effects.no_pruning, effects.due_is_unused),
+                 type=frequency, default="1ep"),
+        _pruning("prune_until", "fraction of the run after which masks are fixed; of phase after, when it cuts (default 0.75)",
+                 (effects.no_pruning, effects.until_is_unused), type=number(float, 0, 1, above=True), default=0.75),
+        _pruning("prune_gate", "where a filter mask acts: a unit's output, or as published the weight before batch norm (default "
+                 "output)", (effects.no_pruning, effects.one_place), choices=("output", "weight"), default="output"),
+        _pruning("score_batches", "training batches that criteria which read images measure on (default 4)",
+                 (effects.no_pruning, effects.reads_no_images), type=number(int, 1), default=4),
+    ),
+    "how much is left": (
+        _pruning("target_macs", "fraction of the MACs that removal may leave", (*AMOUNT, effects.no_whole_filters),
+                 type=number(float, 0, 1, above=True, below=True), metavar="LEFT"),
+        _pruning("target_params", "fraction of the parameters that it may leave", (*AMOUNT, effects.no_whole_filters),
+                 type=number(float, 0, 1, above=True, below=True), metavar="LEFT"),
+        _pruning("round_to", "a multiple that each layer's filters are rounded up to (default 1)",
+                 (effects.no_pruning, effects.beside_counts, effects.no_whole_filters), type=number(int, 1, 1024), default=1),
+        _pruning("residual", "free: any filter may go; grouped: those that write one channel of a residual stream go together, "
+                 "so that it leaves the stream (default free)", (effects.no_pruning, effects.no_whole_filters),
+                 choices=("free", "grouped"), default="free"),
+    ),
+    "and then": (
+        Flag("compact", "ending", "after", "take the pruned filters out: a smaller network with the same outputs, checked, "
+             "timed, saved as model.pt", tells_apart=False, no_effect=(effects.no_pruning,), **SWITCH, **ANY),
+        Flag("recalibrate", "ending", "after", "measure batch norm's statistics anew on so many training batches after the last "
+             "mask (default 0)", type=number(int, 0), default=0, metavar="BATCHES", **ANY),
+        Flag("finetune_epochs", "ending", "after", "epochs after --compact (default 0)", type=number(int, 0), default=0,
+             noted=True, **ANY),
+        Flag("finetune_lr", "ending", "after", "its learning rate (default 0.01 x --lr)", type=number(float, 0, above=True),
+             no_effect=(effects.no_finetuning,), **ANY),
+        Flag("export", "ending", "after", "write .onnx (checked by onnxruntime) or .pt2 files", nargs="+", metavar="FILE",
+             tells_apart=False, **ANY, **EVALUATE),
+        Flag("evaluate", "use", "use", "test a model.pt, on its own data set or on --dataset", metavar="MODEL"),
+        Flag("predict", "use", "use", "classes and probabilities of image files", nargs="+", metavar=("MODEL", "IMAGE")),
+    ),
+    "regulariser": (
+        _training("reg", "none, or: {listing} (default none)", default="none", registry=REGULARIZERS),
+        _training("odecay", "alpha, its weight in the loss (default 0.7, for reg_ortho 0.01)", type=number(float, 0),
+                  no_effect=(effects.no_penalty,)),
+    ),
+    "optimisation": (
+        _training("epochs", "default 300", type=number(int, 1), default=300, on_resume="more", noted=True),
+        _training("batch_size", "images a step (default 128)", type=number(int, 2), default=128),
+        _training("optimizer", "{listing} (default sgd)", default="sgd", registry=OPTIMISERS),
+        _training("lr", "learning rate (default 0.2)", type=number(float, 0, above=True), default=0.2),
+        _training("momentum", "default 0.9", type=number(float, 0, 1, below=True), default=0.9, no_effect=(effects.no_momentum,)),
+        _training("weight_decay", "default 1e-4", type=number(float, 0), default=1e-4),
+        _training("lr_schedule", "{listing} (default step)", default="step", registry=LEARNING_RATES),
+        _training("warmup_epochs", "linear rise of the learning rate (default 0)", type=number(float, 0), default=0.0),
+    ),
+    "engine": (
+        Flag("device", "engine", "engine", "default: the best there is", choices=("cpu", "cuda", "mps"), **ANY, **BOTH),
+        Flag("amp", "engine", "engine", "default: bfloat16 where the device is faster with it", choices=("bfloat16", "off"),
+             tells_apart=True, **EVALUATE),
+        Flag("compile", "engine", "engine", "capture the step by torch.compile, on CUDA with CUDA graphs; the start takes longer "
+             "(default: on CUDA)", action="store_true", opposite="run each operation by itself", noted=True, **ANY),
+        Flag("threads", "engine", "engine", "CPU threads (default: torch's choice)", type=number(int, 1, 1024), **ANY, **BOTH),
+        Flag("deterministic", "engine", "engine", "same command, same numbers; slower on CUDA", **SWITCH),
+    ),
+}
+# fmt: on
+# what a group's title leaves out
+DESCRIPTIONS = {
+    "pruning": "options go in the name: \"L1(reduce='mean')\"",
+    "how much is left": "instead of --prune_rate, for structured pruning",
+    "and then": "also for a run that has ended: --resume DIR --compact",
+}
+FLAGS = {flag.name: flag for flags in GROUPS.values() for flag in flags}
+SECTIONS = {
+    section: tuple(flag.name for flag in FLAGS.values() if flag.section == section)
+    for section in ("run", "network", "data", "pruning", "training", "ending", "use", "engine")
+}
+
+
+def of_kind(*kinds: str) -> tuple[str, ...]:
+    """The names of the flags of these kinds."""
+    return tuple(flag.name for flag in FLAGS.values() if flag.kind in kinds)
+
+
+def defaults() -> dict:
+    """The value of every flag in the plain command, before what depends on other flags is resolved."""
+    return {name: flag.default for name, flag in FLAGS.items()}

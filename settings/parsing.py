@@ -1,0 +1,106 @@
+"""A flag as argparse reads it: one dataclass for all that is known of a flag, and the types of numbers."""
+
+import argparse
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from settings.effects import Condition
+from settings.errors import Refused
+from settings.registry import Registry
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag: where its value stands in the settings, what it is for, and how argparse reads it.
+
+    `kind` says what it changes: the method (what is computed), the engine (where and how fast), the output (what is written
+    and said), what is done after the last mask, or the use of a model file. `{listing}` in `help` is replaced by the entries
+    of `registry`, `{names}` by their names; a value is checked against that registry.
+    """
+
+    name: str
+    section: str
+    kind: Literal["method", "engine", "output", "after", "use"]
+    help: str
+    type: Callable | None = None
+    default: object = None
+    choices: Callable[[], Iterable[str]] | tuple = ()
+    action: str | None = None
+    nargs: str | None = None
+    metavar: str | tuple | None = None
+    opposite: str = ""  # the help of --no_NAME, for a switch that has one
+    registry: Registry | None = None
+    # what may be typed with --resume: the run's own value, any, or at least the run's
+    on_resume: Literal["same", "any", "more"] = "same"
+    noted: bool = False  # another value on --resume is written down: the run does not end bit for bit as it would have
+    goes_with: tuple[str, ...] = ()  # the flags of kind "use" that it may be typed with
+    no_effect: tuple[Condition, ...] = ()  # each says when, and in which words it is refused
+    tells_apart: bool | None = None  # whether runs that differ in it are rows of their own in a table; None: by its kind
+
+    @property
+    def makes_a_row(self) -> bool:
+        """Whether runs that differ in this flag are rows of their own in report.py's table."""
+        return self.kind in ("method", "after") if self.tells_apart is None else self.tells_apart
+
+    def legal(self) -> list[str]:
+        """The choices, or none where anything of the type is legal."""
+        return list(self.choices() if callable(self.choices) else self.choices)
+
+    def add_to(self, group) -> None:
+        """Give it to a group of an argparse parser."""
+        options = {name: value for name in ("type", "action", "nargs", "metavar") if (value := getattr(self, name)) is not None}
+        if choices := self.legal():
+            options["choices"] = choices
+        words = {}
+        if "{" in self.help:
+            words = {"listing": _listing(self.registry), "names": ", ".join(self.registry.entries)}
+        group.add_argument(f"--{self.name}", default=self.default, help=self.help.format(**words), **options)
+        if self.opposite:
+            group.add_argument(
+                f"--no_{self.name}", action="store_false", dest=self.name, default=self.default, help=self.opposite
+            )
+
+
+def number(kind, low, high=math.inf, *, above: bool = False, below: bool = False):
+    """An argparse type: a finite number in a range, `above` / `below` leaving out the end itself."""
+    words = f"{'above' if above else 'at least'} {low:g}" + (
+        f" and {'below' if below else 'at most'} {high:g}" if high < math.inf else ""
+    )
+
+    def read(text: str):
+        try:
+            value = kind(text)
+            inside = (value > low if above else value >= low) and (value < high if below else value <= high)
+            inside = inside and math.isfinite(value)
+        except (ValueError, OverflowError):
+            inside = False
+        if not inside:
+            raise argparse.ArgumentTypeError(f"'{text}' is not {'a whole' if kind is int else 'a'} number {words}")
+        return value
+
+    return read
+
+
+def frequency(text: str) -> str:
+    """An argparse type: a number of epochs or iterations such as 1ep or 4it."""
+    if not re.fullmatch(r"[1-9]\d*(ep|it)", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of epochs or iterations such as 1ep or 4it")
+    return text
+
+
+def _listing(registry: Registry) -> str:
+    lines = []
+    for name, entry in registry.entries.items():
+        options = ", ".join(f"{word}={option.default!r}" for word, option in entry.options.items())
+        lines.append(f"{name}{f'({options})' if options else ''}: {entry.summary.rstrip('.')}")
+    return "; ".join(lines).replace("%", "%%")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one-line errors that end the command as everywhere else: Refused."""
+
+    def error(self, message: str):
+        raise Refused(" ".join(message.split()))

@@ -1,0 +1,124 @@
+"""Reads what a function's or class's signature says from its source: options, and traits in its annotations."""
+
+import ast
+import difflib
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Option:
+    """One keyword-only option of an entry: its default (`required` if it has none) and the values it may take."""
+
+    default: object = None
+    required: bool = False
+    choices: tuple = ()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A function or class that can be named: where it is, the first line of its docstring, its options and traits.
+
+    `traits` maps each trait to the parameters that carry it, "return" standing for what is returned; a trait with a value,
+    written "trait: value", is mapped to that value. `kind` is the registry's, but "proximal" for a function that is
+    annotated to return None.
+    """
+
+    name: str
+    module: str
+    function: str
+    summary: str
+    kind: str
+    options: dict[str, Option] = field(default_factory=dict)
+    traits: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def suggest(word: str, known) -> str:
+    """The tail of an error message: the nearest known word, or all of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5) or [k for k in known if k.lower() == word.lower()]
+    return f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(known)}"
+
+
+def _literal(node: ast.expr):
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return None
+
+
+def _named(node: ast.expr | None, name: str) -> bool:
+    """Whether an annotation is `name[...]`, also by its module, as in `typing.Annotated[...]`."""
+    if not isinstance(node, ast.Subscript):
+        return False
+    return name == (node.value.attr if isinstance(node.value, ast.Attribute) else getattr(node.value, "id", ""))
+
+
+def _taken_apart(annotation: ast.expr | None) -> tuple[ast.expr | None, list]:
+    """The type and the words of `Annotated[type, words...]`; of another annotation, itself and none."""
+    if not _named(annotation, "Annotated"):
+        return annotation, []
+    kind, *words = getattr(annotation.slice, "elts", [annotation.slice])
+    return kind, [_literal(word) for word in words]
+
+
+def _choices(annotation: ast.expr | None) -> tuple:
+    """The values of a `Literal[...]` annotation."""
+    if not _named(annotation, "Literal"):
+        return ()
+    values = ast.literal_eval(annotation.slice)
+    return values if isinstance(values, tuple) else (values,)
+
+
+def _signature(node: ast.FunctionDef | ast.ClassDef) -> ast.FunctionDef | None:
+    """The function itself, or a class's `__init__`."""
+    if isinstance(node, ast.FunctionDef):
+        return node
+    return next((part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == "__init__"), None)
+
+
+def _options(signature: ast.FunctionDef) -> dict[str, Option]:
+    """The keyword-only parameters."""
+    pairs = zip(signature.args.kwonlyargs, signature.args.kw_defaults, strict=True)
+    return {
+        argument.arg: Option(
+            None if default is None else _literal(default), default is None, _choices(_taken_apart(argument.annotation)[0])
+        )
+        for argument, default in pairs
+    }
+
+
+def read_entry(node: ast.FunctionDef | ast.ClassDef, module: str, kind: str, known: dict[str, tuple[str, ...]]) -> Entry:
+    """What the source of a function or class says.
+
+    `kind` is the word for it in messages; `known` maps each trait to the parameters where it may stand. ValueError for a
+    trait that is unknown, or that stands elsewhere.
+    """
+    name = node.name.lower() if isinstance(node, ast.ClassDef) else node.name.removesuffix("_")
+    summary = (ast.get_docstring(node) or "").split("\n")[0]
+    signature = _signature(node)
+    if signature is None:
+        return Entry(name, module, node.name, summary, kind)
+    options, traits = _options(signature), {}
+    parts = [*signature.args.posonlyargs, *signature.args.args, *signature.args.kwonlyargs]
+    for place, annotation in [*((part.arg, part.annotation) for part in parts), ("return", signature.returns)]:
+        where = f"{module}.{node.name}, {place}"
+        annotated, words = _taken_apart(annotation)
+        if annotated is not None and any(_named(inner, "Annotated") for inner in ast.walk(annotated)):
+            raise ValueError(f"{where}: Annotated inside of another type is not read: put it around the whole type")
+        for word in words:
+            trait, value = _trait(word, "option" if place in options else place, kind, known, where)
+            traits[trait] = (*traits.get(trait, ()), value or place)
+    nothing = isinstance(node, ast.FunctionDef) and isinstance(node.returns, ast.Constant) and node.returns.value is None
+    return Entry(name, module, node.name, summary, "proximal" if nothing else kind, options, traits)
+
+
+def _trait(text, place: str, kind: str, known: dict[str, tuple[str, ...]], where: str) -> tuple[str, str]:
+    """A trait and its value, empty if it takes none. ValueError if it is unknown, or does not belong there."""
+    trait, colon, value = text.partition(": ") if isinstance(text, str) else (repr(text), "", "")
+    word = trait + colon.strip()
+    if word not in known:
+        legal = suggest(word, known) if known else "it has none"
+        raise ValueError(f"{where}: unknown trait {text!r} of a {kind}: {legal}")
+    if place not in known[word]:
+        raise ValueError(f"{where}: trait {text!r} of a {kind} belongs to {' or '.join(known[word])}")
+    return trait, value

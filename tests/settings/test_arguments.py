@@ -1,0 +1,135 @@
+"""Settings: resolved once, frozen, in sections; and what one flag says about another."""
+
+import copy
+import json
+
+import pytest
+
+from settings import arguments
+from settings.arguments import Settings, method, parse
+from settings.errors import Refused
+from settings.flags import FLAGS, SECTIONS, defaults
+from settings.registry import PROCEDURES, REGULARIZERS, Entry, Option
+
+
+@pytest.fixture
+def _procedures(monkeypatch):
+    """The two procedures that the flags know by name."""
+    entries = {"once": {}, "scratch": {"model": Option(required=True)}}
+    for name, options in entries.items():
+        if name not in PROCEDURES.entries:
+            entry = Entry(name, f"training.procedures.{name}", name, "", "procedure", options)
+            monkeypatch.setitem(PROCEDURES.entries, name, entry)
+
+
+def test_assignment_raises():
+    settings = parse(["--epochs", "3"])
+    assert (settings.training.epochs, settings.epochs) == (3, 3)
+    for target, name in ((settings, "epochs"), (settings.training, "epochs"), (settings, "training"), (settings, "new")):
+        with pytest.raises(AttributeError, match=f"settings are resolved once: {name} cannot be assigned"):
+            setattr(target, name, 4)
+    with pytest.raises(AttributeError, match="cannot be deleted"):
+        del settings.training.epochs
+    settings.flat["epochs"] = 4  # a dict of its own
+    assert settings.training.epochs == settings.flat["epochs"] == 3
+    assert copy.deepcopy(settings).flat == settings.flat
+
+
+def test_every_flag_is_read_in_its_section_alone():
+    settings = parse([])
+    assert set(settings.flat) == set(FLAGS)
+    for name, flag in FLAGS.items():
+        having = [section for section in SECTIONS if hasattr(getattr(settings, section), name)]
+        assert having == [flag.section]
+        assert getattr(settings, name) is getattr(getattr(settings, flag.section), name)
+    with pytest.raises(AttributeError, match="there is no setting 'epoch'"):
+        _ = settings.epoch
+
+
+def test_replace_makes_new_settings():
+    settings = parse(["--lr", "0.1"])
+    other = settings.replace(device="cpu", epochs=1)
+    assert (other.engine.device, other.training.epochs, other.training.lr, other.typed) == ("cpu", 1, 0.1, {"lr": 0.1})
+    assert (settings.engine.device, settings.training.epochs) == (None, 300)
+    with pytest.raises(AttributeError, match="there is no setting 'epoch'"):
+        settings.replace(epoch=1)
+
+
+def test_the_method_is_what_is_computed():
+    settings = parse([])
+    assert "epochs" not in method(settings)
+    assert {"seed", "lr", "procedure", "optimizer", "channels", "arch"} <= method(settings).keys()
+    assert method(settings).keys().isdisjoint({"device", "amp", "compact", "quiet", "evaluate", "recipe"})
+
+
+@pytest.mark.parametrize("name", REGULARIZERS.entries)
+def test_odecay_is_the_weight_in_force(name):
+    default = REGULARIZERS.entries[name].options["weight"].default
+    assert parse(["--reg", name]).training.odecay == default
+    assert parse(["--reg", name, "--odecay", "0.5"]).training.odecay == 0.5
+    assert parse(["--reg", f"{name}(weight=0.25)"]).training.odecay == 0.25
+    assert parse(["--reg", f"{name}(weight=0.25)", "--odecay", "0.25"]).training.odecay == 0.25
+    # typed wins over the recipe's
+    assert parse(["--recipe", "paper", "--reg", f"{name}(weight=0.25)"]).training.odecay == 0.25
+    bound = REGULARIZERS.get(f"{name}(weight=0.25)", weight=0.25)
+    assert bound.keywords == {"weight": 0.25}
+
+
+def test_there_is_no_weight_without_a_penalty():
+    assert parse([]).training.odecay == 0.0
+    assert parse(["--recipe", "paper", "--reg", "none"]).training.odecay == 0.0
+
+
+@pytest.mark.usefixtures("_procedures")
+def test_scratch_is_short_for_a_procedure(tmp_path):
+    (tmp_path / "model.pt").touch()
+    model = str(tmp_path / "model.pt")
+    long = f"scratch(model={model!r})"
+    short = parse(["--scratch", model])
+    assert (short.run.procedure, short.network.scratch) == (long, model)
+    both = parse(["--scratch", model, "--procedure", long])
+    typed = parse(["--procedure", long])
+    assert both.flat == typed.flat == short.flat
+    assert parse(["--procedure", "once"]).run.procedure == parse([]).run.procedure == "once"
+    with pytest.raises(Refused, match="unknown procedure 'twice': "):
+        parse(["--procedure", "twice"])
+
+
+@pytest.mark.usefixtures("_procedures")
+def test_a_run_of_before_goes_on_with_its_procedure(tmp_path):
+    """Its record has no flag of today that it did not know."""
+    new = ("procedure", "optimizer", "channels")
+    for scratch, procedure in ((None, "once"), ("m.pt", "scratch(model='m.pt')")):
+        saved = {name: value for name, value in defaults().items() if name not in new}
+        saved |= {"arch": "resnet20", "scratch": scratch, "epochs": 2, "typed": {"epochs": 2}, "of_old": 1}
+        (tmp_path / "config.json").write_text(json.dumps({"settings": saved}))
+        settings = parse(["--resume", str(tmp_path), "--epochs", "3", "--quiet"])
+        assert (settings.run.procedure, settings.network.scratch) == (procedure, scratch)
+        assert (settings.training.optimizer, settings.data.channels) == ("sgd", 3)
+        assert (settings.training.epochs, settings.run.quiet, settings.typed) == (3, True, {"epochs": 2})
+        with pytest.raises(Refused, match=r"--procedure .* contradicts the run"):
+            parse(["--resume", str(tmp_path), "--procedure", "scratch(model='other.pt')"])
+
+
+@pytest.mark.parametrize("name", [name for name in FLAGS if FLAGS[name].on_resume == "any" and name != "resume"])
+def test_what_may_change_on_the_way_may_be_typed(tmp_path, name):
+    saved = defaults() | {"arch": "resnet20", "typed": {}, "prune_type": "structured", "compact": True, "finetune_epochs": 1}
+    (tmp_path / "config.json").write_text(json.dumps({"settings": saved}))
+    flag = FLAGS[name]
+    value = {"device": "cpu", "export": str(tmp_path / "m.pt2"), "data_dir": "there"}.get(name, "3")
+    settings = parse(["--resume", str(tmp_path), f"--{name}", *([] if flag.action else [value])])
+    assert getattr(settings, name) not in (flag.default, None)
+
+
+def test_a_wrong_trait_is_one_line(monkeypatch):
+    def broken():
+        raise ValueError("pruning.criteria.mine.mine, context: unknown trait 'reads image'")
+
+    monkeypatch.setattr(arguments, "build_parser", broken)
+    with pytest.raises(Refused, match="unknown trait 'reads image'"):
+        parse([])
+
+
+def test_settings_are_whole():
+    with pytest.raises(KeyError):
+        Settings({"epochs": 3}, {})

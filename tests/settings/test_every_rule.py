@@ -1,0 +1,100 @@
+"""Every rule is broken by a command line, and is then the one that refuses it."""
+
+import importlib.util
+import json
+import os
+
+import pytest
+
+from settings import arguments
+from settings.errors import Refused
+from settings.flags import defaults
+from settings.rules import RULES, broken
+
+STRUCTURED = ["--prune_type", "structured"]
+COMPACT = [*STRUCTURED, "--compact"]
+# for each rule a command line that breaks it; {here} is a folder with a file `file` and a file `old.pt2`
+BREAKS = {
+    "names_are_known": ["--lr_schedule", "stepp"],
+    "there_is_a_round": [*STRUCTURED, "--prune_phase", "iterative(rounds=0)"],
+    "fractions_are_at_most_one": [*STRUCTURED, "--prune_imp", "FPGM(by_norm=7)"],
+    "learning_rates_are_numbers": ["--lr_schedule", "step(drops=('a',))"],
+    "classes_are_the_data_sets": ["--arch", "resnet20(classes=3)"],
+    "typed_flags_have_an_effect": ["--prune_rate", "0.6"],
+    "criterion_scores_these_pieces": ["--prune_type", "unstructured", "--prune_imp", "FPGM"],
+    "a_cut_after_training_leaves_epochs": [*STRUCTURED, "--prune_phase", "after", "--prune_until", "1"],
+    "scope_compares_these_pieces": ["--prune_type", "unstructured", "--prune_scope", "preset(name='VGG-16-A')"],
+    "groups_are_not_single_layers": [*STRUCTURED, "--prune_scope", "sensitivity(file='x')", "--residual", "grouped"],
+    "cut_filters_have_maps_to_return_by": [*STRUCTURED, "--prune_imp", "APoZ", "--prune_gate", "weight"],
+    "init_says_which_shortcut": ["--init", "{here}", "--shortcut", "pad"],
+    "one_flag_says_when": [*STRUCTURED, "--rounds", "3", "--prune_phase", "init"],
+    "weights_are_trained_or_fresh": ["--init", "{here}", "--scratch", "{here}/file"],
+    "init_exists": ["--init", "nothing"],
+    "one_flag_weighs_the_penalty": ["--reg", "reg_cov(weight=0.5)", "--odecay", "0.7"],
+    "tensorboard_is_installed": ["--tensorboard"],
+    "out_dir_is_named": ["--out_dir", ""],
+    "one_flag_names_the_network": ["--arch", "vgg16", "--layers", "20"],
+    "warmup_leaves_epochs": ["--epochs", "5", "--warmup_epochs", "5"],
+    "one_flag_says_how_much": [*STRUCTURED, "--target_macs", "0.5", "--prune_rate", "0.5"],
+    "rounded_layers_have_one_width": [
+        *(*STRUCTURED, "--layers", "20", "--shortcut", "pad", "--residual", "grouped", "--round_to", "8")
+    ],
+    "one_flag_says_how_it_goes": ["--scratch", "{here}/file", "--procedure", "once"],
+    "scratch_says_which_network": ["--scratch", "{here}/file", "--layers", "20"],
+    "scratch_prunes_nothing": ["--scratch", "{here}/file", *STRUCTURED],
+    "scratch_exists": ["--scratch", "nothing.pt"],
+    "depth_exists": ["--layers", "57"],
+    "removal_takes_whole_filters": ["--resume", "{here}", "--compact"],
+    "the_smaller_network_is_fine_tuned": [*STRUCTURED, "--finetune_epochs", "3"],
+    "ending_flags_have_an_effect": ["--resume", "{here}", "--finetune_lr", "0.1"],
+    "the_smaller_network_is_exported": [*STRUCTURED, "--export", "m.pt2"],
+    "a_dry_run_writes_nothing": [*COMPACT, "--dry_run", "--export", "m.pt2"],
+    "exports_are_different_files": [*COMPACT, "--export", "m.pt2", "m.pt2"],
+    "exports_have_a_known_format": [*COMPACT, "--export", "m.pth"],
+    "exports_overwrite_nothing": [*COMPACT, "--export", "{here}/old.pt2"],
+    "exports_have_a_folder": [*COMPACT, "--export", "absent/m.pt2"],
+    "exports_can_be_written": [*COMPACT, "--export", "{here}/locked/m.pt2"],
+    "onnx_is_installed": [*COMPACT, "--export", "m.onnx"],
+    "flags_go_with_the_use": ["--evaluate", "{here}/file", "--epochs", "3"],
+    "an_image_is_named": ["--predict", "{here}/file"],
+    "used_files_exist": ["--evaluate", "absent.pt"],
+}
+NAMES = [rule.__name__ for rules in RULES.values() for rule in rules]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder of a dense run; no package is installed, and one folder cannot be written."""
+    (tmp_path / "file").touch()
+    (tmp_path / "old.pt2").touch()
+    (tmp_path / "locked").mkdir()
+    saved = defaults() | {"arch": "resnet20", "typed": {}}
+    (tmp_path / "config.json").write_text(json.dumps({"settings": saved}))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path / "locked")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_command_that_breaks_the_rule_is_refused_by_it(here, name):
+    assert name in BREAKS, f"no command line here breaks the rule {name}: add one to BREAKS"
+    flags = [word.replace("{here}", str(here)) for word in BREAKS[name]]
+    rule = next(rule for rules in RULES.values() for rule in rules if rule.__name__ == name)
+    asked = arguments.asked(flags)
+    message = rule(asked)
+    assert message
+    assert "\n" not in message
+    with pytest.raises(Refused) as caught:
+        arguments.parse(flags)
+    assert str(caught.value) == message
+
+
+def test_the_table_has_no_other_entries():
+    assert sorted(BREAKS) == sorted(NAMES)
+    assert len({*NAMES}) == len(NAMES)
+
+
+def test_plain_commands_break_none():
+    for flags in ([], STRUCTURED, [*COMPACT, "--finetune_epochs", "2"], ["--recipe", "ksc2020"], ["--preset", "VGG-16-A"]):
+        assert broken(arguments.asked(flags), "new", "ending") is None

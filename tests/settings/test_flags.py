@@ -1,0 +1,124 @@
+"""The table of flags: every flag is in one section, and every condition under which one has no effect really refuses it."""
+
+import pytest
+
+from settings import arguments, effects
+from settings.arguments import parse
+from settings.errors import Refused
+from settings.flags import FLAGS, GROUPS, SECTIONS, of_kind
+from settings.registry import OPTIMISERS, Entry
+
+STRUCTURED = ["--prune_type", "structured"]
+# for each condition, the rest of a command line under which the flags that name it have no effect
+WITHOUT = {
+    "no_pruning": [],
+    "no_whole_filters": ["--prune_type", "unstructured"],
+    "one_place": ["--prune_type", "unstructured"],
+    "reads_no_images": STRUCTURED,
+    "finds_its_counts": [*STRUCTURED, "--prune_imp", "PFA(counts='KL')"],
+    "one_cut": [*STRUCTURED, "--prune_phase", "init"],
+    "due_is_unused": [*STRUCTURED, "--prune_phase", "iterative"],
+    "until_is_unused": [*STRUCTURED, "--prune_phase", "init"],
+    "beside_counts": [*STRUCTURED, "--prune_scope", "preset(name='ResNet-56-A')"],
+    "beside_preset": ["--preset", "ResNet-56-A"],
+    "no_shortcut": ["--layers", "50"],
+    "no_image_size": ["--dataset", "digits"],
+    "no_channels": ["--dataset", "digits"],
+    "no_penalty": [],
+    "no_momentum": ["--optimizer", "adam"],
+    "no_finetuning": [*STRUCTURED, "--compact"],
+}
+VALUES = {
+    "prune_type": "structured",
+    "prune_rate": "0.3",
+    "prune_imp": "L2",
+    "prune_scope": "local",
+    "prune_phase": "init",
+    "rounds": "3",
+    "preset": "ResNet-56-A",
+    "prune_schedule": "cubic",
+    "prune_freq": "2ep",
+    "prune_until": "0.5",
+    "prune_gate": "weight",
+    "score_batches": "2",
+    "target_macs": "0.5",
+    "target_params": "0.5",
+    "round_to": "8",
+    "residual": "grouped",
+    "shortcut": "pad",
+    "image_size": "64",
+    "channels": "1",
+    "odecay": "0.5",
+    "momentum": "0.5",
+    "finetune_lr": "0.1",
+}
+# the default of these is a file that its registry reads
+NAMED = [flag for flag in FLAGS.values() if flag.registry and flag.name not in ("procedure", "optimizer")]
+PAIRS = [(flag.name, condition) for flag in FLAGS.values() for condition in flag.no_effect]
+
+
+@pytest.fixture
+def _adam(monkeypatch):
+    """An optimiser without --momentum."""
+    if "adam" not in OPTIMISERS.entries:
+        entry = Entry("adam", "training.optimisers", "adam", "", "optimiser", traits={"no momentum": ("return",)})
+        monkeypatch.setitem(OPTIMISERS.entries, "adam", entry)
+
+
+@pytest.mark.usefixtures("_adam")
+@pytest.mark.parametrize(("name", "condition"), PAIRS, ids=lambda value: getattr(value, "__name__", value))
+def test_a_flag_without_effect_is_refused(name, condition):
+    base = WITHOUT[condition.__name__] if name != "preset" else ["--prune_imp", "PFA(counts='KL')"]  # it says what is cut
+    flag = [f"--{name}"] if FLAGS[name].action else [f"--{name}", VALUES[name]]
+    words = condition(arguments.asked([*base, *flag]))
+    assert words
+    with pytest.raises(Refused) as caught:
+        parse([*base, *flag])
+    assert str(caught.value) == f"--{name} {words}"
+
+
+@pytest.mark.usefixtures("_adam")
+@pytest.mark.parametrize(
+    "condition", dict.fromkeys(condition for _, condition in PAIRS), ids=lambda condition: condition.__name__
+)
+def test_a_flag_with_effect_is_not(condition):
+    settings = arguments.asked(
+        ["--arch", "resnet20", "--dataset", "folder", *STRUCTURED, "--prune_imp", "grad", "--reg", "l1", "--finetune_epochs", "1"]
+    )
+    assert condition(settings) is None
+
+
+def test_every_condition_is_in_the_table():
+    defined = {item for item in vars(effects).values() if getattr(item, "__module__", "") == "settings.effects"}
+    helpers = {effects.finds_counts, effects.phase_of, effects.network_is_typed, effects._phase_decides}
+    assert {condition for _, condition in PAIRS} == defined - helpers
+
+
+def test_every_flag_is_in_exactly_one_section():
+    names = [name for section in SECTIONS.values() for name in section]
+    assert sorted(names) == sorted(FLAGS)
+    assert len(names) == sum(len(flags) for flags in GROUPS.values())
+    assert sorted(of_kind("method", "engine", "output", "after", "use")) == sorted(FLAGS)
+
+
+@pytest.mark.parametrize("flag", FLAGS.values(), ids=lambda flag: flag.name)
+def test_what_the_table_says_is_what_argparse_does(flag):
+    action = next(action for action in arguments.build_parser()._actions if action.dest == flag.name)
+    assert action.default == flag.default
+    assert (action.choices or []) == flag.legal()
+    if flag.default is not None and flag.type is not None:
+        assert flag.type(str(flag.default)) == flag.default  # the default is legal
+    if flag.choices and flag.default is not None:
+        assert flag.default in flag.legal()
+
+
+@pytest.mark.parametrize("flag", NAMED, ids=lambda flag: flag.name)
+def test_the_default_is_in_the_registry(flag):
+    if flag.default not in (None, "none"):
+        flag.registry.check(flag.default)
+
+
+def test_what_makes_a_row_of_the_table_of_runs():
+    """Seeds and machines do not; precision does."""
+    apart = {name for name, flag in FLAGS.items() if flag.makes_a_row}
+    assert apart == {*of_kind("method", "after"), "amp"} - {"seed", "compact", "export"}

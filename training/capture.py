@@ -1,0 +1,46 @@
+"""Both passes of a run are captured by torch.compile, before training, and with a way back where that fails."""
+
+from dataclasses import replace
+
+import torch
+
+from runs.console import note
+from settings.errors import Refused
+from training.evaluation import BATCH
+
+
+def try_capture(run, begun: bool, trains: bool = True) -> None:
+    """Compile a run's evaluation pass now, and its training pass; where that fails, go on without torch.compile.
+
+    Refused if --compile was typed and the run has not begun. Nothing but the captured passes is left of the trial.
+    """
+    model, task, share = run.model, run.task, run.task.batch // run.team.size
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    random = torch.get_rng_state()
+    trained, targets = next(run.task.sample(1))
+    tested, _ = next(task.ordered(task.valid or task.test, BATCH))
+    failure = ""
+    try:
+        for _ in range(2):  # a CUDA graph is recorded at the second call
+            if trains:
+                run.optimizer.zero_grad(set_to_none=True)
+                model.train()
+                _, terms = run.losses(trained[:share], targets[:share])
+                sum(terms.values()).backward()
+            model.eval()
+            with torch.no_grad():
+                run.predict(tested)
+    except Exception as error:  # whatever a compiler may raise
+        failure = " ".join(str(error).split())[:200] or type(error).__name__
+    run.team.largest_(failed := torch.tensor(float(bool(failure))))
+    if failed:
+        failure = failure or "in another process"
+        if "compile" in run.settings.typed and not begun:
+            raise Refused(f"--compile: {failure}")
+        note(run.settings, f"without torch.compile, which fails here: {failure}")
+        run.engine = replace(run.engine, compile=False)
+        run.capture()
+    for name, buffer in model.named_buffers():
+        buffer.copy_(buffers[name])
+    torch.set_rng_state(random)
+    run.optimizer.zero_grad(set_to_none=True)
