@@ -14,11 +14,11 @@ from settings.flags import FLAGS, defaults
 
 def groups(runs: list[Run]) -> list[list[Run]]:
     """Runs that differ by nothing but the seed and the machine, in the order of their first; unfinished ones by themselves."""
-    found = {}
+    found, alike = {}, {"typed"} | {name for name, flag in FLAGS.items() if not flag.makes_a_row}
     for run in runs:
         # flags that an older run did not know were at their defaults
         settings = defaults() | run.config["settings"]
-        settings = {name: settings[name] for name, flag in FLAGS.items() if flag.makes_a_row}
+        settings = {name: value for name, value in settings.items() if name not in alike}
         # a run whose epochs grew on the way is another experiment
         grew = any("epochs was" in change for session in run.config.get("resumed", []) for change in session["changed"])
         key = json.dumps([settings, run.name if grew or run.summary is None else None], sort_keys=True)

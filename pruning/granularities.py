@@ -92,6 +92,3 @@ class Kernels(_Granularity):
     def groups(cls, weight: Tensor) -> Tensor:
         """(filters, inputs, height, width) -> (filters, inputs, weights of a kernel)."""
         return weight.flatten(2)
-
-
-GRANULARITIES = {granularity.__name__.lower(): granularity for granularity in _Granularity.__subclasses__()}

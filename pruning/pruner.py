@@ -11,9 +11,8 @@ from models import Network
 from models.numerics import without_tf32
 from pruning.budget import Budget, round_up
 from pruning.context import Context, lift
-from pruning.granularities import GRANULARITIES
 from pruning.groups import Decisions
-from settings.registry import CRITERIA, PHASES, SCHEDULES, SCOPES
+from settings.registry import CRITERIA, GRANULARITIES, PHASES, SCHEDULES, SCOPES
 from tasks.classification import Classification
 
 
@@ -48,7 +47,7 @@ class Pruner:
     ):
         self.network, self.rate, self.until, self.seed, self.sample = network, rate, until, seed, None
         self.task = Classification
-        self.granularity = GRANULARITIES[prune_type]
+        self.granularity = GRANULARITIES.get(prune_type)
         self.criterion, self.scope = lift(CRITERIA.get(criterion)), SCOPES.get(scope)
         self.phase, self.schedule = PHASES.get(phase), SCHEDULES.get(schedule)
         self.only_more = "what is cut stays cut" in PHASES.entry(phase).traits

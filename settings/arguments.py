@@ -131,12 +131,13 @@ def _resumed(path: Path, typed: dict) -> Settings:
         raise Refused(f"--resume: no run in '{folder}'")
     if saved.get("scratch"):  # a run that began before there were procedures has none in its record
         saved.setdefault("procedure", _scratch(saved["scratch"]))
+    saved = defaults() | saved  # nor any other flag that is newer
     for name, value in typed.items():
         allowed = FLAGS[name].on_resume
         more = allowed == "more" and value >= saved[name]
-        if allowed != "any" and not more and value != saved.get(name):
-            raise Refused(f"--{name} {value} contradicts the run in '{folder}', which has {saved.get(name)}")
-    values = defaults() | {name: value for name, value in saved.items() if name in FLAGS} | typed | {"out_dir": None}
+        if allowed != "any" and not more and value != saved[name]:
+            raise Refused(f"--{name} {value} contradicts the run in '{folder}', which has {saved[name]}")
+    values = saved | typed | {"out_dir": None}
     values["finetune_lr"] = values["finetune_lr"] or 0.01 * values["lr"]
     _refuse(broken(Settings(values, typed), "ending"))
     return Settings(values, saved["typed"])
@@ -193,7 +194,8 @@ def _resolved_pruning(asked: Settings) -> dict:
 
 def method(settings: Settings) -> dict:
     """The settings that say what is computed, but for the number of epochs, which may grow."""
-    return {name: settings.flat[name] for name in of_kind("method") if name != "epochs"}
+    values = settings.flat
+    return {name: values[name] for name in of_kind("method") if name != "epochs"}
 
 
 def typed_over(settings: Settings) -> list[str]:

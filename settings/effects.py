@@ -41,8 +41,10 @@ def no_whole_filters(settings) -> str | None:
 
 def one_place(settings) -> str | None:
     """--prune_gate, where a mask has one place only."""
-    if settings.pruning.prune_type not in ("none", "structured"):
-        return "has no effect without --prune_type structured: single weights have one place only"
+    kind = settings.pruning.prune_type
+    if kind not in ("none", "structured"):
+        pieces = "single weights" if kind == "unstructured" else kind
+        return f"has no effect without --prune_type structured: {pieces} have one place only"
 
 
 def reads_no_images(settings) -> str | None:

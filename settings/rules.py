@@ -44,7 +44,7 @@ def scratch_model(settings) -> str | None:
 def names_are_known(settings) -> str | None:
     """Every name and option in a name is one that its registry has."""
     for flag in FLAGS.values():
-        value = settings.flat[flag.name]
+        value = getattr(getattr(settings, flag.section), flag.name)
         if flag.registry is not None and value != flag.default:
             try:
                 flag.registry.check(value)

@@ -19,7 +19,7 @@ class Classification(Task):
 
     metric = "top1"
 
-    def __init__(self, images: Dataset, *, batch: int, augment: str, seed: int):
+    def __init__(self, images: Dataset, batch: int, augment: str, seed: int):
         self.images, self.augment, self.seed = images, augment, seed
         self.batch = min(batch, len(images.train))
         self.steps = images.steps(self.batch)

@@ -261,7 +261,7 @@ def test_every_python_example_has_a_test():
 def test_the_criterion_is_one_file(tmp_path, two_blocks):
     """The example, put into a folder of criteria, is a flag and scores pieces of every granularity."""
     from pruning.context import Context
-    from pruning.granularities import GRANULARITIES
+    from settings.registry import GRANULARITIES
 
     source = example("pruning/README.md")
     (tmp_path / "largest.py").write_text(source)
@@ -271,7 +271,7 @@ def test_the_criterion_is_one_file(tmp_path, two_blocks):
     scope = {}
     exec(source, scope)
     for granularity, shape in (("structured", (6,)), ("kernels", (6, 3)), ("unstructured", (6, 3, 3, 3))):
-        context = Context(two_blocks, GRANULARITIES[granularity].groups, None, 0)
+        context = Context(two_blocks, GRANULARITIES.get(granularity).groups, None, 0)
         assert scope["largest"](two_blocks.stem, context).shape == shape
 
 

@@ -114,6 +114,13 @@ def test_another_setting_is_another_row(tmp_path, capsys):
     assert [row["run"] for row in cells(out)] == ["a", "b"]
 
 
+def test_a_flag_that_an_older_run_did_not_know_was_at_its_default(tmp_path, capsys):
+    newer = make_run(tmp_path / "newer", seed=1, optimizer="sgd", procedure="once")
+    other = make_run(tmp_path / "other", seed=2, optimizer="adam", procedure="once")
+    out, _ = table(capsys, make_run(tmp_path / "older"), newer, other)
+    assert [(row["run"], row["n"]) for row in cells(out)] == [("older", "2"), ("other", "1")]
+
+
 def test_unfinished_runs_are_marked_and_stay(tmp_path, capsys):
     whole = make_run(tmp_path / "whole")
     half = make_run(tmp_path / "half", accuracies=(50.0,), ended=False)

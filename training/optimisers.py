@@ -1,5 +1,7 @@
 """Optimisers by name: each is a function of parameter groups and of the training settings."""
 
+from typing import Annotated
+
 import torch
 
 
@@ -11,7 +13,7 @@ def sgd(groups: list[dict], training, fused: bool, *, nesterov: bool = False) ->
 
 def adam(
     groups: list[dict], training, fused: bool, *, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8
-) -> torch.optim.Optimizer:
+) -> Annotated[torch.optim.Optimizer, "no momentum"]:
     """Adam (Kingma and Ba, 2015, arXiv 1412.6980); --weight_decay is added to the gradient."""
     options = {"betas": (beta1, beta2), "eps": eps, "weight_decay": training.weight_decay, "fused": fused}
     return torch.optim.Adam(groups, training.lr, **options)
@@ -19,7 +21,7 @@ def adam(
 
 def adamw(
     groups: list[dict], training, fused: bool, *, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8
-) -> torch.optim.Optimizer:
+) -> Annotated[torch.optim.Optimizer, "no momentum"]:
     """Adam with decoupled weight decay (Loshchilov and Hutter, 2019, arXiv 1711.05101)."""
     options = {"betas": (beta1, beta2), "eps": eps, "weight_decay": training.weight_decay, "fused": fused}
     return torch.optim.AdamW(groups, training.lr, **options)

@@ -16,8 +16,7 @@ from pruning.removal import Removal
 from pruning.scopes import global_
 from settings.registry import CRITERIA
 
-READERS = [name for name in CRITERIA.entries if CRITERIA.constants(name).get("READS_IMAGES")]
-OF_FILTERS = [name for name in READERS if "structured" in CRITERIA.constants(name).get("GRANULARITIES", ("structured",))]
+READERS = [name for name in CRITERIA.entries if "reads images" in CRITERIA.entries[name].traits]
 
 
 class OneLayer(Network):
@@ -391,7 +390,7 @@ def test_the_threshold_is_found_at_no_loss(two_blocks, batch):
     assert context.measure()[1] >= right
 
 
-@pytest.mark.parametrize("criterion", [name for name in OF_FILTERS if name not in ("grad", "syn")])
+@pytest.mark.parametrize("criterion", [name for name in READERS if name not in ("grad", "syn")])
 def test_neither_the_order_nor_the_size_of_batches_matters(two_blocks, batch, criterion):
     """But for grad and syn, which are measured with batch statistics."""
     images, labels = batch
@@ -410,9 +409,7 @@ def test_neither_the_order_nor_the_size_of_batches_matters(two_blocks, batch, cr
         torch.testing.assert_close(found, results[1][name], rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    "criterion", [name for name in OF_FILTERS if name not in ("grad", "syn", "NISP", "zero_fraction", "LcP")]
-)
+@pytest.mark.parametrize("criterion", [name for name in READERS if name not in ("grad", "syn", "NISP", "zero_fraction", "LcP")])
 def test_maps_are_seen_before_their_own_mask(two_blocks, batch, criterion):
     """So that what was cut may return: a filter's score does not depend on its own mask."""
     pruner = Pruner(two_blocks, criterion=criterion, rate=0.4)

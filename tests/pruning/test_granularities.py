@@ -7,9 +7,8 @@ import torch
 from toys import TOYS, outputs_of, toy
 
 from pruning import Pruner, accounting
-from pruning.granularities import GRANULARITIES
 from pruning.removal import Removal
-from settings.registry import CRITERIA
+from settings.registry import CRITERIA, GRANULARITIES
 
 ANY = [name for name in CRITERIA.entries if "GRANULARITIES" not in CRITERIA.constants(name)]
 
@@ -24,7 +23,7 @@ def by_hand(network, image_size):
     return parameters, macs
 
 
-@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("granularity", GRANULARITIES.entries)
 @pytest.mark.parametrize("name", [*TOYS, "two blocks"])
 def test_masks_have_the_shape_of_the_scores_and_zeros_are_counted(granularity, name, two_blocks):
     network = two_blocks if name == "two blocks" else toy(name)

@@ -10,14 +10,13 @@ from torch.nn.utils import prune
 
 from pruning import Pruner
 from pruning.context import Context
-from pruning.granularities import GRANULARITIES
 from pruning.schedules import constant, cubic, linear
-from settings.registry import CRITERIA, PHASES, SCHEDULES, SCOPES
+from settings.registry import CRITERIA, GRANULARITIES, PHASES, SCHEDULES, SCOPES
 
 LEGAL = [
     (granularity, criterion)
-    for granularity, criterion in itertools.product(GRANULARITIES, CRITERIA.entries)
-    if granularity in CRITERIA.constants(criterion).get("GRANULARITIES", GRANULARITIES)
+    for granularity, criterion in itertools.product(GRANULARITIES.entries, CRITERIA.entries)
+    if granularity == "structured" or "filters only" not in CRITERIA.entries[criterion].traits
 ]
 
 
@@ -270,7 +269,7 @@ def test_grad_and_syn_are_what_they_say(two_blocks, batch):
     for part in (slice(0, 8), slice(8, 16)):
         total = total + F.cross_entropy(two_blocks(images[part]), labels[part], reduction="sum")
     gradient = torch.autograd.grad(total / 16, two_blocks.b1.layer.weight)[0]
-    context = Context(two_blocks, GRANULARITIES["structured"].groups, sample(batch), 0)
+    context = Context(two_blocks, GRANULARITIES.get("structured").groups, sample(batch), 0)
     grad, syn = CRITERIA.get("grad"), CRITERIA.get("syn")
     torch.testing.assert_close(grad(two_blocks.b1, context), gradient.abs().sum((1, 2, 3)))
     torch.testing.assert_close(syn(two_blocks.b1, context), (gradient * two_blocks.b1.weight).detach().abs().sum((1, 2, 3)))

@@ -107,6 +107,7 @@ def test_a_run_of_before_goes_on_with_its_procedure(tmp_path):
         assert (settings.run.procedure, settings.network.scratch) == (procedure, scratch)
         assert (settings.training.optimizer, settings.data.channels) == ("sgd", 3)
         assert (settings.training.epochs, settings.run.quiet, settings.typed) == (3, True, {"epochs": 2})
+        assert parse(["--resume", str(tmp_path), "--optimizer", "sgd"]).training.optimizer == "sgd"
         with pytest.raises(Refused, match=r"--procedure .* contradicts the run"):
             parse(["--resume", str(tmp_path), "--procedure", "scratch(model='other.pt')"])
 
