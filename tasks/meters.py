@@ -28,6 +28,9 @@ class Accuracy:
     def gather(self, team) -> None:
         """Add up the sums of all processes of the team; call it before the last `read`."""
         images = torch.tensor(float(self.images), dtype=torch.float64)
+        # of a split with few batches the others may have seen none, and so no terms; the first one always has
+        names = team.share(list(self.terms))
+        self.terms = {name: self.terms.get(name, torch.zeros((), device=self.ranked.device)) for name in names}
         for total in (images, self.ranked, *self.terms.values()):
             team.sum_(total)
         team.largest_(self.first_bad)

@@ -18,6 +18,7 @@ from settings.arguments import parse
 from settings.errors import Refused
 from settings.recipes import RAW_SCOPE, RECIPES, departures
 from training import experiment
+from training.engine import Engine
 
 ROOT = Path(__file__).resolve().parent.parent
 PRUNED = ["--prune_type", "structured", "--prune_rate", "0.6", "--reg", "reg_cov", "--odecay", "0.7"]
@@ -90,7 +91,7 @@ def test_the_records_of_a_run(train, tmp_path):
     for row, (_, top1, top5), (_, _, zero, _) in zip(rows, read["valid"], read["sparsity"], strict=True):
         assert (row["valid"]["top1"], row["valid"]["top5"]) == pytest.approx((top1, top5), abs=0.001)
         assert row["num_zero"] == zero
-        assert row["train"]["penalty"] > 0.001
+        assert row["train"]["reg_cov"] > 0.001
         assert sum(row["kept_filters"].values()) == 784 - 470
     assert rows[0]["mask_changes"] == 470
     assert summary["left"]["filters"] == 314
@@ -126,9 +127,9 @@ def test_the_test_set_is_read_once_unless_it_is_the_validation_set(train, monkey
     reads = []
     evaluate = experiment.evaluate
 
-    def counted(model, dataset, images, *rest):
-        reads.append("test" if images is dataset.test else "valid")
-        return evaluate(model, dataset, images, *rest)
+    def counted(model, task, split, *rest):
+        reads.append("test" if split is task.test else "valid")
+        return evaluate(model, task, split, *rest)
 
     monkeypatch.setattr(experiment, "evaluate", counted)
     out, _ = train(*TINY)
@@ -157,10 +158,10 @@ def test_what_is_said_on_the_way(train):
 def test_masked_filters_never_show(train, monkeypatch):
     """The network that is evaluated has the masks on: silencing cut filters' weights changes nothing."""
     seen = {}
-    summarise = modeling.outcome
+    summarise = modeling.Result.of
 
     def look(run, *rest):
-        model, images = run.model, run.dataset.normalise(run.dataset.test.pixels[:50])
+        model, images = run.model, next(run.task.ordered(run.task.test, 50))[0]
         model.eval()
         with torch.no_grad():
             before = model(images)
@@ -169,7 +170,7 @@ def test_masked_filters_never_show(train, monkeypatch):
             seen["same"] = torch.equal(before, model(images))
         return summarise(run, *rest)
 
-    monkeypatch.setattr(modeling, "outcome", look)
+    monkeypatch.setattr(modeling.Result, "of", look)
     train(*TINY, *PRUNED)
     assert seen["same"]
 
@@ -182,12 +183,13 @@ def test_a_loss_that_is_not_finite_stops_the_run(train):
 def test_the_learning_rate_follows_its_schedule():
     def rates(*flags, at):
         run = modeling.start(parse([*TINY, *flags, "--batch_size", "5"]))  # ten steps an epoch
-        return [modeling.learning_rate_at(run, epoch) for epoch in at]
+        return [run.learning_rate(epoch, step) for epoch, step in at]
 
-    warm = rates("--epochs", "300", "--warmup_epochs", "5", at=(0, 2, 5, 149.9, 150, 225, 299))
+    moments = ((0, 0), (2, 0), (5, 0), (149, 9), (150, 0), (225, 0), (299, 0))
+    warm = rates("--epochs", "300", "--warmup_epochs", "5", at=moments)
     assert warm == pytest.approx([0.2 * 0.1 / 5, 0.2 * 2.1 / 5, 0.2, 0.2, 0.02, 0.002, 0.002])
-    assert rates("--epochs", "300", "--lr_schedule", "cosine", at=(0, 150, 300)) == pytest.approx([0.2, 0.1, 0])
-    assert rates("--lr_schedule", "constant", "--lr", "0.3", at=(0, 1.5)) == [0.3, 0.3]
+    assert rates("--epochs", "300", "--lr_schedule", "cosine", at=((0, 0), (150, 0), (300, 0))) == pytest.approx([0.2, 0.1, 0])
+    assert rates("--lr_schedule", "constant", "--lr", "0.3", at=((0, 0), (1, 5))) == [0.3, 0.3]
 
 
 def test_a_run_that_diverges_exits_with_1(tmp_path):
@@ -202,7 +204,7 @@ def test_the_plain_command_is_the_paper_with_cures():
     settings = parse([*PRUNED])
     assert (settings.arch, settings.epochs, settings.batch_size, settings.lr) == ("resnet50", 300, 128, 0.2)
     assert (settings.momentum, settings.weight_decay, settings.prune_freq) == (0.9, 1e-4, "1ep")
-    assert (settings.dataset, settings.val_size, settings.augment) == ("cifar10", 0.1, "crop_flip")
+    assert (settings.dataset, settings.val_size) == ("cifar10", 0.1)
     lines = departures(settings)
     assert len(lines) == 5
     undone = [flag for line in lines for flag in undo_flags(line)]
@@ -338,17 +340,15 @@ def test_flags_of_the_engine_have_an_effect(train):
             ["--shortcut", "pad"],
             ["--reg", "reg_cov"],
             ["--seed", "1"],
-            ["--amp", "bfloat16" if settings_of()["amp"] == "off" else "off"],
+            ["--amp", "bfloat16" if default_engine().amp == "off" else "off"],
         )
     ):
         assert losses(str(number), *flags) != base, flags
 
 
-def settings_of():
-    """What the defaults resolve to on this machine."""
-    settings = parse(TINY)
-    modeling.choose_device(settings)
-    return settings.flat
+def default_engine():
+    """The engine that the defaults resolve to on this machine."""
+    return Engine.choose(parse(TINY).engine)
 
 
 @pytest.mark.parametrize(

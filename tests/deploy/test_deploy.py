@@ -20,8 +20,10 @@ from deploy.folding import folded
 from deploy.forms import onnx as export
 from pruning import OutputGate, Pruner
 from pruning.removal import Removal
+from settings.arguments import parse
 from settings.errors import Failed, Refused
-from training import actions
+from training import comparison
+from training.statistics import recalibrate_statistics
 
 ROOT = Path(__file__).resolve().parents[2]
 PRUNED = ["--prune_type", "structured", "--prune_rate", "0.6"]
@@ -217,16 +219,15 @@ def test_a_signal_while_measuring_ends_the_run_with_what_there_is(call, monkeypa
 
 
 def test_outputs_that_are_no_numbers_are_not_called_the_same():
-    pixels = torch.zeros(2, 3, 16, 16)
-    dataset = type("Two", (), {"test": None, "ordered": lambda *_: [(pixels, None)]})()
+    task = modeling.start(parse(TINY)).task
     whole = models.build("resnet20", classes=3)
     torch.nn.init.constant_(whole.classifier.layer.weight, float("nan"))
     with pytest.raises(Failed, match="nan"):
-        actions.take_out(whole, dataset)
+        comparison.compare(whole, whole, task, exact=True)
 
 
 def test_removal_that_changes_outputs_is_an_error_and_saves_nothing(call, monkeypatch):
-    monkeypatch.setattr(actions, "TOLERANCE", -1.0)
+    monkeypatch.setattr(comparison, "TOLERANCE", -1.0)
     with pytest.raises(Failed, match="no file was written"):
         call(*RUN, "--compact", "--out_dir", "run")
     assert not Path("run/model.pt").exists()
@@ -426,7 +427,7 @@ def test_recalibration_measures_the_batches_alone():
     for unit in network.units.values():
         torch.nn.init.constant_(unit.norm.running_mean, 7.0)
     batches = [(torch.randn(8, 3, 16, 16) * scale, None) for scale in (1, 3)]
-    actions.recalibrate(network, batches, torch.no_grad)
+    recalibrate_statistics(network, batches, torch.no_grad)
     with torch.no_grad():
         products = [network.stem.multiply(x, network.stem.weight) for x, _ in batches]
     wanted = sum(product.mean((0, 2, 3)) for product in products) / 2

@@ -6,6 +6,7 @@ import json
 import platform
 import resource
 import shutil
+from dataclasses import replace
 
 import programs
 import pytest
@@ -23,7 +24,7 @@ from regularizers import reg_cov
 from settings.arguments import parse
 from settings.errors import Refused
 from training import actions
-from training.engine import compiled
+from training.engine import Engine
 
 PRUNED = ["--prune_type", "structured", "--prune_rate", "0.6", "--reg", "reg_cov"]
 
@@ -51,7 +52,7 @@ def test_the_captured_step_is_the_plain_one(batch):
     network = OneUnit().double()
     pruner = Pruner(network, rate=0.5, until=0.5)
     pruner.begin(epochs=2, steps=2, sample=lambda: iter([batch]))
-    settings = parse([*TINY, "--compile"])
+    engine = Engine.choose(parse([*TINY, "--compile"]).engine)
     plain_results, captured_results = [], []
     began = {name: value.clone() for name, value in network.state_dict().items()}
 
@@ -59,7 +60,7 @@ def test_the_captured_step_is_the_plain_one(batch):
         logits = network(images)
         return logits, F.cross_entropy(logits, labels), 0.7 * reg_cov(network)
 
-    for function, results in ((forward, plain_results), (compiled(forward, settings), captured_results)):
+    for function, results in ((forward, plain_results), (engine.compiled(forward), captured_results)):
         network.load_state_dict(began)
         torch.compiler.reset()
         counters.clear()
@@ -73,7 +74,7 @@ def test_the_captured_step_is_the_plain_one(batch):
         with torch.no_grad():
             results.append(function(images, labels)[0].clone())
         network.train()
-    assert compiled(forward, parse([*TINY, "--no_compile"])) is forward
+    assert Engine.choose(parse([*TINY, "--no_compile"]).engine).compiled(forward) is forward
     for plain, captured in zip(plain_results, captured_results, strict=True):
         torch.testing.assert_close(plain, captured, rtol=0, atol=1e-9)
 
@@ -88,10 +89,12 @@ def test_where_the_compiler_fails_the_run_goes_on_without_unless_it_was_typed(mo
     monkeypatch.setattr(torch, "compile", broken)
     with pytest.raises(Refused, match="--compile: no compiler"):
         modeling.start(parse([*TINY, "--compile"]))
-    run = modeling.start(parse(TINY).replace(compile=True))  # what a CUDA device resolves to
+    settings = parse(TINY)
+    engine = replace(Engine.choose(settings.engine), compile=True)  # what a CUDA device resolves to
+    run = modeling.start(settings, engine=engine)
     assert "without torch.compile, which fails here: no compiler" in capsys.readouterr().err
-    assert run.settings.compile is False
-    assert run.evaluate(run.dataset.test)["images"] == 24
+    assert run.engine.compile is False
+    assert run.evaluate(run.task.test)["images"] == 24
 
 
 @pytest.mark.parametrize("broken", ["forward", "predict"])
@@ -100,7 +103,8 @@ def test_where_the_compiler_fails_on_the_smaller_network_the_run_ends_without(br
 
     def compile_masked_networks_only(function, **_):
         def run(*arguments):
-            network = inspect.getclosurevars(function).nonlocals["model"]
+            closure = inspect.getclosurevars(function).nonlocals
+            network = closure["model"] if "model" in closure else closure["self"].model
             if function.__name__ == broken and all(unit.gate is None for unit in network.units.values()):
                 raise RuntimeError("too small")
             return function(*arguments)
@@ -134,7 +138,7 @@ def test_scores_and_the_check_of_removal_are_without_tf32(tf32):
     run.model.stem.register_forward_hook(lambda *_: seen.append(tf32()))
     run.pruner.update(0.6)
     scored = len(seen)
-    actions.take_out(run.model, run.dataset)
+    actions.remove(run)
     assert 0 < scored < len(seen)
     assert all(each == [False, False] for each in seen)
     with contextlib.suppress(KeyError), without_tf32():
@@ -163,7 +167,7 @@ def test_scratch_trains_the_smaller_network_anew(tmp_path, monkeypatch, capsys):
     run_program("--resume", "scratch", "--epochs", "2")  # a run needs nothing but its folder
     assert "train 1 ====>" in capsys.readouterr().out
     state = torch.load(tmp_path / "scratch" / "checkpoint.pt")
-    assert state["scratch"]["units"]["stem"][0] < 16
+    assert state["shapes"]["units"]["stem"][0] < 16
 
 
 def test_scratch_has_fresh_weights_and_refuses_other_data(tmp_path, monkeypatch):

@@ -25,7 +25,6 @@ PROCESS = """
 import sys, torch, tqdm
 sys.path.insert(0, sys.argv[1])
 import modeling
-from pruning import Pruner
 from settings.arguments import parse
 from training.team import Team
 settings = parse(sys.argv[3:])
@@ -33,13 +32,13 @@ team = Team.join("cpu")
 run = modeling.start(settings, team=team)
 run.pruner.before_step(0, 0)
 images, labels = next(iter(run.batches(0)))
-_, loss, penalty = run.forward(images, labels)
-(loss + penalty).backward()
-first = {"loss": loss.detach(), "penalty": penalty.detach(), "images": images}
+_, terms = run.losses(images, labels)
+sum(terms.values()).backward()
+first = {"terms": {name: term.detach() for name, term in terms.items()}, "images": images}
 first["gradients"] = {name: p.grad.clone() for name, p in run.model.named_parameters()}
 run = modeling.start(settings, team=team)
 rows = [modeling.train_epoch(run, epoch, tqdm.tqdm(disable=True)) for epoch in range(2)]
-accuracy = run.evaluate(run.dataset.test)
+accuracy = run.evaluate(run.task.test)
 state = {"first": first, "model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()["state"]}
 torch.save({**state, "rows": rows, "accuracy": accuracy}, f"{sys.argv[2]}/{team.rank}.pt")
 team.leave()
@@ -83,16 +82,18 @@ def test_the_first_step_is_the_mean_of_the_two_half_batches(ranks):
     run.pruner.before_step(0, 0)
     losses, sums = [], {name: torch.zeros_like(p) for name, p in run.model.named_parameters()}
     for half in range(2):
-        images, labels = next(run.dataset.epoch(run.batch, run.settings.augment, run.settings.seed, 0, (half, 2)))
+        images, labels = next(run.task.batches(0, (half, 2)))
         assert torch.equal(images, ranks[half]["first"]["images"])
-        _, loss, penalty = run.forward(images, labels)
-        losses.append(loss.detach())
+        _, terms = run.losses(images, labels)
+        losses.append({name: term.detach() for name, term in terms.items()})
         run.model.zero_grad()
-        (loss + penalty).backward()
+        sum(terms.values()).backward()
         for name, parameter in run.model.named_parameters():
             sums[name] += parameter.grad / 2
     for rank, state in enumerate(ranks):
-        assert (state["first"]["loss"] - losses[rank]).abs() < 1e-6
+        assert state["first"]["terms"].keys() == losses[rank].keys() == {"cross_entropy", "reg_cov"}
+        for name, term in losses[rank].items():
+            assert (state["first"]["terms"][name] - term).abs() < 1e-6, name
         for name, gradient in state["first"]["gradients"].items():
             assert (gradient - sums[name]).abs().max() < 1e-6, name
 
