@@ -202,9 +202,14 @@ def test_a_run_that_diverges_exits_with_1(tmp_path):
 
 def test_the_plain_command_is_the_paper_with_cures():
     settings = parse([*PRUNED])
-    assert (settings.arch, settings.epochs, settings.batch_size, settings.lr) == ("resnet50", 300, 128, 0.2)
-    assert (settings.momentum, settings.weight_decay, settings.prune_freq) == (0.9, 1e-4, "1ep")
-    assert (settings.dataset, settings.val_size) == ("cifar10", 0.1)
+    assert (settings.network.arch, settings.training.epochs, settings.training.batch_size, settings.training.lr) == (
+        "resnet50",
+        300,
+        128,
+        0.2,
+    )
+    assert (settings.training.momentum, settings.training.weight_decay, settings.pruning.prune_freq) == (0.9, 1e-4, "1ep")
+    assert (settings.data.dataset, settings.data.val_size) == ("cifar10", 0.1)
     lines = departures(settings)
     assert len(lines) == 5
     undone = [flag for line in lines for flag in undo_flags(line)]

@@ -5,6 +5,8 @@ An action is a function of the run and keyword options. It trains nothing, and r
 
 from itertools import chain, count, islice
 
+import torch
+
 import models
 from models.layers import initialise
 from pruning.removal import Removal
@@ -41,7 +43,8 @@ def remove(run: Experiment) -> dict:
 
 def shrink(run: Experiment, *, model: str) -> dict:
     """Give the network the widths of a model.pt, and fresh weights."""
-    run.model.reshape(models.load(model).shapes())
-    initialise(run.model)
-    run.go_on_with(run.model)
+    network = run.model.cpu()  # where fresh weights are the same on every device
+    network.reshape(models.load(model).shapes())
+    initialise(network)
+    run.go_on_with(network.to(run.engine.device, memory_format=torch.channels_last))
     return {}
