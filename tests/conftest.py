@@ -69,6 +69,19 @@ class TwoBlocks(Network):
         return self.classifier(x.mean((2, 3)))
 
 
+def narrow(network: Network, factor: int = 8) -> Network:
+    """The network with so much fewer filters in each unit, freshly initialised: the same wiring in a hundredth of the time."""
+    shapes = network.shapes()
+    sources = {link.unit: link.source for link in network.links}
+    targets = {link.unit: link.target for link in network.links}
+    for name, (filters, inputs) in shapes["units"].items():
+        filters = filters if targets[name] in network.outputs else max(filters // factor, 1)
+        shapes["units"][name] = [filters, inputs if sources[name] == "input" else max(inputs // factor, 1)]
+    network.reshape(shapes)
+    initialise(network)
+    return network
+
+
 def run_program(*flags):
     """The command in this process."""
     deterministic, argv, sys.argv = torch.are_deterministic_algorithms_enabled(), sys.argv, ["modeling.py", *flags]

@@ -12,12 +12,12 @@ class Folder(Source):
     """Image files in the layout of torchvision's ImageFolder, scaled and cropped to one size."""
 
     def class_count(self) -> int:
-        return len(folder_classes(self.directory))
+        return len(_folder_classes(self.directory))
 
     def read(self) -> tuple[Images, Images, list[str]]:
         from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
-        classes, samples = folder_classes(self.directory), []
+        classes, samples = _folder_classes(self.directory), []
         for part in ("train", "test"):
             numbers = {name: number for number, name in enumerate(classes)}
             try:
@@ -31,7 +31,7 @@ class Folder(Source):
         return train, test, classes
 
 
-def folder_classes(directory: Path) -> list[str]:
+def _folder_classes(directory: Path) -> list[str]:
     """The class names of DIR/train, sorted; Refused unless they are those of DIR/test."""
     names = {}
     for part in ("train", "test"):
