@@ -19,6 +19,8 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+pytest.register_assert_rewrite("promises", "programs", "toys")
+
 import modeling  # noqa: E402
 from deploy import latency, measure, use  # noqa: E402
 from models import Joint, Network, Unit  # noqa: E402
