@@ -53,11 +53,11 @@ def table_row(runs: list[Run]) -> dict:
 
 
 def rate_got(run: Run) -> float:
-    """The fraction of filters, or of single weights, under a mask after the last epoch."""
+    """The fraction of filters, or of smaller pieces, under a mask after the last epoch."""
     row = run.rows[-1]
     if not run.pruned:
         return 0.0
-    if run.config["settings"]["prune_type"] == "unstructured":
+    if run.config.get("prunable") and "cut" in row:
         return row["cut"] / run.config["prunable"]
     return 1 - sum(row["kept_filters"].values()) / sum(run.config["filters"].values())
 

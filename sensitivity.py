@@ -91,8 +91,8 @@ def read(argv: list[str]):
     if taken := {"--prune_type", "--prune_phase", "--init", "--scratch", "--out_dir"} & {word.split("=")[0] for word in rest}:
         fail(f"{min(taken)} has no effect on a scan")
     settings = parse(["--init", options.model, "--prune_type", "structured", "--prune_phase", "init", "--quiet", *rest])
-    if finds_counts(settings.prune_imp):
-        fail(f"--prune_imp {settings.prune_imp} finds its own counts, and gives no order to cut in")
+    if finds_counts(settings.pruning.prune_imp):
+        fail(f"--prune_imp {settings.pruning.prune_imp} finds its own counts, and gives no order to cut in")
     return options, settings
 
 

@@ -102,7 +102,11 @@ def _fill_up(network: Network, align: int) -> None:
 
 
 def _fixed_widths(network: Network) -> set[str]:
-    """The nodes that are not filled up: input and outputs, those tied to them, and those around convolutions in groups."""
+    """The nodes that are not filled up.
+
+    They are input and outputs, what is copied to an output or tied to one of these, and what surrounds a convolution in
+    groups.
+    """
     fixed, size = {"input", *network.outputs}, 0
     units = network.all_units
     while size < len(fixed):
@@ -111,6 +115,8 @@ def _fixed_widths(network: Network) -> set[str]:
             in_groups = link.unit is not None and units[link.unit].groups > 1 and not link.ties
             if in_groups or (link.ties and not fixed.isdisjoint((link.source, link.target))):
                 fixed |= {link.source, link.target}
+            elif link.unit is None and link.target in fixed:
+                fixed.add(link.source)
     return fixed
 
 

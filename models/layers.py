@@ -9,11 +9,13 @@ class Gate(nn.Module):
     """A gate stands in a unit's slot and decides what of the unit is in force. This base passes everything through.
 
     A gate overrides only what it changes. Its own trainable parameters are its `parameters()`. `exact` says whether a
-    filter that the gate masks is as good as removed; `by_filter` whether the gate decides about whole filters.
+    filter that the gate masks is as good as removed; `by_filter` whether the gate decides about whole filters; the
+    learning rate of its parameters is `learning_rate` times that of the weights.
     """
 
     exact = True
     by_filter = True
+    learning_rate = 1.0
 
     @property
     def live(self) -> Tensor | None:

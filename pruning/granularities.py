@@ -1,5 +1,7 @@
 """This file says what may be cut as one piece. Each public class is a choice of --prune_type, by its name in lower case."""
 
+from typing import Annotated
+
 from torch import Tensor
 
 from models import Network, Unit
@@ -50,7 +52,7 @@ class _Granularity:
 class Structured(_Granularity):
     """Whole filters of convolutions: a mask of shape (filters,)."""
 
-    removable = True
+    removable: Annotated[bool, "whole filters"] = True
 
     @classmethod
     def units(cls, network: Network) -> dict[str, Unit]:

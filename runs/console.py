@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 def note(settings, line: str) -> None:
     """A line on stderr, past the bar."""
-    if not settings.quiet:
+    if not settings.run.quiet:
         tqdm.write(line, file=sys.stderr)
 
 
@@ -20,8 +20,8 @@ def say_all(*lines: str) -> None:
 
 def header(settings) -> str:
     """The published first line."""
-    rate = settings.prune_rate if settings.prune_type != "none" else 0.0
-    return f"prune rate {rate} regularization odecay {settings.odecay}"
+    rate = settings.pruning.prune_rate if settings.pruning.prune_type != "none" else 0.0
+    return f"prune rate {rate} regularization odecay {settings.training.odecay}"
 
 
 def epoch_lines(row: dict, task) -> list[str]:
@@ -42,23 +42,31 @@ def closing_lines(result: dict, settings, task) -> list[str]:
             f"result recalibration: accuracy {again['before']:.2f} before, {again['after']:.2f} after "
             f"{again['batches']} batches (where validated)"
         )
-    how = "left after removal"
-    if settings.prune_type == "unstructured":
-        how = "not zero"
-    elif settings.compact:
+    lines += _left_lines(result, settings)
+    lines += _compact_lines(result)
+    lines.append(f"result seconds: {result['seconds']} of training, epochs 0 to {result['last']['epoch']}")
+    return [*lines, task.last_line(result["best"])]
+
+
+def _left_lines(result: dict, settings) -> list[str]:
+    """What is left of the network, and what was asked to be left."""
+    pruning, lines = settings.pruning, []
+    # the results of older runs do not say
+    removable = result.get("removable", pruning.prune_type != "unstructured")
+    exact = result.get("exact", pruning.prune_gate != "weight")
+    how = "left after removal" if removable else "not zero"
+    if settings.ending.compact:
         how = "left"
-    elif settings.prune_type == "structured" and settings.prune_gate == "weight":
+    elif removable and not exact:
         how = "left after removal, which is not exact at this gate: batch norm's bias still passes"
     for name, word in (("filters", "filters"), ("parameters", "parameters"), ("macs", "MACs")):
         left, of = result["left"][name], result["dense"][name]
         lines.append(f"result {word}: {left} of {of} ({100 * left / of:.2f} %) {how}")
-    for name, target in (("MACs", settings.target_macs), ("parameters", settings.target_params)):
+    for name, target in (("MACs", pruning.target_macs), ("parameters", pruning.target_params)):
         if target is not None:
             got = result["left"][name.lower()] / result["dense"][name.lower()]
             lines.append(f"result budget: asked for {100 * target:.2f} % of the {name}, got {100 * got:.2f} %")
-    lines += _compact_lines(result)
-    lines.append(f"result seconds: {result['seconds']} of training, epochs 0 to {result['last']['epoch']}")
-    return [*lines, task.last_line(result["best"])]
+    return lines
 
 
 def _compact_lines(result: dict) -> list[str]:

@@ -108,15 +108,15 @@ class Folder:
 
     def result(self, settings) -> dict | None:
         """What came of the run, if it has ended and did all that is asked now."""
-        names = [name for name in of_kind("after") if name != "finetune_lr" or settings.finetune_epochs]
+        names = [name for name in of_kind("after") if name != "finetune_lr" or settings.ending.finetune_epochs]
         then = self._earlier["settings"]
-        same = all((then.get(name) or None) == (getattr(settings, name) or None) for name in names)
+        same = all((then.get(name) or None) == (settings.flat[name] or None) for name in names)
         result = self.read("summary.json")
-        if result is None or not same or len(self.rows) < settings.epochs + settings.finetune_epochs:
+        if result is None or not same or len(self.rows) < settings.training.epochs + settings.ending.finetune_epochs:
             return None
-        if settings.compact:
+        if settings.ending.compact:
             file = self.path / "model.pt"
-            if "speed" not in result or not file.exists() or len(result["exports"]) < len(settings.export or ()):
+            if "speed" not in result or not file.exists() or len(result["exports"]) < len(settings.ending.export or ()):
                 return None
             result["file"]["file"] = str(file)
         return result

@@ -44,11 +44,6 @@ class Settings(Section):
     def flat(self) -> dict:
         return {name: value for section in SECTIONS for name, value in vars(self.__dict__[section]).items()}
 
-    def __getattr__(self, name: str):
-        if name in FLAGS and FLAGS[name].section in self.__dict__:
-            return getattr(self.__dict__[FLAGS[name].section], name)
-        raise AttributeError(f"there is no setting '{name}'")
-
     def replace(self, **changes) -> "Settings":
         """The same settings but for these values, named by flag."""
         if unknown := changes.keys() - FLAGS.keys():

@@ -33,16 +33,21 @@ def no_pruning(settings) -> str | None:
         return f"has no effect without --prune_type {', '.join(most)} or {last}"
 
 
+def smaller_pieces(settings) -> str | None:
+    """The granularity that is asked for, where it cuts smaller pieces than whole filters."""
+    kind = settings.pruning.prune_type
+    return None if kind == "none" or "whole filters" in GRANULARITIES.entry(kind).traits else kind
+
+
 def no_whole_filters(settings) -> str | None:
     """Flags about filters, where smaller pieces are cut."""
-    if settings.pruning.prune_type not in ("none", "structured"):
+    if smaller_pieces(settings):
         return "is for --prune_type structured: no filter goes as a whole"
 
 
 def one_place(settings) -> str | None:
     """--prune_gate, where a mask has one place only."""
-    kind = settings.pruning.prune_type
-    if kind not in ("none", "structured"):
+    if kind := smaller_pieces(settings):
         pieces = "single weights" if kind == "unstructured" else kind
         return f"has no effect without --prune_type structured: {pieces} have one place only"
 

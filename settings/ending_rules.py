@@ -4,6 +4,7 @@ import importlib.util
 import os
 from pathlib import Path
 
+from settings.effects import smaller_pieces
 from settings.flags import FLAGS, of_kind
 from settings.rules import rule, without_effect
 
@@ -52,7 +53,7 @@ def used_files_exist(settings) -> str | None:
 
 @rule("ending")
 def removal_takes_whole_filters(settings) -> str | None:
-    if settings.ending.compact and settings.pruning.prune_type != "structured":
+    if settings.ending.compact and (settings.pruning.prune_type == "none" or smaller_pieces(settings)):
         return f"--compact takes out whole filters, and --prune_type {settings.pruning.prune_type} prunes none"
 
 

@@ -145,7 +145,7 @@ CRITERIA = Registry(
         "scope:": ("return",),  # what the scores are compared by, where --prune_scope is not typed
     },
 )
-GRANULARITIES = Registry("granularity", "pruning/granularities.py")
+GRANULARITIES = Registry("granularity", "pruning/granularities.py", traits={"whole filters": ("class",)})
 SCOPES = Registry("scope", "pruning/scopes.py", traits={"filters only": ("scores",), "single layers": ("scores",)})
 SCHEDULES = Registry("pruning schedule", "pruning/schedules.py")
 PHASES = Registry(

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from settings.effects import network_is_typed, phase_of
+from settings.effects import network_is_typed, phase_of, smaller_pieces
 from settings.flags import FLAGS
 from settings.registry import CRITERIA, LEARNING_RATES, NETWORKS, SCOPES, parse_call
 
@@ -76,9 +76,9 @@ def learning_rates_are_numbers(settings) -> str | None:
 
 
 @rule("new")
-def classes_are_the_data_sets(settings) -> str | None:
-    if settings.network.arch is not None and "classes" in parse_call(settings.network.arch)[1]:
-        return f"--arch {settings.network.arch}: the data set says how many classes there are"
+def outputs_and_channels_are_the_data_sets(settings) -> str | None:
+    for option in {"classes", "channels"} & (parse_call(settings.network.arch)[1] if settings.network.arch else {}).keys():
+        return f"--arch {settings.network.arch}: the data set says how many {option} there are"
 
 
 @rule("new")
@@ -98,8 +98,8 @@ def without_effect(settings, names: Iterable[str]) -> str | None:
 
 @rule("new")
 def criterion_scores_these_pieces(settings) -> str | None:
-    kind, criterion = settings.pruning.prune_type, settings.pruning.prune_imp
-    if kind not in ("none", "structured") and "filters only" in CRITERIA.entry(criterion).traits:
+    kind, criterion = smaller_pieces(settings), settings.pruning.prune_imp
+    if kind and "filters only" in CRITERIA.entry(criterion).traits:
         return f"criterion '{criterion}' scores structured pruning only, not {kind}"
 
 
@@ -112,7 +112,7 @@ def a_cut_after_training_leaves_epochs(settings) -> str | None:
 @rule("new")
 def scope_compares_these_pieces(settings) -> str | None:
     scope = SCOPES.entry(settings.pruning.prune_scope)
-    if settings.pruning.prune_type not in ("none", "structured") and "filters only" in scope.traits:
+    if smaller_pieces(settings) and "filters only" in scope.traits:
         return f"--prune_scope {scope.name} is about filters: it needs --prune_type structured"
 
 

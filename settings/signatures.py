@@ -90,17 +90,20 @@ def _options(signature: ast.FunctionDef) -> dict[str, Option]:
 def read_entry(node: ast.FunctionDef | ast.ClassDef, module: str, kind: str, known: dict[str, tuple[str, ...]]) -> Entry:
     """What the source of a function or class says.
 
-    `kind` is the word for it in messages; `known` maps each trait to the parameters where it may stand. ValueError for a
+    `kind` is the word for it in messages; `known` maps each trait to the parameters where it may stand, or to "class" for
+    the annotation of a class's attribute. ValueError for a
     trait that is unknown, or that stands elsewhere.
     """
     name = node.name.lower() if isinstance(node, ast.ClassDef) else node.name.removesuffix("_")
     summary = (ast.get_docstring(node) or "").split("\n")[0]
     signature = _signature(node)
-    if signature is None:
-        return Entry(name, module, node.name, summary, kind)
-    options, traits = _options(signature), {}
-    parts = [*signature.args.posonlyargs, *signature.args.args, *signature.args.kwonlyargs]
-    for place, annotation in [*((part.arg, part.annotation) for part in parts), ("return", signature.returns)]:
+    options, traits = _options(signature) if signature else {}, {}
+    parts = [*signature.args.posonlyargs, *signature.args.args, *signature.args.kwonlyargs] if signature else []
+    annotations = [(part.arg, part.annotation) for part in parts]
+    annotations += [("return", signature.returns)] if signature else []
+    if isinstance(node, ast.ClassDef):
+        annotations += [("class", part.annotation) for part in node.body if isinstance(part, ast.AnnAssign)]
+    for place, annotation in annotations:
         where = f"{module}.{node.name}, {place}"
         annotated, words = _taken_apart(annotation)
         if annotated is not None and any(_named(inner, "Annotated") for inner in ast.walk(annotated)):

@@ -59,7 +59,7 @@ def parameter_groups(network: models.Network) -> list[dict]:
     gates = [unit.gate for unit in network.all_units.values() if unit.gate is not None]
     by_scale: dict[float, list] = {}
     for gate in gates:
-        by_scale.setdefault(getattr(gate, "learning_rate", 1.0), []).extend(gate.parameters())
+        by_scale.setdefault(gate.learning_rate, []).extend(gate.parameters())
     of_gates = {id(parameter) for parameters in by_scale.values() for parameter in parameters}
     groups = [{"params": [parameter for parameter in network.parameters() if id(parameter) not in of_gates]}]
     return groups + [

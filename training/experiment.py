@@ -101,7 +101,7 @@ class Experiment:
     def move_masks(self, epoch: int, step: int) -> None:
         """Before a step: masks change, become fixed or stay, as the phase says; of several processes all have the same."""
         if self.pruner is not None and self.pruner.before_step(epoch - self.plan.first_epoch(self.stage), step):
-            self.team.same_([gate.mask for gate in self.pruner.gates.values()])
+            self.team.same_([buffer for gate in self.pruner.gates.values() for buffer in gate.buffers()])
 
     def enter(self, number: int) -> None:
         """Go on to a stage: carry out the actions that it enters by, whose plain values are added to `results`."""

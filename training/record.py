@@ -56,7 +56,8 @@ class Row:
 class Result:
     """What came of a run: its last, its best and its test measures, and what it left of the network.
 
-    `last` and `best` are rows; `dense` and `left` count filters, parameters and MACs. `actions` holds what recalibration
+    `last` and `best` are rows; `dense` and `left` count filters, parameters and MACs. `removable` says whether what is
+    masked can be taken out, `exact` whether that leaves the outputs as they are. `actions` holds what recalibration
     and removal came to; of a network that was taken out of its masks there are its file, latencies and exports.
     """
 
@@ -67,6 +68,8 @@ class Result:
     left: dict
     seconds: float
     held_out: bool
+    removable: bool
+    exact: bool
     actions: dict
 
     @classmethod
@@ -84,6 +87,8 @@ class Result:
             asdict(left),
             round(sum(row["seconds"] for row in rows), 1),
             run.task.valid is not None,
+            run.pruner is None or run.pruner.granularity.removable,
+            all(unit.gate is None or unit.gate.exact for unit in run.model.all_units.values()),
             fixed | run.results,
         )
 
@@ -102,7 +107,7 @@ def config(run: Experiment) -> dict:
         "plan": run.plan.record(),
         "metric": run.task.metric,
         "filters": {name: unit.filters for name, unit in run.model.units.items()},
-        "prunable": sum(mask.mask.numel() for mask in run.pruner.gates.values()) if run.pruner else 0,
+        "prunable": run.pruner.entries if run.pruner else 0,
         "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__, "numpy": np.__version__},
         "device_name": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),

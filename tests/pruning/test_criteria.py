@@ -16,7 +16,7 @@ from pruning.removal import Removal
 from pruning.scopes import global_
 from settings.registry import CRITERIA
 
-READERS = [name for name in CRITERIA.entries if "reads images" in CRITERIA.entries[name].traits]
+READERS = [name for name, entry in CRITERIA.entries.items() if "reads images" in entry.traits]
 
 
 class OneLayer(Network):

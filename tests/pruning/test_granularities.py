@@ -10,7 +10,7 @@ from pruning import Pruner, accounting
 from pruning.removal import Removal
 from settings.registry import CRITERIA, GRANULARITIES
 
-ANY = [name for name in CRITERIA.entries if "GRANULARITIES" not in CRITERIA.constants(name)]
+ANY = [name for name, entry in CRITERIA.entries.items() if "filters only" not in entry.traits]
 
 
 def by_hand(network, image_size):
@@ -63,11 +63,9 @@ def test_kernels_go_by_the_norm_of_their_weights(two_blocks):
 
 
 @pytest.mark.parametrize("criterion", ANY)
-@pytest.mark.parametrize("scope", ["global", "local"])
-@pytest.mark.parametrize("phase", ["dynamic", "init", "after", "iterative"])
-def test_kernels_with_every_criterion_scope_and_phase(two_blocks, batch, criterion, scope, phase):
+def test_kernels_are_trained_and_cut_by_every_criterion_of_weights(two_blocks, batch, criterion):
     images, labels = batch
-    pruner = Pruner(two_blocks, prune_type="kernels", criterion=criterion, scope=scope, phase=phase, rate=0.5)
+    pruner = Pruner(two_blocks, prune_type="kernels", criterion=criterion, rate=0.5)
     pruner.begin(epochs=4, steps=2, sample=lambda: iter([(images, labels)]))
     optimizer = torch.optim.SGD(two_blocks.parameters(), 0.05)
     for epoch, step in itertools.product(range(4), range(2)):
@@ -75,9 +73,7 @@ def test_kernels_with_every_criterion_scope_and_phase(two_blocks, batch, criteri
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(two_blocks(images), labels).backward()
         optimizer.step()
-    sizes = [gate.mask.numel() for gate in pruner.gates.values()]
-    wanted = sum(size // 2 for size in sizes) if scope == "local" else sum(sizes) // 2
-    assert pruner.cut() == wanted
+    assert pruner.cut() == sum(gate.mask.numel() for gate in pruner.gates.values()) // 2
     for unit, gate in zip(pruner.units.values(), pruner.gates.values(), strict=True):
         assert torch.equal(unit.weight_in_force.detach().abs().sum((2, 3)) > 0, gate.mask > 0)
 

@@ -41,7 +41,7 @@ def test_every_flag_is_read_in_its_section_alone():
     for name, flag in FLAGS.items():
         having = [section for section in SECTIONS if hasattr(getattr(settings, section), name)]
         assert having == [flag.section]
-        assert getattr(settings, name) is getattr(getattr(settings, flag.section), name)
+        assert settings.flat[name] is getattr(getattr(settings, flag.section), name)
     with pytest.raises(AttributeError, match="there is no setting 'epoch'"):
         _ = settings.epoch
 
@@ -119,7 +119,7 @@ def test_what_may_change_on_the_way_may_be_typed(tmp_path, name):
     flag = FLAGS[name]
     value = {"device": "cpu", "export": str(tmp_path / "m.pt2"), "data_dir": "there"}.get(name, "3")
     settings = parse(["--resume", str(tmp_path), f"--{name}", *([] if flag.action else [value])])
-    assert getattr(settings, name) not in (flag.default, None)
+    assert settings.flat[name] not in (flag.default, None)
 
 
 def test_a_wrong_trait_is_one_line(monkeypatch):

@@ -19,7 +19,7 @@ BREAKS = {
     "there_is_a_round": [*STRUCTURED, "--prune_phase", "iterative(rounds=0)"],
     "fractions_are_at_most_one": [*STRUCTURED, "--prune_imp", "FPGM(by_norm=7)"],
     "learning_rates_are_numbers": ["--lr_schedule", "step(drops=('a',))"],
-    "classes_are_the_data_sets": ["--arch", "resnet20(classes=3)"],
+    "outputs_and_channels_are_the_data_sets": ["--arch", "resnet20(classes=3)"],
     "typed_flags_have_an_effect": ["--prune_rate", "0.6"],
     "criterion_scores_these_pieces": ["--prune_type", "unstructured", "--prune_imp", "FPGM"],
     "a_cut_after_training_leaves_epochs": [*STRUCTURED, "--prune_phase", "after", "--prune_until", "1"],

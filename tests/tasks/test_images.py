@@ -7,17 +7,22 @@ import pytest
 import torch
 from PIL import Image
 
+import tasks
+from settings.arguments import parse
 from settings.errors import Refused
-from tasks import classification
 from tasks.images import Dataset, Images, hold_out
 
 CIFAR = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"
 
 
 def digits(**options):
-    return classification.load(
-        "digits", "", **{"val_size": 0.1, "normalise": "dataset", "image_size": 32, "device": "cpu", **options}
-    )
+    return load("digits", "", **options)
+
+
+def load(dataset, directory, **options):
+    """The images of a data set, by the program's own settings but for these."""
+    settings = parse([]).replace(dataset=dataset, data_dir=str(directory), **options)
+    return tasks.load(settings.data, batch_size=8, seed=0, device="cpu").images
 
 
 def numbered(count=24, size=16, **options):
@@ -133,42 +138,40 @@ def write_folder(root, classes=("cat", "dog"), test_classes=None, count=6):
 
 
 def test_a_folder_of_images(tmp_path):
-    dataset = classification.load(
-        "folder", str(write_folder(tmp_path)), val_size=0.34, normalise="dataset", image_size=16, device="cpu"
-    )
+    dataset = load("folder", write_folder(tmp_path), val_size=0.34, image_size=16)
     assert dataset.classes == ["cat", "dog"]
     assert (len(dataset.train), len(dataset.valid), len(dataset.test)) == (8, 4, 12)
     assert dataset.image_size == 16
     assert dataset.test.pixels[6, 8, 8].tolist() == [40, 100, 200]
     assert dataset.test.labels.tolist() == [0] * 6 + [1] * 6
-    assert classification.class_count("folder", str(tmp_path)) == 2
+    assert tasks.outputs_of(parse(["--dataset", "folder", "--data_dir", str(tmp_path)]).data) == 2
 
 
 def test_a_folder_that_is_not_usable_is_refused(tmp_path):
-    def load(path):
-        return classification.load("folder", str(path), val_size=0.1, normalise="dataset", image_size=16, device="cpu")
+    def load_folder(path):
+        return load("folder", path, image_size=16)
 
     with pytest.raises(Refused, match="no folder"):
-        load(tmp_path / "nowhere")
+        load_folder(tmp_path / "nowhere")
     with pytest.raises(Refused, match="differ between train and test: cow, dog"):
-        load(write_folder(tmp_path / "a", test_classes=("cat", "cow")))
+        load_folder(write_folder(tmp_path / "a", test_classes=("cat", "cow")))
     broken = write_folder(tmp_path / "b")
     (broken / "train" / "cat" / "0.png").write_bytes(b"not an image")
     with pytest.raises(Refused, match=r"1 unreadable images: .*0\.png"):
-        load(broken)
+        load_folder(broken)
     (broken / "train" / "cat" / "0.png").unlink()
     (broken / "train" / ".cache").mkdir()  # hidden folders are no classes
     Image.new("L", (4, 4)).save(broken / "train" / ".cache" / "x.png")
-    assert load(broken).classes == ["cat", "dog"]
+    assert load_folder(broken).classes == ["cat", "dog"]
     empty = write_folder(tmp_path / "c", count=0)
     with pytest.raises(Refused, match="cat"):
-        load(empty)
+        load_folder(empty)
 
 
 def test_images_of_16_bits_a_pixel_keep_their_range(tmp_path):
     root = write_folder(tmp_path)
     Image.fromarray(np.full((16, 16), 0x8000, dtype=np.uint16)).save(root / "test" / "cat" / "0.png")
-    dataset = classification.load("folder", str(root), val_size=0, normalise="dataset", image_size=16, device="cpu")
+    dataset = load("folder", root, val_size=0.0, image_size=16)
     assert dataset.test.pixels[0, 3, 3].tolist() == [0x80] * 3
 
 
@@ -180,7 +183,7 @@ def test_a_missing_data_set_says_where_it_looked(tmp_path, monkeypatch):
 
     monkeypatch.setattr(cifar, "download_and_extract_archive", no_network)
     with pytest.raises(Refused) as caught:
-        classification.load("cifar10", str(tmp_path / "data"), val_size=0.1, normalise="dataset", image_size=32, device="cpu")
+        load("cifar10", tmp_path / "data")
     message = str(caught.value)
     assert str(tmp_path / "data") in message
     assert "digits" in message
@@ -202,7 +205,7 @@ def cifar(tmp_path_factory):
 
 
 def test_real_cifar10(cifar, capsys):
-    dataset = classification.load("cifar10", str(cifar), val_size=0.1, normalise="dataset", image_size=32, device="cpu")
+    dataset = load("cifar10", cifar)
     assert (len(dataset.train), len(dataset.valid), len(dataset.test)) == (45_000, 5_000, 10_000)
     assert torch.bincount(dataset.valid.labels).tolist() == [500] * 10
     assert dataset.classes[3] == "cat"
