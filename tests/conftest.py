@@ -19,6 +19,8 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+pytest.register_assert_rewrite("promises", "programs", "toys")
+
 import modeling  # noqa: E402
 from deploy import latency, measure, use  # noqa: E402
 from models import Joint, Network, Unit  # noqa: E402
@@ -67,6 +69,19 @@ class TwoBlocks(Network):
         x = self.a(self.a2(self.a1(x)), x)
         x = self.b(self.b2(self.b1(x)), x)
         return self.classifier(x.mean((2, 3)))
+
+
+def narrow(network: Network, factor: int = 8) -> Network:
+    """The network with so much fewer filters in each unit, freshly initialised: the same wiring in a hundredth of the time."""
+    shapes = network.shapes()
+    sources = {link.unit: link.source for link in network.links}
+    targets = {link.unit: link.target for link in network.links}
+    for name, (filters, inputs) in shapes["units"].items():
+        filters = filters if targets[name] in network.outputs else max(filters // factor, 1)
+        shapes["units"][name] = [filters, inputs if sources[name] == "input" else max(inputs // factor, 1)]
+    network.reshape(shapes)
+    initialise(network)
+    return network
 
 
 def run_program(*flags):

@@ -1,0 +1,13 @@
+"""Each data set is a source of images for a task that exists."""
+
+import pytest
+
+from settings.registry import DATASETS, TASKS
+from tasks.images import Source
+
+
+@pytest.mark.parametrize("name", DATASETS.entries)
+def test_it_is_a_source_for_a_task(name):
+    source = DATASETS.get(name)
+    assert issubclass(source, Source)
+    TASKS.check(source.task)

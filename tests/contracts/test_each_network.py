@@ -1,0 +1,50 @@
+"""Each network, with an eighth of its filters, trains and resumes; using it changes nothing of it."""
+
+from functools import partial
+
+import pytest
+import torch
+from conftest import narrow
+from promises import PRUNED, trains_and_resumes, unchanged
+
+from settings.registry import NETWORKS
+
+
+def small(name: str, **options):
+    return narrow(NETWORKS.get(name)(**options))
+
+
+@pytest.mark.parametrize("name", NETWORKS.entries)
+def test_it_trains_and_resumes(tmp_path, monkeypatch, name):
+    trains_and_resumes(tmp_path, monkeypatch, *PRUNED, "--image_size", "32", "--lr", "0.01", network=partial(small, name))
+
+
+@pytest.mark.parametrize("name", NETWORKS.entries)
+def test_evaluating_it_changes_nothing(name):
+    network = small(name, classes=3).eval()
+    x = torch.randn(2, 3, 32, 32)
+    with unchanged(network), torch.no_grad():
+        first, second = network(x), network(x)
+    assert torch.equal(first, second)
+    assert first.shape == (2, 3)
+
+
+@pytest.mark.parametrize("name", NETWORKS.entries)
+def test_every_parameter_learns(name):
+    network = small(name, classes=3)
+    network(torch.randn(4, 3, 32, 32)).square().sum().backward()
+    assert [key for key, parameter in network.named_parameters() if parameter.grad is None] == []
+
+
+@pytest.mark.parametrize(("name", "option", "value"), [
+    (name, option, value)
+    for name, entry in NETWORKS.entries.items()
+    for option, declared in entry.options.items()
+    for value in (declared.choices or {"classes": (3,), "channels": (1,)}[option])
+    if value != declared.default
+])  # fmt: skip
+def test_every_option_has_an_effect(name, option, value):
+    with torch.device("meta"):
+        plain, other = NETWORKS.get(name)(), NETWORKS.get(name)(**{option: value})
+    shapes = [[parameter.shape for parameter in network.parameters()] for network in (plain, other)]
+    assert shapes[0] != shapes[1]

@@ -1,0 +1,44 @@
+"""Each procedure trains and resumes, and its plan is plain data that the settings alone decide."""
+
+import json
+
+import pytest
+from conftest import run_program
+from promises import PRUNED, STEPS, trains_and_resumes, unchanged
+
+from settings.arguments import parse
+from settings.registry import ACTIONS, PROCEDURES
+from training.experiment import plan_of
+
+
+@pytest.fixture
+def smaller(tmp_path, monkeypatch):
+    """A model.pt whose filters have been taken out."""
+    monkeypatch.chdir(tmp_path)
+    run_program(*STEPS, "--layers", "20", "--epochs", "1", *PRUNED, "--compact", "--out_dir", "smaller")
+    return tmp_path / "smaller" / "model.pt"
+
+
+@pytest.fixture(params=PROCEDURES.entries)
+def procedure(request):
+    """The flags that choose a procedure. One with an option that must be given needs an entry here."""
+    if all(not option.required for option in PROCEDURES.entries[request.param].options.values()):
+        return ["--procedure", request.param, "--layers", "20"]
+    model = request.getfixturevalue("smaller")
+    return {"scratch": ["--procedure", f"scratch(model={str(model)!r})"]}[request.param]
+
+
+def test_it_trains_and_resumes(tmp_path, monkeypatch, procedure):
+    trains_and_resumes(tmp_path, monkeypatch, *procedure, network=None)
+
+
+def test_its_plan_is_plain_data_from_the_settings_alone(procedure):
+    settings = parse([*STEPS, *procedure])
+    with unchanged():
+        plan = plan_of(settings)
+    record = plan.record()
+    assert json.loads(json.dumps(record)) == json.loads(json.dumps(plan_of(settings).record()))
+    assert plan.epochs == 2
+    for stage in plan.stages:
+        for action in stage.enter:
+            ACTIONS.check(action)
