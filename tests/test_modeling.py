@@ -237,7 +237,8 @@ def test_a_recipe_replaces_defaults_and_typed_flags_win():
     paper = flat(["--recipe", "paper", "--prune_rate", "0.7", "--layers", "20"])
     assert (paper.arch, paper.prune_rate, paper.reg, paper.odecay) == ("resnet20", 0.7, "reg_cov", 0.7)
     assert (paper.prune_scope, paper.prune_gate, paper.prune_until) == (RAW_SCOPE, "weight", 1.0)
-    assert departures(paper) == ["the regulariser is live (the published one was the constant 0) (reg reg_cov; undo: --reg none)"]
+    asked = parse(["--recipe", "paper", "--prune_rate", "0.7", "--layers", "20"])
+    assert departures(asked) == ["the regulariser is live (the published one was the constant 0) (reg reg_cov; undo: --reg none)"]
 
 
 def test_flags_of_pruning_speak_for_others():
