@@ -91,7 +91,13 @@ def kept_figure(pyplot, run: Run):
     figure, axes = pyplot.subplots(figsize=(9, 1.2 + 0.2 * len(totals)))
     epochs = [run.rows[0]["epoch"] - 0.5, run.rows[-1]["epoch"] + 0.5]
     image = axes.imshow(
-        fractions, aspect="auto", cmap="cividis", vmin=0, vmax=1, interpolation="nearest", extent=[*epochs, len(totals) - 0.5, -0.5]
+        fractions,
+        aspect="auto",
+        cmap="cividis",
+        vmin=0,
+        vmax=1,
+        interpolation="nearest",
+        extent=[*epochs, len(totals) - 0.5, -0.5],
     )
     axes.set_yticks(range(len(totals)), list(totals), fontsize=7)
     axes.xaxis.get_major_locator().set_params(integer=True)

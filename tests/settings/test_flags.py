@@ -90,7 +90,7 @@ def test_a_flag_with_effect_is_not(condition):
 
 def test_every_condition_is_in_the_table():
     defined = {item for item in vars(effects).values() if getattr(item, "__module__", "") == "settings.effects"}
-    helpers = {effects.finds_counts, effects.phase_of, effects.network_is_typed, effects._phase_decides, effects.smaller_pieces}
+    helpers = {effects.finds_counts, effects.phase_of, effects.network_is_typed, effects.phase_decides, effects.smaller_pieces}
     assert {condition for _, condition in PAIRS} == defined - helpers
 
 
@@ -98,12 +98,12 @@ def test_every_flag_is_in_exactly_one_section():
     names = [name for section in SECTIONS.values() for name in section]
     assert sorted(names) == sorted(FLAGS)
     assert len(names) == sum(len(flags) for flags in GROUPS.values())
-    assert sorted(of_kind("method", "engine", "output", "after", "use")) == sorted(FLAGS)
+    assert sorted(of_kind("method", "engine", "output", "ending", "use")) == sorted(FLAGS)
 
 
 @pytest.mark.parametrize("flag", FLAGS.values(), ids=lambda flag: flag.name)
 def test_what_the_table_says_is_what_argparse_does(flag):
-    action = next(action for action in arguments.build_parser()._actions if action.dest == flag.name)
+    action = arguments.build_parser().actions[flag.name]
     assert action.default == flag.default
     assert (action.choices or []) == flag.legal()
     if flag.default is not None and flag.type is not None:
@@ -121,4 +121,4 @@ def test_the_default_is_in_the_registry(flag):
 def test_what_makes_a_row_of_the_table_of_runs():
     """Seeds and machines do not; precision does."""
     apart = {name for name, flag in FLAGS.items() if flag.makes_a_row}
-    assert apart == {*of_kind("method", "after"), "amp"} - {"seed", "compact", "export"}
+    assert apart == {*of_kind("method", "ending"), "amp"} - {"seed", "compact", "export"}
