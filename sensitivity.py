@@ -90,7 +90,7 @@ def read(argv: list[str]):
         fail("--images is at least 1")
     for file in filter(None, (options.out, options.plot)):
         if file.exists() or not file.absolute().parent.is_dir():
-            fail(f"'{file}' is there already" if file.exists() else f"no folder '{file.parent}'")
+            fail(f"'{file}' is there already" if file.exists() else f"no folder '{file.parent}'")  # nothing is overwritten
     if options.plot and (options.plot.suffix != ".png" or options.plot == options.out):
         fail(f"--plot {options.plot}: choose another name, that ends in .png")
     if taken := {"--prune_type", "--prune_phase", "--init", "--scratch", "--out_dir"} & {word.split("=")[0] for word in rest}:
