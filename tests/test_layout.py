@@ -101,6 +101,4 @@ def test_every_criterion_file_holds_the_criterion_of_its_name():
 def test_files_stay_readable():
     for path in [*FILES, *(ROOT / "benchmarks").glob("*.py")]:
         lines = len(path.read_text().splitlines())
-        assert lines <= (450 if path.name == "modeling.py" else 250), (
-            f"{path.name} has {lines} lines"
-        )
+        assert lines <= (450 if path.name == "modeling.py" else 250), f"{path.name} has {lines} lines"
