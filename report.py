@@ -1,4 +1,7 @@
-"""Tables and figures from run folders: `python report.py result/*`. Reads files only; unfinished runs are marked, not dropped."""
+"""This command makes tables and figures of run folders: `python report.py result/*`.
+
+It reads files only; unfinished runs are marked, not dropped.
+"""
 
 import argparse
 import json
@@ -13,8 +16,11 @@ from settings.flags import FLAGS, defaults
 
 
 def groups(runs: list[Run]) -> list[list[Run]]:
-    """Runs that differ by nothing but the seed and the machine, in the order of their first; unfinished ones by themselves."""
-    found, alike = {}, {"typed"} | {name for name, flag in FLAGS.items() if not flag.makes_a_row}
+    """The runs in groups that differ by nothing but the seed and the machine, in the order of each group's first run.
+
+    An unfinished run is a group by itself.
+    """
+    groups_by_key, alike = {}, {"typed"} | {name for name, flag in FLAGS.items() if not flag.makes_a_row}
     for run in runs:
         # flags that an older run did not know were at their defaults
         settings = defaults() | run.config["settings"]
@@ -22,12 +28,12 @@ def groups(runs: list[Run]) -> list[list[Run]]:
         # a run whose epochs grew on the way is another experiment
         grew = any("epochs was" in change for session in run.config.get("resumed", []) for change in session["changed"])
         key = json.dumps([settings, run.name if grew or run.summary is None else None], sort_keys=True)
-        found.setdefault(key, []).append(run)
-    return list(found.values())
+        groups_by_key.setdefault(key, []).append(run)
+    return list(groups_by_key.values())
 
 
 def table_row(runs: list[Run]) -> dict:
-    """One line of the table: lists hold a value a seed."""
+    """The line of the table, as cells by column, for runs that differ by their seed; lists hold a value for each run."""
     first, settings = runs[0], runs[0].config["settings"]
     budget = settings.get("target_macs") or settings.get("target_params")
     ended = [run.summary for run in runs if run.summary]
@@ -63,14 +69,17 @@ def rate_got(run: Run) -> float:
 
 
 def mask_changes(run: Run) -> float:
-    """Mean number of mask entries that moved in an epoch, the first masks not counted."""
+    """The mean number of mask entries that moved in an epoch, without the epoch that made the first masks."""
     changes = [row["mask_changes"] for row in run.rows[: run.config["settings"]["epochs"]]]
     first = next((epoch for epoch, moved in enumerate(changes) if moved), len(changes))
     return statistics.mean(changes[first + 1 :] or [0])
 
 
 def layer_rows(runs: list[Run]) -> list[dict]:
-    """Filters kept in each layer after each pruned run's last epoch; runs of another network are in rows of their own."""
+    """Rows with the filters that each pruned run keeps in each layer after its last epoch, a column for each run.
+
+    Layers of the same name but another number of filters, as other networks have, are rows of their own.
+    """
     rows = {}
     for run in runs:
         if run.pruned and run.rows:
@@ -82,21 +91,23 @@ def layer_rows(runs: list[Run]) -> list[dict]:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="report.py", description=__doc__)
+    """Print the table and draw the figures that the command line asks for; returns the exit status."""
+    description = "Tables and figures from run folders. Reads files only; unfinished runs are marked, not dropped."
+    parser = argparse.ArgumentParser(prog="report.py", description=description)
     parser.add_argument("paths", nargs="+", type=Path, help="run folders; other paths are passed over")
     parser.add_argument("--format", choices=("markdown", "csv", "json"), default="markdown", help="of the table on stdout")
     parser.add_argument("--layers", action="store_true", help="the filters kept in each layer instead, after the last epoch")
     parser.add_argument("--plots", type=Path, help="folder for the figures (default: plots, beside the first run)")
     parser.add_argument("--no_plots", action="store_true", help="the table only")
     options = parser.parse_args(argv)
-    runs, found = [], []
+    runs, folders = [], []
     for path in options.paths:
         run = read_run(path)
         if run is None:
             print(f"report.py: no run in '{path}', passed over", file=sys.stderr)
         else:
             runs.append(run)
-            found.append(path.resolve())
+            folders.append(path.resolve())
     name_apart(runs)
     if not runs:
         print("report.py: error: none of these is the folder of a run", file=sys.stderr)
@@ -107,7 +118,7 @@ def main(argv: list[str]) -> int:
         return 2
     print(write_table(rows, options.format))
     if not options.no_plots:
-        folder = options.plots or found[0].parent / "plots"
+        folder = options.plots or folders[0].parent / "plots"
         try:
             for path in draw(runs, folder):
                 print(path, file=sys.stderr)

@@ -1,8 +1,9 @@
-"""How much accuracy each layer costs when it alone is pruned: `python sensitivity.py MODEL > sensitivity.md`.
+"""This command measures what accuracy each layer costs when it alone is pruned: `python sensitivity.py MODEL > sensitivity.md`.
 
-Li et al., 2017 (arXiv 1608.08710), section 3.2. MODEL is a run's folder, a checkpoint, or a model.pt of a whole network. The
-scan is on the held-out images, without training; `--out` gets what --prune_scope "sensitivity(file=...)" reads, `--plot` a
-figure. Flags of modeling.py such as --dataset, --data_dir, --prune_imp and --device are passed on.
+The method is of Li et al., 2017 (arXiv 1608.08710), section 3.2. MODEL is a run's folder, a checkpoint, or a model.pt of a
+whole network. The scan is on the held-out images, without training. `--out` names the file that --prune_scope
+"sensitivity(file=...)" reads, `--plot` a figure. Flags of modeling.py such as --dataset, --data_dir, --prune_imp and
+--device are passed on.
 """
 
 import argparse
@@ -20,30 +21,33 @@ RATES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
 
 
 def scan(run, rates: list[float], images: int | None) -> tuple[float, dict[str, list[float]]]:
-    """The accuracy in %, and what is lost of it at each rate of each layer, in points."""
+    """Cut each layer alone at each rate; returns the whole network's accuracy in %, and the points lost, by layer.
+
+    `images` limits the held-out images to the first so many; None takes all.
+    """
     import torch
 
     split = run.task.valid or run.task.test
     split = split if images is None else split.pick(slice(0, images))
-    pruner, lost = run.pruner, {}
+    pruner, losses = run.pruner, {}
     scores = pruner.scores()
     whole = run.evaluate(split)[run.task.metric]
     for name, gate in pruner.gates.items():
-        order, lost[name], shown = scores[name].argsort(stable=True), [], {}
+        order, losses[name], lost_by_cut = scores[name].argsort(stable=True), [], {}
         for rate in rates:
             cut = min(int(rate * len(order) + 1e-9), len(order) - 1)
-            if cut not in shown:
+            if cut not in lost_by_cut:  # several rates may cut the same number of a small layer's filters
                 keep = torch.ones_like(gate.mask)
                 keep[order[:cut]] = 0
                 gate.set(keep)
-                shown[cut] = round(whole - run.evaluate(split)[run.task.metric], 4)
-            lost[name].append(shown[cut])
+                lost_by_cut[cut] = round(whole - run.evaluate(split)[run.task.metric], 4)
+            losses[name].append(lost_by_cut[cut])
         gate.set(torch.ones_like(gate.mask))
-    return whole, lost
+    return whole, losses
 
 
-def draw(rates: list[float], whole: float, lost: dict[str, list[float]], path: Path) -> None:
-    """Accuracy over the rate, a line a layer, later layers darker."""
+def draw(rates: list[float], whole: float, losses: dict[str, list[float]], path: Path) -> None:
+    """Write a figure of the accuracy over the rate to `path`: one line for each layer, later layers darker."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -51,9 +55,9 @@ def draw(rates: list[float], whole: float, lost: dict[str, list[float]], path: P
 
     figure, axes = pyplot.subplots(figsize=(7, 5), layout="constrained")
     colours = pyplot.get_cmap("viridis_r")
-    for number, (name, points) in enumerate(lost.items()):
+    for number, (name, points) in enumerate(losses.items()):
         values = [whole, *(whole - point for point in points)]
-        axes.plot([0, *(100 * rate for rate in rates)], values, color=colours(number / max(len(lost) - 1, 1)), label=name)
+        axes.plot([0, *(100 * rate for rate in rates)], values, color=colours(number / max(len(losses) - 1, 1)), label=name)
     axes.set_xlabel("filters of one layer cut (%)")
     axes.set_ylabel("accuracy without training (%)")
     axes.legend(fontsize=6, ncol=2)
@@ -62,11 +66,12 @@ def draw(rates: list[float], whole: float, lost: dict[str, list[float]], path: P
 
 
 def fail(message: str):
+    """Raise Refused, where an expression is needed."""
     raise Refused(message)
 
 
 def read(argv: list[str]):
-    """This program's own options, and the settings of modeling.py."""
+    """This command's own options, and the settings of the run that it scans. Raises Refused for what it cannot do."""
     parser = argparse.ArgumentParser(
         prog="sensitivity.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -85,7 +90,7 @@ def read(argv: list[str]):
         fail("--images is at least 1")
     for file in filter(None, (options.out, options.plot)):
         if file.exists() or not file.absolute().parent.is_dir():
-            fail(f"'{file}' is there already" if file.exists() else f"no folder '{file.parent}'")
+            fail(f"'{file}' is there already" if file.exists() else f"no folder '{file.parent}'")  # nothing is overwritten
     if options.plot and (options.plot.suffix != ".png" or options.plot == options.out):
         fail(f"--plot {options.plot}: choose another name, that ends in .png")
     if taken := {"--prune_type", "--prune_phase", "--init", "--scratch", "--out_dir"} & {word.split("=")[0] for word in rest}:
@@ -97,17 +102,18 @@ def read(argv: list[str]):
 
 
 def main(argv: list[str]) -> None:
+    """Scan the model that the command line names; print the table, and write the file and the figure asked for."""
     options, settings = read(argv)
 
     from training.experiment import start
 
     run = start(settings)
     rates = sorted({*options.rates})
-    whole, lost = scan(run, rates, options.images)
+    whole, losses = scan(run, rates, options.images)
     if options.out:
         command = shlex.join(["python", "sensitivity.py", *argv])
-        found = {"command": command, "accuracy": whole, "rates": rates, "layers": lost}
-        options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        record = {"command": command, "accuracy": whole, "rates": rates, "layers": losses}
+        options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     filters = {name: unit.filters for name, unit in run.model.units.items()}
     rows = [
         {
@@ -115,12 +121,12 @@ def main(argv: list[str]) -> None:
             "filters": filters[name],
             **{f"{100 * rate:g} %": f"{whole - p:.2f}" for rate, p in zip(rates, points, strict=True)},
         }
-        for name, points in lost.items()
+        for name, points in losses.items()
     ]
     print(f"Accuracy {whole:.2f} % with all filters; below, with so many of one layer's filters cut, no training:\n")
     print(write_table(rows, "markdown"), flush=True)
     if options.plot:
-        draw(rates, whole, lost, options.plot)
+        draw(rates, whole, losses, options.plot)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""ResNet-56 at half its MACs, by this repository and by torch-pruning (pip install torch-pruning; no dependency of ours).
+"""This benchmark prunes ResNet-56 to half its MACs, by this repository and by torch-pruning, and compares the two.
 
-`python benchmarks/beside_torch_pruning.py`. Both cut by the L1 norm with one threshold, from the same weights with random
-batch norm. "masked" is the whole network with the cut filters' outputs set to 0.
+`python benchmarks/beside_torch_pruning.py`, after `pip install torch-pruning`, which is no dependency of ours. Both cut by
+the L1 norm with one threshold, from the same weights with random batch norm. "masked" is the whole network with the cut
+filters' outputs set to 0.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from pruning.removal import Removal, ungated
 
 
 class Block(nn.Module):
-    """The same block from layers that torch-pruning can trace."""
+    """A residual block of ours, made of layers that torch-pruning can trace."""
 
     def __init__(self, source):
         super().__init__()
@@ -38,7 +39,7 @@ class Block(nn.Module):
 
 
 class Plain(nn.Module):
-    """One of our CIFAR ResNets, from the same weights."""
+    """A CIFAR ResNet of ours with the same weights, made of layers that torch-pruning can trace."""
 
     def __init__(self, source):
         super().__init__()
@@ -50,11 +51,16 @@ class Plain(nn.Module):
         return self.linear(self.blocks(F.relu(self.bn(self.conv(x)))).mean((2, 3)))
 
 
-def ours(whole, images, residual, left):
+def ours(whole, images, residual, target):
+    """Prune a copy of `whole` to the fraction `target` of its MACs by this repository.
+
+    Returns the smaller network, its counts, the seconds for choosing and for removing filters, and how far its outputs on
+    `images` are from those of the masked network.
+    """
     network = copy.deepcopy(whole)
     began = time.perf_counter()
-    pruner = Pruner(network, rate=1 - left, budget="macs", residual=residual)
-    pruner.update(1 - left)
+    pruner = Pruner(network, rate=1 - target, budget="macs", residual=residual)
+    pruner.update(1 - target)
     chosen = time.perf_counter()
     smaller = Removal(network.eval()).compact()
     removed = time.perf_counter()
@@ -68,15 +74,19 @@ def ours(whole, images, residual, left):
 
 
 def apart(masked, removed):
-    """The largest difference, relative to the largest output."""
+    """The largest difference of two networks' outputs, as a fraction of the largest output."""
     return (masked - removed).abs().max() / masked.abs().max()
 
 
-def theirs(whole, images, left):
-    """Bisect the rate to the same MACs; time the last one alone."""
+def theirs(whole, images, target):
+    """Prune `whole` by torch-pruning to the same MACs, by bisection of its rate; only the last cut is timed.
+
+    Returns the smaller network, the masked one, MACs, parameters, and the seconds for building and for pruning.
+    """
     import torch_pruning as tp
 
     def prune(rate):
+        """What `theirs` returns, at this rate."""
         with torch.enable_grad():
             model = Plain(whole).eval()
             began = time.perf_counter()
@@ -107,7 +117,7 @@ def theirs(whole, images, left):
         return model, masked, macs, parameters, built - began, done - built
 
     low, high = 0.0, 0.9
-    aim = left * tp.utils.count_ops_and_params(Plain(whole).eval(), images[:1])[0]
+    aim = target * tp.utils.count_ops_and_params(Plain(whole).eval(), images[:1])[0]
     for _ in range(9):
         middle = (low + high) / 2
         low, high = (middle, high) if prune(middle)[2] > aim else (low, middle)
@@ -115,9 +125,10 @@ def theirs(whole, images, left):
 
 
 def main() -> None:
+    """Prune by both, time all forms in turns, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--left", type=float, default=0.5, help="fraction of the MACs (default 0.5)")
-    settings = parser.parse_args()
+    options = parser.parse_args()
     torch.manual_seed(0)
     whole = models.build("resnet56").eval()
     for unit in whole.units.values():
@@ -129,10 +140,10 @@ def main() -> None:
     forms, lines = {"dense": ungated(whole)}, []
     with torch.no_grad():
         for residual in ("grouped", "free"):
-            smaller, count, choosing, removing, difference = ours(whole, images, residual, settings.left)
+            smaller, count, choosing, removing, difference = ours(whole, images, residual, options.left)
             forms[f"ours, {residual}"] = smaller
             lines.append((f"ours, {residual}", count.parameters, count.macs, choosing, removing, difference))
-        model, masked, macs, parameters, building, pruning = theirs(whole, images, settings.left)
+        model, masked, macs, parameters, building, pruning = theirs(whole, images, options.left)
         forms["torch-pruning"] = model
         lines.append(("torch-pruning", parameters, int(macs), building, pruning, apart(masked(images), model(images))))
         laid_out = {name: form.eval().to(memory_format=torch.channels_last) for name, form in forms.items()}

@@ -1,8 +1,9 @@
-"""Every criterion on one trained network: `python benchmarks/criteria.py RUN --data_dir data --out out/criteria > criteria.md`.
+"""This benchmark compares all criteria on one trained network: `python benchmarks/criteria.py RUN > criteria.md`.
 
-RUN is the folder of a dense run of modeling.py. Each criterion cuts it once to the same fraction of the MACs and is
-fine-tuned alike, with each of the learning rates; the held-out images choose between those, and the test accuracy is
-that of the chosen one. Scoring is timed in a process of its own. Goes on where it was stopped: a file a result in --out.
+RUN is the folder of a dense run of modeling.py. Each criterion cuts its network once to the same fraction of the MACs;
+what remains is fine-tuned alike, with each of the learning rates. The held-out images choose between those, and the test
+accuracy is that of the chosen one. Scoring is timed in a process of its own. A comparison that was stopped goes on: each
+result is a file in --out.
 """
 
 import argparse
@@ -29,6 +30,7 @@ MORE = ["Taylor2019(at='filter')", "LcP(learn='scale_and_offset')", "FPGM(by_nor
 
 
 def settings_for(options, criterion: str, rate: float):
+    """The settings that cut RUN's network by this criterion and fine-tune it at this learning rate."""
     typed = ["--init", options.run, "--data_dir", options.data_dir, "--device", options.device, "--quiet"]
     typed += ["--prune_type", "structured", "--target_macs", str(options.macs), "--prune_imp", criterion]
     typed += ["--prune_phase", "init", "--epochs", str(options.epochs), "--lr", str(rate), "--lr_schedule", "cosine"]
@@ -39,7 +41,7 @@ def settings_for(options, criterion: str, rate: float):
 
 
 def score(options, criterion: str) -> dict:
-    """Seconds for the scores alone, and how much memory they added, in a fresh process."""
+    """The seconds that the scores alone take, and the memory that they add in GB; call it in a process of its own."""
     run = start(settings_for(options, criterion, 0.01))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.perf_counter()
@@ -50,49 +52,52 @@ def score(options, criterion: str) -> dict:
 
 
 def tune(options, criterion: str, rate: float) -> dict:
-    """Cut, take out, fine-tune; accuracies in %."""
+    """Cut by this criterion, remove what is cut, fine-tune at this rate; returns accuracies in % and what was kept."""
     run = start(settings_for(options, criterion, rate))
     split = run.task.valid or run.task.test
     metric = run.task.metric
     run.pruner.update(run.settings.pruning.prune_rate)
-    found = {"before": run.evaluate(split)[metric]}
+    result = {"before": run.evaluate(split)[metric]}
     kept = {name: int(live.sum()) for name, live in accounting.filter_masks(run.model).items()}
     run.go_on_with(Removal(run.model).compact())
-    left = accounting.dense(run.model, run.settings.data.image_size)
+    smaller = accounting.dense(run.model, run.settings.data.image_size)
     run.steps = min(run.steps, options.steps or run.steps)
     began = time.perf_counter()
     with tqdm(disable=True) as bar:
         for epoch in range(options.epochs):
             train_epoch(run, epoch, bar)
-    found |= {"after": run.evaluate(split)[metric], "test": run.evaluate(run.task.test)[metric]}
-    found |= {"rate": rate, "tuning seconds": round(time.perf_counter() - began, 1), "kept": kept}
-    return found | {"parameters": left.parameters / run.whole.parameters, "macs": left.macs / run.whole.macs}
+    result |= {"after": run.evaluate(split)[metric], "test": run.evaluate(run.task.test)[metric]}
+    result |= {"rate": rate, "tuning seconds": round(time.perf_counter() - began, 1), "kept": kept}
+    return result | {"parameters": smaller.parameters / run.whole.parameters, "macs": smaller.macs / run.whole.macs}
 
 
 def file_of(options, criterion: str, what) -> Path:
+    """The file in --out that holds what came of this criterion, at a learning rate or in scoring."""
     name = "".join(letter if letter.isalnum() else "_" for letter in criterion).strip("_")
     return options.out / f"{name}-{what}.json"
 
 
 def done_once(file: Path, work) -> dict:
-    """What the file says, or what the work gives, which is then written there."""
+    """The result in the file; where there is none, `work` is done first, and what it returns is written to the file."""
     if not file.exists():
-        found = work()
-        file.write_text(json.dumps(found) + "\n", encoding="utf-8")
+        result = work()
+        file.write_text(json.dumps(result) + "\n", encoding="utf-8")
     return json.loads(file.read_text(encoding="utf-8"))
 
 
 def scored_apart(argv: list[str], criterion: str) -> dict:
+    """What `score` returns, from a process of its own."""
     command = [sys.executable, __file__, *argv, "--only_score", criterion]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
 def row(options, argv: list[str], criterion: str) -> dict:
+    """The criterion's row of the table, at the learning rate that the held-out images choose."""
     scoring = done_once(file_of(options, criterion, "scoring"), lambda: scored_apart(argv, criterion))
     tried = [
         done_once(file_of(options, criterion, rate), lambda rate=rate: tune(options, criterion, rate)) for rate in options.lr
     ]
-    best = max(tried, key=lambda one: one["after"])
+    best = max(tried, key=lambda result: result["after"])
     row = {"criterion": criterion, "held out, cut %": best["before"], "held out, tuned %": best["after"], "test %": best["test"]}
     row |= {
         "learning rate": f"{best['rate']:g}",
@@ -103,7 +108,7 @@ def row(options, argv: list[str], criterion: str) -> dict:
 
 
 def draw(rows: list[dict], path: Path) -> None:
-    """Held-out accuracy as cut and after tuning, the best on top, against the random control."""
+    """Write a figure of the held-out accuracy, as cut and as tuned, the best criterion on top, beside the random control."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -127,6 +132,7 @@ def draw(rows: list[dict], path: Path) -> None:
 
 
 def main(argv: list[str]) -> None:
+    """Measure what is not yet in --out, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", help="folder of a dense run")
     parser.add_argument("--criteria", nargs="+", default=[*CRITERIA.entries, *MORE])

@@ -1,4 +1,4 @@
-"""Freezes what the program does, so that a redesign can prove that it changed nothing.
+"""This benchmark freezes what the program does, so that a redesign can prove that it changed nothing.
 
 `python benchmarks/frozen.py record before.json` runs a fixed list of tiny commands, each in a process of its own, and
 writes what came of them: lines of stdout (without times and machine-dependent latencies), and the SHA-256 of all tensors
@@ -47,7 +47,7 @@ RUNS = {
     "bottleneck": ["--dataset", "digits", "--epochs", "1", "--layers", "50", "--batch_size", "64", *HALF, "--reg", "reg_cov",
                    "--compact"],
 }  # fmt: skip
-# commands that go on from another run's folder, {} in its place
+# commands that go on from another run, and {} stands for that run's folder
 LATER = {
     "init + after": ("dense", ["--init", "{}", "--dataset", "digits", "--epochs", "1", *HALF, "--prune_phase", "after",
                                "--lr", "0.01", "--compact"]),
@@ -60,7 +60,7 @@ TIMES = re.compile(r"^result (seconds|latency|file|export)|^epoch 0 took")
 
 
 def readme_commands() -> list[list[str]]:
-    """The README's and the manual's commands of training that need no earlier run."""
+    """The commands of training in the READMEs that need no earlier run, as lists of flags."""
     pages = [ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))]
     blocks = re.findall(r"```sh\n(.*?)```", "\n".join(page.read_text(encoding="utf-8") for page in pages), re.DOTALL)
     lines = {line for block in blocks for line in block.splitlines() if line.startswith("python modeling.py")}
@@ -68,46 +68,46 @@ def readme_commands() -> list[list[str]]:
 
 
 def digest(tensors: dict) -> str:
-    """SHA-256 of a nested dict's tensors, with their places in it."""
+    """The SHA-256 of all tensors in nested dicts and lists, and of the path to each, its type and its shape."""
     total = hashlib.sha256()
 
-    def add(value, place: str) -> None:
+    def add(value, path: str) -> None:
         if isinstance(value, torch.Tensor):
-            total.update(f"{place} {value.dtype} {tuple(value.shape)}".encode())
+            total.update(f"{path} {value.dtype} {tuple(value.shape)}".encode())
             total.update(value.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
         elif isinstance(value, dict):
             for name in sorted(value, key=str):
-                add(value[name], f"{place}/{name}")
+                add(value[name], f"{path}/{name}")
         elif isinstance(value, list | tuple):
             for number, item in enumerate(value):
-                add(item, f"{place}/{number}")
+                add(item, f"{path}/{number}")
 
     add(tensors, "")
     return total.hexdigest()
 
 
 def run(flags: list[str], folder: Path | None) -> dict:
-    """What came of one command."""
+    """Run a command; returns its exit status, its lines, and the digests of the files in its `folder`."""
     command = [sys.executable, str(ROOT / "modeling.py"), *flags]
     with tempfile.TemporaryDirectory() as elsewhere:
         done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     lines = [line for line in done.stdout.splitlines() if not TIMES.match(line)]
-    found = {"status": done.returncode, "stdout": lines}
+    outcome = {"status": done.returncode, "stdout": lines}
     if done.returncode:
-        found["stderr"] = done.stderr.splitlines()[-1:]
+        outcome["stderr"] = done.stderr.splitlines()[-1:]
     if folder is not None and (folder / "checkpoint.pt").exists():
         state = torch.load(folder / "checkpoint.pt", weights_only=True)
-        found["checkpoint"] = digest({name: state[name] for name in ("model", "optimizer", "random")})
+        outcome["checkpoint"] = digest({name: state[name] for name in ("model", "optimizer", "random")})
         if (folder / "model.pt").exists():
             state = torch.load(folder / "model.pt", weights_only=True)
-            found["model.pt"] = digest({name: state[name] for name in ("tensors", "shapes", "mean", "std")})
-    return found
+            outcome["model.pt"] = digest({name: state[name] for name in ("tensors", "shapes", "mean", "std")})
+    return outcome
 
 
 def everything(jobs: int, wanted: str) -> dict:
-    """Every command's outcome by its name; only those whose name matches `wanted`."""
-    with tempfile.TemporaryDirectory() as place, ThreadPoolExecutor(jobs) as pool:
-        folders = {name: Path(place) / re.sub(r"\W+", "_", name) for name in (*RUNS, *LATER)}
+    """The outcomes of the commands whose name matches `wanted`, by name; `jobs` commands run at a time."""
+    with tempfile.TemporaryDirectory() as parent, ThreadPoolExecutor(jobs) as pool:
+        folders = {name: Path(parent) / re.sub(r"\W+", "_", name) for name in (*RUNS, *LATER)}
         needed = {LATER[name][0] for name in LATER if re.search(wanted, name)}
         first = {
             name: pool.submit(run, [*flags, *FIXED, "--out_dir", str(folders[name])], folders[name])
@@ -119,7 +119,7 @@ def everything(jobs: int, wanted: str) -> dict:
             if re.search(wanted, name := "dry run: " + shlex.join(flags)):
                 small = ["--dataset", "digits", "--batch_size", "8", "--dry_run", *FIXED]
                 dry[name] = pool.submit(run, [*flags, *small], None)
-        found = {name: future.result() for name, future in first.items()}
+        outcomes = {name: future.result() for name, future in first.items()}
         later = {}
         for name, (source, flags) in LATER.items():
             if not re.search(wanted, name):
@@ -128,23 +128,25 @@ def everything(jobs: int, wanted: str) -> dict:
             goes_on, uses = "--resume" in flags, "--evaluate" in flags
             fixed = ["--threads", "1"] if goes_on else FIXED[1:] if uses else [*FIXED, "--out_dir", str(folders[name])]
             later[name] = pool.submit(run, [*flags, *fixed], folders[source] if goes_on else None if uses else folders[name])
-        return found | {name: future.result() for name, future in {**later, **dry}.items()}
+        return outcomes | {name: future.result() for name, future in {**later, **dry}.items()}
 
 
 def main(argv: list[str]) -> int:
+    """Record outcomes, or compare them with recorded ones; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=("record", "compare"))
     parser.add_argument("file", type=Path)
     parser.add_argument("--only", default="", help="a regular expression: commands whose name it matches")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="commands at a time")
     options = parser.parse_args(argv)
-    found = everything(options.jobs, options.only)
+    outcomes = everything(options.jobs, options.only)
     if options.what == "record":
-        options.file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        print(f"{len(found)} commands recorded, {sum(bool(one['status']) for one in found.values())} of them failed")
+        options.file.write_text(json.dumps(outcomes, indent=1) + "\n", encoding="utf-8")
+        failed = sum(bool(outcome["status"]) for outcome in outcomes.values())
+        print(f"{len(outcomes)} commands recorded, {failed} of them failed")
         return 0
     before, different = json.loads(options.file.read_text(encoding="utf-8")), 0
-    for name, now in found.items():
+    for name, now in outcomes.items():
         then = before.get(name)
         if then is None:
             print(f"new: {name}: status {now['status']} {''.join(now.get('stderr', ()))}")
@@ -156,7 +158,7 @@ def main(argv: list[str]) -> int:
                 if old != new:
                     print(f"  was {old}\n  is  {new}")
                     break
-    print(f"{len(found)} commands, {different} different")
+    print(f"{len(outcomes)} commands, {different} different")
     return int(different > 0)
 
 

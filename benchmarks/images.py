@@ -1,8 +1,8 @@
-"""Do the images matter? `python benchmarks/images.py RUN --data_dir data > images.md`.
+"""This benchmark tells whether it matters which images a criterion sees: `python benchmarks/images.py RUN > images.md`.
 
-Every criterion that reads images scores one trained network on two samples that share no image, of a few sizes. The table
-has Spearman's correlation between the two, the mean over layers, and the fraction of the half that each layer would lose
-which both samples agree on (one half by chance).
+Every criterion that reads images scores the network of a run on two samples that have no image in common, of a few sizes.
+The table has Spearman's correlation between the two, the mean over layers. Beside it, each sample would cut half of every
+layer: the table has the fraction of that half in which both samples agree (one half by chance).
 """
 
 import argparse
@@ -21,7 +21,7 @@ from training.experiment import start
 
 
 def agreement(first: Tensor, second: Tensor) -> tuple[float, float]:
-    """Spearman's correlation, ties by index, and the common part of the lower halves."""
+    """Spearman's correlation of two score tensors, ties by index, and the fraction of the lower halves in common."""
     orders = [scores.argsort(stable=True) for scores in (first, second)]
     ranks = [order.argsort().double() for order in orders]
     low = [set(order[: len(order) // 2].tolist()) for order in orders]
@@ -29,6 +29,7 @@ def agreement(first: Tensor, second: Tensor) -> tuple[float, float]:
 
 
 def main(argv: list[str]) -> None:
+    """Score the network of the run on pairs of samples, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", help="folder of a dense run")
     parser.add_argument("--images", type=int, nargs="+", default=[32, 128, 512])
@@ -39,6 +40,7 @@ def main(argv: list[str]) -> None:
     order = torch.randperm(len(run.task.train), generator=torch.Generator().manual_seed(0))
 
     def scores(criterion: str, images: Tensor) -> dict[str, Tensor]:
+        """The scores of every unit, by its name, on the training images with these indices."""
         sample = run.task.train.pick(images.to(run.engine.device))
         context = Context(run.model, run.pruner.granularity.groups, lambda: run.task.ordered(sample, 128), 0)
         return lift(CRITERIA.get(criterion))(run.pruner.units, context)
@@ -47,9 +49,9 @@ def main(argv: list[str]) -> None:
     for criterion in options.criteria:
         row = {"criterion": criterion}
         for count in options.images:
-            one, other = (scores(criterion, order[start : start + count]) for start in (0, count))
-            found = torch.tensor([agreement(one[name].cpu(), other[name].cpu()) for name in one]).mean(0)
-            row |= {f"{count} images, Spearman": f"{found[0]:.3f}", f"{count}, agreed": f"{found[1]:.3f}"}
+            first, second = (scores(criterion, order[start : start + count]) for start in (0, count))
+            means = torch.tensor([agreement(first[name].cpu(), second[name].cpu()) for name in first]).mean(0)
+            row |= {f"{count} images, Spearman": f"{means[0]:.3f}", f"{count}, agreed": f"{means[1]:.3f}"}
         rows.append(row)
         print(row, file=sys.stderr, flush=True)
     print(write_table(rows, "markdown"))

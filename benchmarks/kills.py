@@ -1,4 +1,4 @@
-"""Kills runs with SIGKILL at random moments, resumes them, and compares their ends: `python benchmarks/kills.py 20`."""
+"""This benchmark kills runs at random moments, resumes them, and compares their ends: `python benchmarks/kills.py 20`."""
 
 import json
 import random
@@ -21,11 +21,13 @@ KINDS = {
 
 
 def start(flags: str, folder: Path) -> subprocess.Popen:
+    """Start modeling.py with these flags in a folder."""
     command = [sys.executable, str(MODELING), *flags.split()]
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def finish(process: subprocess.Popen) -> list[str]:
+    """Wait for a run to end well; returns its lines of stdout without the one that tells the time."""
     out, err = process.communicate()
     if process.returncode != 0:
         raise SystemExit(f"a run failed: {err}")
@@ -33,7 +35,7 @@ def finish(process: subprocess.Popen) -> list[str]:
 
 
 def flat(value, path: str = "") -> dict:
-    """Every leaf of nested dicts and lists by its path, without what a clock wrote."""
+    """The leaves of nested dicts and lists by their paths, without what a clock wrote."""
     if isinstance(value, dict):
         items = [(key, part) for key, part in value.items() if key not in ("seconds", "images_per_second")]
     elif isinstance(value, (list, tuple)):
@@ -44,45 +46,47 @@ def flat(value, path: str = "") -> dict:
 
 
 def ending(folder: Path) -> dict:
-    """Checkpoint (weights, masks, momentum, random state), metrics and summary."""
+    """What a run leaves in its folder: checkpoint (weights, masks, momentum, random state), metrics and summary, flat."""
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     summary = json.loads((folder / "summary.json").read_text())
     return flat([torch.load(folder / "checkpoint.pt", weights_only=True), metrics, summary])
 
 
-def same(one: dict, other: dict) -> bool:
-    return one.keys() == other.keys() and all(
-        torch.equal(value, other[name]) if isinstance(value, torch.Tensor) else value == other[name]
-        for name, value in one.items()
+def same(first: dict, second: dict) -> bool:
+    """Whether two endings are equal, their tensors bit for bit."""
+    return first.keys() == second.keys() and all(
+        torch.equal(value, second[name]) if isinstance(value, torch.Tensor) else value == second[name]
+        for name, value in first.items()
     )
 
 
 def main(kills: int) -> None:
+    """Kill and resume so many runs; exits with 1 if one of them ends otherwise than the run that was not killed."""
     chance, whole, length, killed, tried, identical = random.Random(0), {}, {}, 0, 0, 0
     with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
+        parent = Path(name)
         for kind, flags in KINDS.items():
-            out = finish(start(f"{COMMON} {flags} --out_dir {kind}", place))
-            whole[kind] = (out, ending(place / kind))
-            rows = (place / kind / "metrics.jsonl").read_text().splitlines()
+            out = finish(start(f"{COMMON} {flags} --out_dir {kind}", parent))
+            whole[kind] = (out, ending(parent / kind))
+            rows = (parent / kind / "metrics.jsonl").read_text().splitlines()
             length[kind] = sum(json.loads(row)["seconds"] for row in rows)
         while killed < kills:
             kind, run, tried = list(KINDS)[killed % len(KINDS)], f"run{tried}", tried + 1
-            process = start(f"{COMMON} {KINDS[kind]} --out_dir {run}", place)
-            while process.poll() is None and not (place / run / "config.json").exists():
+            process = start(f"{COMMON} {KINDS[kind]} --out_dir {run}", parent)
+            while process.poll() is None and not (parent / run / "config.json").exists():
                 time.sleep(0.005)
             moment = chance.uniform(0, length[kind])
             time.sleep(moment)
-            if process.poll() is not None:  # it ended by itself: no kill, and none counted
+            if process.poll() is not None:  # it ended by itself before the kill: it is not counted
                 finish(process)
                 continue
             process.kill()
             process.communicate()
             killed += 1
-            metrics = place / run / "metrics.jsonl"
+            metrics = parent / run / "metrics.jsonl"
             done = metrics.read_text().count("\n") if metrics.exists() else 0
-            out = finish(start(f"--resume {run} --quiet", place))
-            equal = out == whole[kind][0] and same(ending(place / run), whole[kind][1])
+            out = finish(start(f"--resume {run} --quiet", parent))
+            equal = out == whole[kind][0] and same(ending(parent / run), whole[kind][1])
             identical += equal
             words = "identical" if equal else "DIFFERENT"
             print(f"{killed:2} {kind:12} killed {moment:.2f} s in, after {done} of 4 epochs: {words}", flush=True)

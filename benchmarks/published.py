@@ -1,7 +1,8 @@
-"""The published KSC 2020 engine, re-implemented for benchmarks/step.py only: how fast such a program trains.
+"""This file re-implements the published KSC 2020 engine, for benchmarks/step.py only: how fast does such a program train?
 
-Float32, uncompiled, batches from a host-side DataLoader, accuracy read back after every step, and Python loops: over all
-filters for the mask at every fourth step, over all kernels for a regulariser that comes to the constant 0.
+It computes in float32, not compiled, on batches from a DataLoader on the host, and reads accuracy back after every step. Its
+Python loops run over all filters for the mask, at every fourth step, and over all kernels for a regulariser that comes to
+the constant 0.
 """
 
 import numpy as np
@@ -40,7 +41,7 @@ class _Gate(Gate):
 
 
 class _Pictures(torch.utils.data.Dataset):
-    """PIL images, cropped and normalised one by one."""
+    """A data set of PIL images, cropped and normalised one by one."""
 
     def __init__(self, pixels: Tensor, labels: Tensor):
         self.pixels, self.labels = pixels.cpu().numpy(), labels.tolist()
@@ -55,7 +56,7 @@ class _Pictures(torch.utils.data.Dataset):
 
 
 class Published:
-    """A network and its training step, as published: rate 0.6, SGD at 0.2."""
+    """The published network and its training step: rate 0.6, SGD at a learning rate of 0.2."""
 
     def __init__(self, arch: str, batch: int, images, device: str, workers: int = 2, rate: float = 0.6):
         self.model, self.device, self.rate, self.steps = models.build(arch).to(device), device, rate, 0
@@ -72,7 +73,7 @@ class Published:
         self.batches = iter(self.loader)
 
     def step(self) -> float:
-        """One step; the loss."""
+        """Train on one batch; returns the loss."""
         batch = next(self.batches, None)
         if batch is None:
             self.batches = iter(self.loader)
@@ -92,16 +93,16 @@ class Published:
 
     @torch.no_grad()
     def update_masks(self) -> None:
-        """Mean |w| of every filter to the host, sorted there; strictly above the one threshold stays."""
+        """Keep the filters whose mean |w| is strictly above one threshold; the means are computed and sorted on the host."""
         scores = [abs(filter_.cpu().numpy()).mean() for unit in self.model.units.values() for filter_ in unit.weight]
         threshold = np.sort(scores)[int(len(scores) * self.rate)]
-        place = iter(scores)
+        remaining = iter(scores)
         for unit in self.model.units.values():
             for number in range(unit.filters):
-                unit.gate.mask[number] = float(next(place) > threshold)
+                unit.gate.mask[number] = float(next(remaining) > threshold)
 
     def regulariser(self) -> float:
-        """Correlation of the rows of kernels that are two tall, in detached numpy: there are none, so it is 0."""
+        """The correlation of the rows of kernels that have two rows, in detached numpy: no kernel has, so it is 0."""
         total = 0.0
         for unit in self.model.units.values():
             for filter_ in unit.weight.detach().cpu().numpy():

@@ -1,8 +1,9 @@
-"""What removal gains: `python benchmarks/removal.py > benchmarks/removal.md` (about half an hour on two CPU cores).
+"""This benchmark measures what removal gains: `python benchmarks/removal.py > benchmarks/removal.md`.
 
-Filters are cut by their L1 norm from networks at initialisation: speed does not depend on training. Dense and smaller
-network run in turns, in one process, medians. "lanes" are the MACs of a vector unit that computes 16 filters at once:
-every layer's filters rounded up to a multiple of 16, as the deployed form has them.
+It takes about half an hour on two CPU cores. Filters are cut by their L1 norm from networks at initialisation: speed does
+not depend on training. The dense and the smaller network take turns in one process; the table has medians. "lanes" are the
+MACs of a vector unit that computes 16 filters at once: every layer's filters rounded up to a multiple of 16, as the
+deployed form has them.
 """
 
 import argparse
@@ -26,7 +27,10 @@ HEAD = (
 
 
 def lanes(network: models.Network) -> int:
-    """MACs with every layer's filters rounded up to 16, branches written to the whole width of their stream."""
+    """The MACs of a network's deployed form, with the filters of each layer rounded up to a multiple of 16.
+
+    In that form a branch writes the whole width of its stream.
+    """
     form = folded(network)
     pixels = accounting.positions(form, 32)
     return sum(
@@ -35,22 +39,23 @@ def lanes(network: models.Network) -> int:
     )
 
 
-def measure(name: str, residual: str, rate: float, round_to: int, place: Path) -> dict:
+def measure(name: str, residual: str, rate: float, round_to: int, path: Path) -> dict:
+    """Prune a network, write it to `path`, time it beside the dense one; returns the row, pairs being (smaller, dense)."""
     torch.manual_seed(0)
     network = models.build(name)
     Pruner(network, rate=rate, residual=residual, round_to=round_to).update(rate)
     network.eval()
     whole, smaller = ungated(network), Removal(network).compact()
-    dense, left = accounting.dense(whole, 32), accounting.dense(smaller, 32)
-    file = write(place, whole, smaller, models.Card(name, [str(n) for n in range(10)], 32, [0.0] * 3, [1.0] * 3))
+    dense, kept = accounting.dense(whole, 32), accounting.dense(smaller, 32)
+    file = write(path, whole, smaller, models.Card(name, [str(n) for n in range(10)], 32, [0.0] * 3, [1.0] * 3))
     return {
         "network": name,
         "residual": residual,
         "rate": rate,
         "round_to": round_to,
-        "filters": [left.filters, dense.filters],
-        "parameters": [left.parameters, dense.parameters],
-        "macs": [left.macs, dense.macs],
+        "filters": [kept.filters, dense.filters],
+        "parameters": [kept.parameters, dense.parameters],
+        "macs": [kept.macs, dense.macs],
         "lanes": [lanes(smaller), lanes(whole)],
         "bytes": [file["bytes"], file["dense_bytes"]],
         "speed": timed(whole, smaller, 32, "cpu"),
@@ -58,13 +63,15 @@ def measure(name: str, residual: str, rate: float, round_to: int, place: Path) -
 
 
 def line(row: dict) -> str:
-    def share(what: str) -> str:
+    """The cells of a row of the table."""
+
+    def percent(what: str) -> str:
         return f"{100 * row[what][0] / row[what][1]:.2f} %"
 
     gain = row["macs"][1] / row["macs"][0]
     speed = {(entry["engine"], entry["batch"]): entry for entry in row["speed"]}
     cells = [row["network"], row["residual"] + (f", multiples of {row['round_to']}" if row["round_to"] > 1 else "")]
-    cells += [f"{100 - 100 * row['filters'][0] / row['filters'][1]:.1f} %", share("parameters"), share("macs")]
+    cells += [f"{100 - 100 * row['filters'][0] / row['filters'][1]:.1f} %", percent("parameters"), percent("macs")]
     cells += [f"{row['bytes'][0] / 1e6:.2f} ({row['bytes'][1] / 1e6:.2f})", f"{gain:.2f}"]
     cells += [f"{row['lanes'][1] / row['lanes'][0]:.2f}"]
     for engine in ("PyTorch", "onnxruntime"):
@@ -78,24 +85,25 @@ def line(row: dict) -> str:
 
 
 def main() -> None:
+    """Measure every network, and print a row of the table for each."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--networks", nargs="+", default=["resnet56", "vgg16", "resnet50"])
     parser.add_argument("--rates", nargs="+", type=float, default=[0.3, 0.5, 0.6, 0.7, 0.9])
     parser.add_argument("--residual", nargs="+", default=["free", "grouped"])
     parser.add_argument("--round_to", type=int, default=1)
     parser.add_argument("--json", type=Path, default=Path("benchmarks/removal.jsonl"), help="where the rows are added")
-    settings = parser.parse_args()
+    options = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, float32, batch norm folded. Latency cells: times as")
     print("fast as dense (milliseconds; the gain as a fraction of the gain in MACs).\n")
     print(f"| {HEAD} |\n|{'---|' * (HEAD.count('|') + 1)}", flush=True)
-    for name in settings.networks:
-        for residual in settings.residual[: 1 if name.startswith("vgg") else 2]:
-            for rate in settings.rates:
-                row = measure(name, residual, rate, settings.round_to, settings.json.with_suffix(".model.pt"))
-                with settings.json.open("a") as file:
+    for name in options.networks:
+        for residual in options.residual[: 1 if name.startswith("vgg") else 2]:
+            for rate in options.rates:
+                row = measure(name, residual, rate, options.round_to, options.json.with_suffix(".model.pt"))
+                with options.json.open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 print(f"| {line(row)} |", flush=True)
-    settings.json.with_suffix(".model.pt").unlink()
+    options.json.with_suffix(".model.pt").unlink()
 
 
 if __name__ == "__main__":

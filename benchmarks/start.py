@@ -1,7 +1,7 @@
-"""From the command to the first step: `python benchmarks/start.py --layers 50 --device cpu`, any flags of modeling.py.
+"""This benchmark measures how long it is from the command to the first step: `python benchmarks/start.py --layers 50`.
 
-Prints the seconds until the first batch is ready in a new process, and the memory that the process holds at the most by the
-end of that step.
+It takes any flags of modeling.py. It prints the seconds until the first batch is ready in a new process, and the most memory
+that the process holds until the end of the first step.
 """
 
 import resource

@@ -1,134 +1,33 @@
-"""What a training step costs: `python benchmarks/step.py > benchmarks/step.md`.
+"""This benchmark measures what a training step costs: `python benchmarks/step.py > benchmarks/step.md`.
 
-The plain network, ours with moving masks and reg_cov, and the published engine (benchmarks/published.py) take turns;
-medians, with the interquartile range. Dense and ours are the program's own code, in one process, on the digits inside
-scikit-learn, so nothing is downloaded. The published engine waits for its turn in a process of its own: there malloc gives
-memory back to the system, as it did for its authors' program.
+The plain network, ours with moving masks and reg_cov, and the published engine (benchmarks/published.py) take turns; the
+table has medians, with the interquartile range. Dense and ours are the program's own code, in one process, on the digits
+inside scikit-learn, so that nothing is downloaded; benchmarks/step_variants.py holds what takes turns.
 """
 
 import argparse
 import gc
 import json
-import multiprocessing
 import platform
 import statistics
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import modeling
 import models
-from benchmarks.published import Published
+from benchmarks.step_variants import Apart, Own, wait
 from pruning import accounting
-from settings.arguments import parse
-from tasks.images import Images
 
 OURS = ["--prune_type", "structured", "--prune_rate", "0.6", "--reg", "reg_cov", "--odecay", "0.7"]
 CIFAR = 45_000  # training images, a tenth held out: masks move once an epoch
 
 
-class Own:
-    """The program's own step."""
-
-    def __init__(self, arch: str, batch: int, device: str, flags: list[str]):
-        data = ["--dataset", "digits", "--augment", "crop_flip", "--val_size", "0", "--quiet"]
-        self.run = modeling.start(parse(["--arch", arch, "--batch_size", str(batch), "--device", device, *data, *flags]))
-        if self.run.task.batch != batch:
-            raise ValueError(f"only {self.run.task.batch} images for a batch of {batch}")
-        self.meter = self.run.task.meter(device)
-        self.model, self.batches = self.run.model.train(), iter(())
-        self.penalty = self.run.engine.compiled(lambda: sum(penalty(self.model) for penalty in self.run.penalties.values()))
-        if self.run.pruner is not None:
-            self.run.pruner.update(0.6)
-
-    def next(self):
-        batch = next(self.batches, None)
-        if batch is None:
-            self.batches = self.run.batches(0)
-            batch = next(self.batches)
-        return batch
-
-    def step(self, mark=lambda name: None) -> None:
-        """A step of modeling.train_epoch; `mark` is told the end of each part of it."""
-        inputs, targets = self.next()
-        mark("data")
-        with self.told(mark):
-            outputs, terms = modeling.train_step(self.run, inputs, targets)
-        self.meter.add(outputs, targets, terms)
-        mark("metrics")
-
-    @contextmanager
-    def told(self, mark):
-        """While this lasts, `mark` is told when the run's loss is known, and when its optimiser begins and ends a step."""
-        run, losses = self.run, self.run.losses
-
-        def and_tell(*batch):
-            result = losses(*batch)
-            mark("forward")
-            return result
-
-        hooks = [
-            run.optimizer.register_step_pre_hook(lambda *_: mark("backward")),
-            run.optimizer.register_step_post_hook(lambda *_: mark("optimiser")),
-        ]
-        run.losses = and_tell
-        try:
-            yield
-        finally:
-            run.losses = losses
-            for hook in hooks:
-                hook.remove()
-
-    def regulariser(self) -> None:
-        """It alone, with its gradient."""
-        self.run.optimizer.zero_grad(set_to_none=True)
-        self.penalty().backward()
-
-    def masks(self) -> None:
-        self.run.pruner.update(0.6)
-
-
-def serve(line, arch: str, batch: int, images, device: str, workers: int, threads: int) -> None:
-    """The published engine's process: a step at every word."""
-    torch.set_num_threads(threads)
-    engine = Published(arch, batch, images, device, workers)
-    while line.recv():
-        engine.step()
-        wait(device)
-        line.send(None)
-
-
-class Apart:
-    """The published engine in a process of its own; it never waits for anything but its turn."""
-
-    def __init__(self, arch: str, batch: int, images, device: str, workers: int):
-        self.line, theirs = multiprocessing.Pipe()
-        images = Images(images.pixels.cpu(), images.labels.cpu())
-        work = (theirs, arch, batch, images, device, workers, torch.get_num_threads())
-        self.process = multiprocessing.get_context("spawn").Process(target=serve, args=work)
-        self.process.start()
-        theirs.close()
-
-    def step(self) -> None:
-        self.line.send(True)
-        self.line.recv()  # EOFError if it ended
-
-    def close(self) -> None:
-        self.line.send(False)
-        self.process.join()
-
-
-def wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
 def milliseconds(work, device: str) -> float:
+    """How long `work` takes on the device."""
     wait(device)
     began = time.perf_counter()
     work()
@@ -137,7 +36,7 @@ def milliseconds(work, device: str) -> float:
 
 
 def spread(times: list[float]) -> float:
-    """Interquartile range."""
+    """The interquartile range of these times; 0 of a single one."""
     if len(times) < 2:
         return 0.0
     low, _, high = statistics.quantiles(times, n=4)
@@ -145,8 +44,8 @@ def spread(times: list[float]) -> float:
 
 
 def parts(own: Own, device: str, rounds: int) -> dict:
-    """Median milliseconds of each part of a step; the masks' share of it, once an epoch of CIFAR-10."""
-    found = {}
+    """The median milliseconds of each part of a step; of the masks the part of a step, as they move once an epoch of CIFAR-10."""
+    times = {}
     for _ in range(rounds):
         wait(device)
         last = [time.perf_counter()]
@@ -154,18 +53,18 @@ def parts(own: Own, device: str, rounds: int) -> dict:
         def mark(name: str, last=last) -> None:
             wait(device)
             now = time.perf_counter()
-            found.setdefault(name, []).append(1e3 * (now - last[0]))
+            times.setdefault(name, []).append(1e3 * (now - last[0]))
             last[0] = now
 
         own.step(mark)
-    found["of it: regulariser, with its gradient"] = [milliseconds(own.regulariser, device) for _ in range(rounds)]
+    times["of it: regulariser, with its gradient"] = [milliseconds(own.regulariser, device) for _ in range(rounds)]
     steps = CIFAR // own.run.task.batch
-    found[f"masks, once in {steps} steps"] = [milliseconds(own.masks, device) / steps for _ in range(rounds)]
-    return {name: statistics.median(times) for name, times in found.items()}
+    times[f"masks, once in {steps} steps"] = [milliseconds(own.masks, device) / steps for _ in range(rounds)]
+    return {name: statistics.median(taken) for name, taken in times.items()}
 
 
 def ceiling(device: str, dtype) -> tuple[float, float]:
-    """The device's own best: multiply-accumulates a second of a matrix product, bytes a second of a copy."""
+    """The best that the device reaches: multiply-accumulates a second in a matrix product, and bytes a second in a copy."""
     n, bytes_ = (8192, 2**30) if device == "cuda" else (2048, 2**28)
     a, b = torch.randn(n, n, device=device, dtype=dtype), torch.randn(n, n, device=device, dtype=dtype)
     x = torch.empty(bytes_, dtype=torch.uint8, device=device)
@@ -176,17 +75,17 @@ def ceiling(device: str, dtype) -> tuple[float, float]:
 
 
 def traffic(network, batch: int, size: int) -> float:
-    """Bytes of activations that a step must move, each two bytes wide and passed over by its own kernel.
+    """The bytes of activations that a step must move, if each has two bytes and every operation is a kernel of its own.
 
-    Seven passes a unit's output: written by the convolution, read and written by batch norm, read by the next
-    convolution; and in the backward pass the gradient read and written, and the output read once more.
+    There are seven passes over a unit's output. It is written by the convolution, read and written by batch norm, and read by
+    the next convolution; in the backward pass the gradient is read and written, and the output is read once more.
     """
     pixels = accounting.positions(network, size)
     return 7 * 2 * batch * sum(unit.filters * pixels[name] for name, unit in network.all_units.items())
 
 
 def kernels(own: Own) -> int:
-    """CUDA kernels that a step launches."""
+    """The number of CUDA kernels that a step launches."""
     with profile(activities=[ProfilerActivity.CUDA]) as record:
         own.step()
         torch.cuda.synchronize()
@@ -194,19 +93,19 @@ def kernels(own: Own) -> int:
 
 
 def variants(arch: str, batch: int, options) -> dict:
-    """What takes turns."""
+    """What takes turns, by the name that the table has for it."""
     plain = ["--compile" if options.compile else "--no_compile"]
-    found = {"dense": Own(arch, batch, options.device, plain), "ours": Own(arch, batch, options.device, [*OURS, *plain])}
+    chosen = {"dense": Own(arch, batch, options.device, plain), "ours": Own(arch, batch, options.device, [*OURS, *plain])}
     if options.compile:
-        found["ours, not compiled"] = Own(arch, batch, options.device, [*OURS, "--no_compile"])
+        chosen["ours, not compiled"] = Own(arch, batch, options.device, [*OURS, "--no_compile"])
     if not options.skip_published:
-        images = found["dense"].run.task.train
-        found["published"] = Apart(arch, batch, images, options.device, options.workers)
-    return found
+        images = chosen["dense"].run.task.train
+        chosen["published"] = Apart(arch, batch, images, options.device, options.workers)
+    return chosen
 
 
 def gigabytes(arch: str, batch: int, published: bool) -> float:
-    """What the activations of all variants need at the most: four bytes for the published one, else two, three a unit."""
+    """The GB that all variants' activations need at the most: three a unit, of four bytes if the published engine runs."""
     network = models.build(arch)
     pixels = accounting.positions(network, 32)
     values = batch * sum(unit.filters * pixels[name] for name, unit in network.all_units.items())
@@ -214,8 +113,9 @@ def gigabytes(arch: str, batch: int, published: bool) -> float:
 
 
 def measure(arch: str, batch: int, options) -> dict:
+    """Let the variants of one network and batch take turns; returns the row that the JSON file and `lines` have."""
     torch.manual_seed(0)
-    torch.compiler.reset()  # it compiles one function for a few networks only, and is silent about the next
+    torch.compiler.reset()  # torch compiles a function for a few networks only, and silently runs it uncompiled for the next
     if options.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     taking_turns = variants(arch, batch, options)
@@ -225,7 +125,7 @@ def measure(arch: str, batch: int, options) -> dict:
             took = milliseconds(variant.step, options.device)
             if turn >= options.warmup:
                 times[name].append(took)
-        time.sleep(0.2 * took / 1e3)  # the last one's workers, if any, fetch what it took: not beside the next
+        time.sleep(0.2 * took / 1e3)  # its workers, if it has any, now fetch the next batch: not while another variant is timed
     peak = torch.cuda.max_memory_allocated() if options.device == "cuda" else 0
     if "published" in taking_turns:
         taking_turns.pop("published").close()
@@ -250,7 +150,7 @@ def measure(arch: str, batch: int, options) -> dict:
 
 
 def lines(row: dict) -> list[str]:
-    """The Markdown of one network and batch."""
+    """The lines of Markdown that tell the row of one network and batch."""
     dense, ours = row["ms"]["dense"][0], row["ms"]["ours"][0]
     out = [f"\n### {row['network']}, batch {row['batch']}, {row['precision']}\n"]
     out += ["| step | ms (interquartile range) | images/s | of dense | published, times as long |", "|---|---|---|---|---|"]
@@ -273,6 +173,7 @@ def lines(row: dict) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
+    """Measure every network at every batch size, and print what came of each."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--networks", nargs="+", default=["resnet56", "resnet50", "vgg16"])
     parser.add_argument("--batches", nargs="+", type=int, default=[128, 1024])

@@ -1,4 +1,4 @@
-"""The paper's table: runs its rows in the order of spending, goes on where it was stopped, and writes table.md.
+"""This benchmark makes the paper's table: it runs the rows, goes on where it was stopped, and writes table.md.
 
     ./run.sh table                     every row, ResNet-56, 300 epochs, into result/table
     ./run.sh table --minutes 10        a slice: exit status 75 while there is more to do, then 0
@@ -10,8 +10,6 @@ What stands behind -- goes to every run: ./run.sh table -- --device cpu --quiet.
 
 import argparse
 import fcntl
-import json
-import re
 import shlex
 import signal
 import subprocess
@@ -19,86 +17,21 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-import report  # noqa: E402
-from runs.figures import published_sparsity  # noqa: E402
-from runs.records import Run, read_run  # noqa: E402
-from runs.tables import write_table  # noqa: E402
+from benchmarks.table_records import Records  # noqa: E402
+from benchmarks.table_rows import Row, plan  # noqa: E402
 from settings.arguments import parse  # noqa: E402
 from settings.errors import Refused  # noqa: E402
 
 SCRIPT = ROOT / "modeling.py"
 AGAIN = 75  # EX_TEMPFAIL: call again
-RATES = (0.6, 0.3, 0.4, 0.5, 0.7, 0.8, 0.9, 0.95)  # of the sweep; 0.6 has its own row of ours
-PRUNED, DECORRELATED = "--prune_type structured --prune_rate {} --compact", "--reg reg_cov --odecay 0.7"
-# the best epoch on the test set, and sparsity; the code's two rows were one computation, as its regulariser was 0
-PUBLISHED = {
-    "dense": ("88.57", "-"),
-    "ours_pruning": ("80.81", "70.26"),
-    "decorrelation": ("88.00", "-"),
-    "ours_both": ("82.28 (last epoch 77.52)", "71.34"),
-    "ksc2020": ("80.81 and 82.28", "70.26 and 71.34"),
-}
-NOTE = """\
-Published: KSC 2020, whose code trained ResNet-56; the best epoch on the test set. Of ours the test accuracy is that of
-the last epoch. Validation is on the held-out tenth, but for ksc2020: by its recipe on the test set, so its best epoch is
-chosen on the test set. Sparsity is num_zero/num_total after the last epoch. Several seeds: mean and standard deviation.
-Unfinished rows are marked.
-
-"""
-
-
-@dataclass
-class Row:
-    """One run: its flags, the line of the table it belongs to, and the row whose smaller network it trains anew."""
-
-    name: str
-    flags: list[str]
-    line: str
-    after: str | None = None
-
-
-def plan(layers: int, seeds: list[int], out: str) -> list[Row]:
-    """Every row, in the order of spending. ksc2020's own seed is 777, which stands for seed 0."""
-    rows = []
-
-    def add(line: str, flags: str, seed: int, depth: int = layers) -> None:
-        typed = "" if line == "ksc2020" and seed == 0 else f"--seed {seed}"
-        rows.append(Row(line + mark(seed), f"--layers {depth} {typed} {flags}".split(), line))
-
-    def mark(seed: int) -> str:
-        return f"_seed{seed}" if seed else ""
-
-    both = f"{PRUNED.format(0.6)} {DECORRELATED}"
-    for seed in seeds:
-        add("ours_both", both, seed)
-        add("ours_pruning", PRUNED.format(0.6), seed)
-        add("ksc2020", "--recipe ksc2020", seed)
-        add("dense", "--prune_type none", seed)
-        add("decorrelation", f"--prune_type none {DECORRELATED}", seed)
-        add("paper", "--recipe paper", seed)
-    first = seeds[0]
-    if layers == 56:
-        for line, flags in (("ours_both", both), ("ours_pruning", PRUNED.format(0.6)), ("dense", "--prune_type none")):
-            add(f"resnet50_{line}", flags, first, 50)
-    for rate in RATES:
-        percent, pruned = f"{100 * rate:g}", PRUNED.format(rate)
-        ours = ("ours_both" if rate == 0.6 else f"ours_{percent}") + mark(first)
-        if rate != 0.6:
-            add(f"ours_{percent}", f"{pruned} {DECORRELATED}", first)
-        add(f"random_{percent}", f"{pruned} --prune_imp random", first)
-        add(f"fixed_{percent}", f"{pruned} --prune_phase init", first)
-        flags = ["--scratch", f"{out}/{ours}/model.pt", "--seed", str(first)]
-        rows.append(Row(f"scratch_{percent}{mark(first)}", flags, f"scratch_{percent}", ours))
-    return rows
 
 
 def lock(path: Path):
-    """The file, held until it is closed here and in a child that inherited it; None where another process holds it."""
+    """The file, locked until it is closed here and in a child that inherited it; None where another process holds the lock."""
     file = path.open("a")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -109,84 +42,55 @@ def lock(path: Path):
 
 
 def say(line: str) -> None:
+    """Print a line on stderr."""
     print(f"table: {line}", file=sys.stderr, flush=True)
 
 
 def fail(message: str):
-    """One line on stderr, then out."""
+    """Print one line on stderr, and end the program with status 2."""
     say(f"error: {' '.join(message.split())}")
     raise SystemExit(2)
 
 
 def short(path: Path) -> str:
-    """A path as one would type it here."""
+    """The path as one types it in the current folder."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def public(value, words: dict[str, str]):
-    """The same values with no path of this machine; `words` are paths, those with a slash at the end also beginnings."""
-    if isinstance(value, dict):
-        return {name: public(inner, words) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [public(inner, words) for inner in value]
-    if isinstance(value, str):
-        for word, instead in words.items():
-            ends = "" if word.endswith("/") else r"(?![^\s'\"/])"
-            value = re.sub(rf"(?<![^\s'\"=]){re.escape(word)}{ends}", lambda _, instead=instead: instead, value)
-    return value
-
-
-class Table:
-    """The rows in a folder, and the one run that is going on."""
+class Table(Records):
+    """The table in the folder --out: it knows its rows, runs them one at a time, and writes down what came of them."""
 
     def __init__(self, options, extra: list[str]):
-        self.out, self.epochs, self.extra = options.out.resolve(), options.epochs, extra
-        self.rows = plan(options.layers, options.seeds, short(self.out))
+        out = options.out.resolve()
+        super().__init__(out, plan(options.layers, options.seeds, short(out)))
+        self.epochs, self.extra = options.epochs, extra
         self.signal = None
         seconds = 60 * (options.minutes or float("inf"))
         self.end = time.monotonic() + seconds
         self.margin = min(max(10, 0.05 * seconds), 0.5 * seconds) if options.minutes else 0
 
-    def read(self, row: Row, name: str) -> dict:
-        try:
-            return json.loads((self.out / row.name / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-
-    def finished(self, row: Row) -> bool:
-        """Whether the run has ended, and with --compact was measured too: one stopped while measuring has a summary."""
-        summary = self.read(row, "summary.json")
-        return bool(summary) and ("speed" in summary or not self.read(row, "config.json").get("settings", {}).get("compact"))
-
-    def epochs_done(self, row: Row) -> int:
-        file = self.out / row.name / "metrics.jsonl"
-        return file.read_text(encoding="utf-8").count("\n") if file.exists() else 0
-
-    def begun(self, row: Row) -> bool:
-        return (self.out / row.name / "config.json").exists()
-
     def command(self, row: Row) -> list[str]:
-        """What begins the row's run, or goes on with it."""
+        """The command that begins the row's run, or goes on with it."""
         folder = short(self.out / row.name)
         if self.begun(row):
             return [short(SCRIPT), "--resume", folder, *self.extra]
         return [short(SCRIPT), *row.flags, "--epochs", str(self.epochs), "--out_dir", folder, *self.extra]
 
     def check(self, rows: list[Row]) -> None:
-        """Refused for a row that modeling.py would refuse, or that began otherwise than it is asked for now."""
+        """Raise Refused for a row that modeling.py would refuse, or that began otherwise than it is asked for now."""
         for row in rows:
             if self.begun(row):
-                there = self.read(row, "config.json").get("settings", {}).get("epochs")
-                if there != self.epochs:
+                epochs = self.read(row, "config.json").get("settings", {}).get("epochs")
+                if epochs != self.epochs:
                     where = short(self.out / row.name)
-                    raise Refused(f"'{where}' has --epochs {there}, not {self.epochs}: name another --out")
-                same = row.flags[2:] if row.after else row.flags  # the folder may have moved since
+                    raise Refused(f"'{where}' has --epochs {epochs}, not {self.epochs}: name another --out")
+                same = row.flags[2:] if row.scratch_of else row.flags  # the folder may have moved since
                 parse([*self.command(row)[1:], *same])
-            elif row.after is None:
+            elif row.scratch_of is None:
                 parse(self.command(row)[1:])
 
     def late(self) -> bool:
-        """Whether the slice is over, but for what a run needs to end after its step."""
+        """Whether the slice is over, but for the time that a run needs to end after its step."""
         return time.monotonic() > self.end - self.margin
 
     def run(self, row: Row) -> str:
@@ -195,15 +99,15 @@ class Table:
         folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as files:
             if (own := lock(folder / ".table.lock")) is None:
-                return "held"  # and its result.txt is left alone
+                return "held"  # before its result.txt is overwritten
             files.enter_context(own)
             if not self.free(row):
                 return "held"
-            if self.finished(row):  # by another machine, a moment ago
+            if self.finished(row):  # another machine has finished it a moment ago
                 return "finished"
             say(f"{row.name}: python {shlex.join(self.command(row))}")
             result = files.enter_context((folder / "result.txt").open("w"))
-            # on a terminal the bar is worth more than a record of it
+            # on a terminal the progress bar is shown, and not recorded
             errors = None if sys.stderr.isatty() else files.enter_context((folder / "stderr.txt").open("a"))
             # a session of its own: Ctrl-C reaches it once, through this program; the lock lasts as long as it does
             child = subprocess.Popen(
@@ -219,7 +123,7 @@ class Table:
                     child.send_signal(wanted)
                     asked = wanted
                 if time.monotonic() > self.end - 0.2 * self.margin:
-                    child.kill()  # nothing is lost but the epoch that was begun, as by SIGTERM
+                    child.kill()  # as by SIGTERM, only the epoch that was begun is lost
                 time.sleep(0.1)
         if child.returncode == 0:
             return "finished"
@@ -239,15 +143,19 @@ class Table:
         return held is not None
 
     def spend(self, rows: list[Row], again: str) -> int:
-        """Run what is not finished; 0, 1 if a row failed, 75 if there is more to do, 128 + n after a signal."""
+        """Run the rows that are not finished; returns the exit status.
+
+        It is 0, or 1 if a row failed, 75 if there is more to do, 128 + n after the signal n. `again` is the command that
+        goes on.
+        """
         bad, ran = False, 0
         for row in rows:
             if self.finished(row):
                 continue
             if self.signal or self.late():
                 break
-            if row.after and not (self.out / row.after / "model.pt").exists():
-                say(f"{row.name} waits for the smaller network of {row.after}")
+            if row.scratch_of and not (self.out / row.scratch_of / "model.pt").exists():
+                say(f"{row.name} waits for the smaller network of {row.scratch_of}")
                 continue
             before = self.epochs_done(row)
             came = self.run(row)
@@ -256,72 +164,25 @@ class Table:
                 continue
             ran += 1
             bad |= came == "failed"
-            # it had the whole slice; one that began later has the next one
+            # it had the whole slice, and the next one would be no longer; a row that began later has the next slice whole
             if came == "stopped" and not self.signal and ran == 1 and self.epochs_done(row) <= before:
                 say(f"error: {row.name} got no further in a whole slice, and never will: an epoch needs longer --minutes")
                 bad = True
-        left = [row.name for row in rows if not self.finished(row)]
-        if left:
-            say(f"left: {', '.join(left)}; go on with {again}")
-        return 128 + self.signal if self.signal else 1 if bad else AGAIN if left else 0
+        unfinished = [row.name for row in rows if not self.finished(row)]
+        if unfinished:
+            say(f"left: {', '.join(unfinished)}; go on with {again}")
+        return 128 + self.signal if self.signal else 1 if bad else AGAIN if unfinished else 0
 
     def listing(self) -> Iterator[str]:
+        """A line for each row: its number, its name, how far it is, and its command."""
         for number, row in enumerate(self.rows):
             state = f"{self.epochs_done(row)} of {self.epochs} epochs" if self.begun(row) else "not begun"
             state = "finished" if self.finished(row) else state
             yield f"{number:3} {row.name:24} {state:18} python {shlex.join(self.command(row))}"
 
-    def words(self, config: dict) -> dict[str, str]:
-        """Paths of this machine, and what is said instead."""
-        return {f"{self.out}/": "", f"{ROOT}/": "", config["settings"].get("data_dir") or "data": "data"}
-
-    def tabulate(self) -> str:
-        """The table from the run folders, published numbers beside ours, one line for the seeds of a row."""
-        lines = []
-        for line in dict.fromkeys(row.line for row in self.rows):
-            runs = [read_run(self.out / row.name) for row in self.rows if row.line == line]
-            for group in report.groups([run for run in runs if run and run.rows]):
-                lines.append(self.table_line(line, group))
-        return NOTE + write_table(lines, "markdown") + "\n" if lines else ""
-
-    def table_line(self, line: str, runs: list[Run]) -> dict:
-        made, config = report.table_row(runs), runs[0].config
-        accuracy, sparsity = PUBLISHED.get(line, ("-", "-"))
-        seeds = ", ".join(str(run.config["settings"]["seed"]) for run in runs)
-        sessions = [session for run in runs for session in (run.config, *run.config.get("resumed", []))]
-        return {
-            "row": made["run"],
-            "n (seeds)": f"{made['n']} ({seeds})",
-            "published accuracy %": accuracy,
-            "published sparsity %": sparsity,
-            "validation last %": made["accuracy last %"],
-            "validation best %": made["accuracy best %"],
-            "validated on": "held-out tenth" if config["settings"]["val_size"] else "test set",
-            "test accuracy, last epoch %": made["test accuracy %"],
-            "sparsity %": [published_sparsity(run.rows[-1]) for run in runs if "num_zero" in run.rows[-1]],
-            "parameters left %": made["parameters left %"],
-            "MACs left %": made["MACs left %"],
-            "seconds": made["seconds"],
-            "device": ", ".join(dict.fromkeys(session["device_name"] for session in sessions)),
-            "command": public(made["command"], self.words(config)),
-        }
-
-    def keep(self, place: Path) -> None:
-        """Copy the records of finished rows, with no path of this machine."""
-        for row in filter(self.finished, self.rows):
-            words = self.words(self.read(row, "config.json"))
-            (place / row.name).mkdir(parents=True, exist_ok=True)
-            for name in ("config.json", "metrics.jsonl", "summary.json", "result.txt"):
-                file = self.out / row.name / name
-                if name in ("config.json", "summary.json"):
-                    text = json.dumps(public(self.read(row, name), words), indent=1) + "\n"
-                else:
-                    text = public(file.read_text(encoding="utf-8"), words) if file.exists() else ""
-                (place / row.name / name).write_text(text, encoding="utf-8")
-
 
 def options_from(argv: list[str]):
-    """What was typed, and what goes to every run."""
+    """The options of this program, and the flags behind -- that go to every run."""
     cut = argv.index("--") if "--" in argv else len(argv)
     parser = argparse.ArgumentParser(
         prog="run.sh table", description=__doc__, formatter_class=argparse.RawTextHelpFormatter, allow_abbrev=False
@@ -339,19 +200,8 @@ def options_from(argv: list[str]):
     parser.add_argument("--tabulate", action="store_true", help="write the table from what there is; runs nothing")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="also copy the finished rows' records there")
     options, extra = parser.parse_args(argv[:cut]), argv[cut + 1 :]
-    own = {
-        "--layers",
-        "--arch",
-        "--epochs",
-        "--seed",
-        "--scratch",
-        "--out_dir",
-        "--resume",
-        "--dry_run",
-        "--evaluate",
-        "--predict",
-    }
-    if taken := own & {word.split("=")[0] for word in extra}:
+    own = {"layers", "arch", "epochs", "seed", "scratch", "out_dir", "resume", "dry_run", "evaluate", "predict"}
+    if taken := {f"--{name}" for name in own} & {word.split("=")[0] for word in extra}:
         fail(f"{min(taken)} is chosen by the table: not behind --")
     if options.minutes is not None and not 0 < options.minutes < float("inf"):
         fail(f"--minutes {options.minutes:g} is no time")
@@ -363,6 +213,7 @@ def options_from(argv: list[str]):
 
 
 def main(argv: list[str]) -> int:
+    """Run, list or tabulate the rows; returns the exit status."""
     options, extra = options_from(argv)
     table = Table(options, extra)
     rows = [row for number, row in enumerate(table.rows) if options.row in (None, str(number), row.name)]

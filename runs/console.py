@@ -6,26 +6,26 @@ from tqdm import tqdm
 
 
 def note(settings, line: str) -> None:
-    """A line on stderr, past the bar."""
+    """Print a line on stderr without breaking the progress bar, unless --quiet is set."""
     if not settings.run.quiet:
         tqdm.write(line, file=sys.stderr)
 
 
 def say_all(*lines: str) -> None:
-    """Lines on stdout, which may be a file that somebody follows, past the bar on the terminal."""
+    """Print lines on stdout without breaking the progress bar, and flush them: somebody may follow the file."""
     for line in lines:
         tqdm.write(line, file=sys.stdout)
     sys.stdout.flush()
 
 
 def header(settings) -> str:
-    """The published first line."""
+    """The published first line, which says the rate and the weight of the regulariser."""
     rate = settings.pruning.prune_rate if settings.pruning.prune_type != "none" else 0.0
     return f"prune rate {rate} regularization odecay {settings.training.odecay}"
 
 
 def epoch_lines(row: dict, task) -> list[str]:
-    """The published lines of an epoch: the task's, with that of sparsity behind the first."""
+    """The published lines that tell an epoch's row: the task's lines, with the line of sparsity after the first."""
     trained, *others = task.epoch_lines(row)
     if "num_zero" not in row:
         return [trained, *others]
@@ -35,23 +35,23 @@ def epoch_lines(row: dict, task) -> list[str]:
 
 
 def closing_lines(result: dict, settings, task) -> list[str]:
-    """The lines that close a run. None begins with train, valid or sparsity; the last one is the published list."""
+    """The lines that tell a run's result. None begins with train, valid or sparsity; the last is the published list."""
     lines = task.result_lines(result)
-    if again := result.get("recalibration"):
+    if recalibration := result.get("recalibration"):
         lines.append(
-            f"result recalibration: accuracy {again['before']:.2f} before, {again['after']:.2f} after "
-            f"{again['batches']} batches (where validated)"
+            f"result recalibration: accuracy {recalibration['before']:.2f} before, {recalibration['after']:.2f} after "
+            f"{recalibration['batches']} batches (where validated)"
         )
-    lines += _left_lines(result, settings)
+    lines += _size_lines(result, settings)
     lines += _compact_lines(result)
     lines.append(f"result seconds: {result['seconds']} of training, epochs 0 to {result['last']['epoch']}")
     return [*lines, task.last_line(result["best"])]
 
 
-def _left_lines(result: dict, settings) -> list[str]:
-    """What is left of the network, and what was asked to be left."""
+def _size_lines(result: dict, settings) -> list[str]:
+    """The lines that say how many filters, parameters and MACs the network keeps, and how many were asked for."""
     pruning, lines = settings.pruning, []
-    # the results of older runs do not say
+    # the results of older runs lack both: there, one granularity was not removable and one gate not exact
     removable = result.get("removable", pruning.prune_type != "unstructured")
     exact = result.get("exact", pruning.prune_gate != "weight")
     how = "left after removal" if removable else "not zero"
@@ -60,17 +60,17 @@ def _left_lines(result: dict, settings) -> list[str]:
     elif removable and not exact:
         how = "left after removal, which is not exact at this gate: batch norm's bias still passes"
     for name, word in (("filters", "filters"), ("parameters", "parameters"), ("macs", "MACs")):
-        left, of = result["left"][name], result["dense"][name]
-        lines.append(f"result {word}: {left} of {of} ({100 * left / of:.2f} %) {how}")
+        kept, dense = result["left"][name], result["dense"][name]
+        lines.append(f"result {word}: {kept} of {dense} ({100 * kept / dense:.2f} %) {how}")
     for name, target in (("MACs", pruning.target_macs), ("parameters", pruning.target_params)):
         if target is not None:
-            got = result["left"][name.lower()] / result["dense"][name.lower()]
-            lines.append(f"result budget: asked for {100 * target:.2f} % of the {name}, got {100 * got:.2f} %")
+            kept = result["left"][name.lower()] / result["dense"][name.lower()]
+            lines.append(f"result budget: asked for {100 * target:.2f} % of the {name}, got {100 * kept:.2f} %")
     return lines
 
 
 def _compact_lines(result: dict) -> list[str]:
-    """What removal, saving, timing and exporting came to."""
+    """The lines that tell what came of removing filters, saving, timing and exporting; empty without --compact."""
     lines = []
     if removal := result.get("removal"):
         how = "the same outputs" if removal["exact"] else "NOT exact at --prune_gate weight"
@@ -92,7 +92,7 @@ def _compact_lines(result: dict) -> list[str]:
 
 
 def export_line(exported: dict) -> str:
-    """What came of one export."""
+    """The line that tells what came of an export."""
     return (
         f"result export: {exported['file']}, {exported['bytes'] / 1e6:.3f} MB, "
         f"differs by {exported['difference']:.1e} of the largest output from PyTorch"
@@ -100,5 +100,5 @@ def export_line(exported: dict) -> str:
 
 
 def duration(seconds: float) -> str:
-    """For people: 45 s, 12 min, 3.5 h."""
+    """A time as people read it: 45 s, 12 min, 3.5 h."""
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

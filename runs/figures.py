@@ -1,4 +1,4 @@
-"""Figures of runs."""
+"""This file draws the figures of runs: curves over epochs, what pruning costs, and the filters kept in each layer."""
 
 import re
 from pathlib import Path
@@ -7,13 +7,11 @@ from runs.records import Run
 
 # told apart by people with any colour vision: Okabe and Ito, 2008
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-
-
 MARKERS = "osD^vPX*"
 
 
 def draw(runs: list[Run], folder: Path) -> list[Path]:
-    """The figures, as PNG files in `folder`; their paths."""
+    """Write the figures of these runs as PNG files into `folder`; returns their paths."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -57,7 +55,7 @@ def published_sparsity(row: dict, run: Run | None = None) -> float:
 
 
 def curve_figure(pyplot, styles: dict, runs: list[Run], axis: str, value):
-    """One line a run over epochs."""
+    """A figure with one line for each run: `value(row, run)` over the epochs."""
     figure, axes = pyplot.subplots(figsize=(9, 5))
     for run in runs:
         colour, marker = styles[run.name]
@@ -72,7 +70,7 @@ def curve_figure(pyplot, styles: dict, runs: list[Run], axis: str, value):
 
 
 def trade_figure(pyplot, styles: dict, runs: list[Run]):
-    """Test accuracy against what is left of parameters and MACs."""
+    """A figure of the runs' test accuracy against the parameters, and against the MACs, that they keep."""
     figure, panels = pyplot.subplots(1, 2, figsize=(11, 4.5), sharey=True)
     for axes, what, word in zip(panels, ("parameters", "macs"), ("parameters", "MACs"), strict=True):
         for run in runs:
@@ -87,13 +85,19 @@ def trade_figure(pyplot, styles: dict, runs: list[Run]):
 
 
 def kept_figure(pyplot, run: Run):
-    """Layers down, epochs across, the fraction of filters kept as colour."""
+    """A map of a run: layers down, epochs across, the fraction of the layer's filters that are kept as colour."""
     totals = run.config["filters"]
-    shares = [[row["kept_filters"][name] / total for row in run.rows] for name, total in totals.items()]
+    fractions = [[row["kept_filters"][name] / total for row in run.rows] for name, total in totals.items()]
     figure, axes = pyplot.subplots(figsize=(9, 1.2 + 0.2 * len(totals)))
     epochs = [run.rows[0]["epoch"] - 0.5, run.rows[-1]["epoch"] + 0.5]
     image = axes.imshow(
-        shares, aspect="auto", cmap="cividis", vmin=0, vmax=1, interpolation="nearest", extent=[*epochs, len(totals) - 0.5, -0.5]
+        fractions,
+        aspect="auto",
+        cmap="cividis",
+        vmin=0,
+        vmax=1,
+        interpolation="nearest",
+        extent=[*epochs, len(totals) - 0.5, -0.5],
     )
     axes.set_yticks(range(len(totals)), list(totals), fontsize=7)
     axes.xaxis.get_major_locator().set_params(integer=True)

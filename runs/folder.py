@@ -1,4 +1,4 @@
-"""A run's folder: what was asked, what came of every epoch, and the state to go on from.
+"""A run's folder holds what was asked, what came of every epoch, and the state to go on from.
 
 config.json     what was asked, resolved            metrics.jsonl   one row an epoch
 checkpoint.pt   the state after the last epoch      summary.json    what came of it, once it has ended
@@ -23,20 +23,22 @@ FORMAT = 2
 
 
 def refuse_used(out_dir: str | None) -> None:
-    """Refused if a folder was named that already holds a run, or cannot be written."""
+    """Raise Refused if `out_dir` names a folder that already holds a run, or that cannot be written."""
     if out_dir is None:
         return
     path = Path(out_dir)
     if (path / "config.json").exists():
         raise Refused(f"'{out_dir}' already holds a run: name another --out_dir, or go on with it by --resume {out_dir}")
-    nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
+    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
         raise Refused(f"cannot write to '{out_dir}': '{nearest}' is no folder that can be written")
 
 
 class Folder:
-    """A run's folder, held by one process at a time: a context manager. `rows` are those of the epochs that are done;
-    `state` is the checkpoint of a run that goes on, else None."""
+    """A run's folder is held by one process at a time, for as long as this context manager lasts.
+
+    `rows` are those of the epochs that are done; `state` is the checkpoint of a run that goes on, else None.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -54,7 +56,10 @@ class Folder:
 
     @classmethod
     def create(cls, out_dir: str | None, name: str) -> "Folder":
-        """`out_dir`, or result/`name` with the first number that is free. Refused if it holds a run."""
+        """Make the folder `out_dir` or, where that is None, result/`name` with the first number that is free.
+
+        Raises Refused if it holds a run, or cannot be written.
+        """
         refuse_used(out_dir)
         path = Path(out_dir) if out_dir is not None else Path("result") / name
         try:
@@ -67,7 +72,10 @@ class Folder:
 
     @classmethod
     def resume(cls, path: Path) -> "Folder":
-        """The folder of an earlier run, at its newest readable checkpoint or the one named. Refused if there is none."""
+        """The folder of an earlier run, with the state of its newest readable checkpoint, or of the one that `path` names.
+
+        Raises Refused where no checkpoint can be read, or where another process holds the folder.
+        """
         folder = cls(path if path.is_dir() else path.parent)
         folder._source = None if path.is_dir() else path
         folder._take()
@@ -78,13 +86,13 @@ class Folder:
             raise
         folder._earlier = folder.read("config.json")
         folder.rows = folder.state["rows"]
-        # what was logged after the checkpoint happens again
+        # the epochs that were logged after the checkpoint are trained again
         replace(folder.path / "metrics.jsonl", "".join(_line(row) for row in folder.rows).encode())
         return folder
 
     def begin(self, config: dict) -> None:
-        """Say what is asked. A run that goes on keeps its first record, and lists how it went on: `resumed`."""
-        if self._source is not None:  # the run is where this checkpoint is: the newer one is none of its past
+        """Write what is asked as config.json. A run that goes on keeps its first record, and adds this session to `resumed`."""
+        if self._source is not None:  # the run goes on from the checkpoint that was named: newer ones are not of its past
             replace(self.path / "checkpoint.pt", self._source.read_bytes())
         if self.state:
             session = {name: value for name, value in config.items() if name not in ("settings", "filters", "prunable")}
@@ -97,7 +105,7 @@ class Folder:
         self.write("config.json", config)
 
     def changed(self, config: dict) -> list[str]:
-        """What is not as it was when the run began, so that it will not end bit for bit as it would have."""
+        """Lines such as "threads was 2, is 1": each keeps the run from ending bit for bit as it would have."""
         if not self.state:
             return []
         flags = [name for name, flag in FLAGS.items() if flag.noted]
@@ -107,7 +115,7 @@ class Folder:
         return [f"{name} was {then.get(name)}, is {now[name]}" for name in names if then.get(name) != now[name]]
 
     def result(self, settings) -> dict | None:
-        """What came of the run, if it has ended and did all that is asked now."""
+        """The result of the run, if it has ended and did all that `settings` ask for now; None otherwise."""
         names = [name for name in of_kind("ending") if name != "finetune_lr" or settings.ending.finetune_epochs]
         then = self._earlier["settings"]
         same = all((then.get(name) or None) == (settings.flat[name] or None) for name in names)
@@ -122,33 +130,34 @@ class Folder:
         return result
 
     def write(self, name: str, record: dict) -> None:
-        """A JSON file in the folder."""
+        """Write a record as the JSON file `name` of the folder."""
         replace(self.path / name, (json.dumps(record, indent=1) + "\n").encode())
 
     def read(self, name: str) -> dict | None:
-        """A JSON file of the folder, or None where there is no whole one."""
+        """The record in the JSON file `name` of the folder, or None where it is missing or not whole."""
         try:
             return json.loads((self.path / name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
 
     def log(self, row: dict, state: dict) -> None:
-        """An epoch has ended: its row, and the state that the next one starts from."""
+        """Keep what came of an epoch: its row, and the state that the next epoch starts from."""
         self.rows.append(row)
         self.save(state)
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(_line(row))
 
     def save(self, state: dict) -> None:
-        """A checkpoint of tensors and plain values; the one before it is kept. OSError leaves both as they were."""
+        """Write a checkpoint of tensors and plain values, and keep the one before it; an OSError leaves both as they were."""
         content = packed({"format": FORMAT, "rows": self.rows, **state})
         replace(self.path / "checkpoint.pt", content, keep=self.path / "previous.pt")
 
     def keep(self, name: str) -> None:
-        """Give the checkpoint a second name that later ones do not take."""
+        """Copy the checkpoint to the file `name`, which later checkpoints do not replace."""
         replace(self.path / name, (self.path / "checkpoint.pt").read_bytes())
 
     def _newest(self) -> dict:
+        """The state of the newest checkpoint that can be read; raises Refused, with all troubles, where none can."""
         troubles = []
         for name in ("checkpoint.pt", "previous.pt"):
             try:
@@ -156,13 +165,13 @@ class Folder:
             except Refused as error:
                 troubles.append(str(error))
                 continue
-            if troubles:  # or the next save would put the bad one in the good one's place
+            if troubles:  # otherwise the next save would replace the good checkpoint with the damaged one
                 (self.path / "checkpoint.pt").unlink(missing_ok=True)
             return state
         raise Refused("; ".join(troubles))
 
     def _take(self) -> None:
-        """Hold the folder for this process; the system lets go of it when the process ends, however it ends."""
+        """Hold the folder for this process: the system releases the lock when the process ends, however it ends."""
         import fcntl
 
         self._lock = (self.path / ".lock").open("w")
@@ -174,32 +183,33 @@ class Folder:
 
 
 def load_checkpoint(path: Path) -> dict:
-    """A checkpoint's tensors and plain values. Refused if it is missing, damaged, foreign, newer, or holds code."""
+    """The tensors and plain values of a checkpoint; Refused if it is missing, damaged, foreign, newer, or holds code."""
     state = read_tensors(path, "checkpoint", {"rows", "settings", "model", "optimizer", "random"}, FORMAT)
     return state if state["format"] > 1 else _from_format_1(state)
 
 
 def _from_format_1(state: dict) -> dict:
-    """A checkpoint from before runs had stages: what followed the last mask stood in `after`."""
-    after, scratch = state.get("after"), state.get("scratch")
-    fixed = {name: after[name] for name in ("epochs", "recalibrate", "finetune_lr")} if after else {}
-    results = {name: after[name] for name in ("recalibration", "removal") if after and name in after}
-    stage, shapes = (1, after["shapes"]) if after else (0, scratch)
+    """A checkpoint of format 1 in today's format: it has no stages, and keeps what followed the last mask in "after"."""
+    ending, scratch = state.get("after"), state.get("scratch")
+    fixed = {name: ending[name] for name in ("epochs", "recalibrate", "finetune_lr")} if ending else {}
+    results = {name: ending[name] for name in ("recalibration", "removal") if ending and name in ending}
+    stage, shapes = (1, ending["shapes"]) if ending else (0, scratch)
     return {**state, "stage": stage, "fixed": fixed, "shapes": shapes, "results": results}
 
 
 def provenance() -> dict:
-    """The command, the commit and Python's version."""
+    """What config.json says of where a run comes from: the command, the commit and Python's version."""
     command = shlex.join(["python", *sys.argv])
     return {"command": command, "commit": _commit(), "python": platform.python_version()}
 
 
 def _line(row: dict) -> str:
+    """A row as a line of metrics.jsonl."""
     return json.dumps(row) + "\n"
 
 
 def _numbered(path: Path) -> Path:
-    """Make the folder, or with the first number that is free: no two runs get the same one."""
+    """Make the folder `path`, or where it exists the first free one of path-2, path-3, ...: no two runs get the same."""
     candidate, number = path, 1
     while True:
         try:
@@ -211,7 +221,7 @@ def _numbered(path: Path) -> Path:
 
 
 def _commit() -> str | None:
-    """The repository's commit, with + where the working tree differs from it."""
+    """The repository's commit, with + where the working tree differs from it; None outside of a repository."""
     try:
         git = ["git", "-C", str(ROOT)]
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()

@@ -1,4 +1,4 @@
-"""Run folders as they are read again."""
+"""This file reads run folders again, for tables and figures."""
 
 import contextlib
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass
 class Run:
-    """One run folder: config.json, the rows of metrics.jsonl, and summary.json where the run has ended."""
+    """A run as its folder tells it: config.json, the rows of metrics.jsonl, and summary.json where the run has ended."""
 
     name: str
     config: dict
@@ -18,12 +18,13 @@ class Run:
 
     @property
     def label(self) -> str:
+        """The name, with the epochs that are done where the run has not ended."""
         epochs = self.config["settings"]["epochs"] + self.config["settings"].get("finetune_epochs", 0)
         return self.name if self.summary else f"{self.name} (unfinished: {len(self.rows)} of {epochs})"
 
     @property
     def metric(self) -> str:
-        """The measure that chooses the best epoch: the first of a row's, where the run was recorded before it had a name."""
+        """The measure that chooses the best epoch; where an older record does not name it, the first one of its rows."""
         return self.config.get("metric") or next(iter(self.rows[0]["valid"]))
 
     @property
@@ -31,12 +32,12 @@ class Run:
         return self.config["settings"]["prune_type"] != "none"
 
     def share(self, what: str) -> float | None:
-        """The fraction of "filters", "parameters" or "macs" left, once the run has ended."""
+        """The fraction of "filters", "parameters" or "macs" that the run kept; None before it has ended."""
         return self.summary["left"][what] / self.summary["dense"][what] if self.summary else None
 
 
 def read_run(path: Path) -> Run | None:
-    """A run folder, or None where there is no readable one."""
+    """The run whose folder `path` is, or None where no readable run is."""
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
         if not {"epochs", "seed", "prune_type", "prune_rate"} <= config["settings"].keys():
@@ -53,7 +54,7 @@ def read_run(path: Path) -> Run | None:
 
 
 def name_apart(runs: list[Run]) -> None:
-    """Two folders of the same name are numbered."""
+    """Number the names of runs whose folders have the same name: run, run (2), ..."""
     seen = Counter()
     for run in runs:
         seen[run.name] += 1
@@ -62,5 +63,5 @@ def name_apart(runs: list[Run]) -> None:
 
 
 def best_row(rows: list[dict], metric: str) -> dict:
-    """The epoch with the best validation metric among those at the final rate: before, the network is another one."""
+    """The row with the best validation metric among those at the final rate: before that the network is another one."""
     return max((row for row in rows if row.get("cut", 0) >= rows[-1].get("cut", 0)), key=lambda row: row["valid"][metric])

@@ -1,4 +1,4 @@
-"""Files that last: written whole or not at all, and read without running anything that is in them."""
+"""This file writes files whole or not at all, and reads torch files without running anything that is in them."""
 
 import contextlib
 import io
@@ -12,9 +12,9 @@ from settings.errors import Refused
 
 
 def replace(path: Path, content, keep: Path | None = None) -> None:
-    """Write a file beside its place first, synced, then rename it; `keep` is where the old one goes.
+    """Write `content` to a new file beside `path`, sync it, then rename it to `path`; `keep` is the old file's new path.
 
-    OSError leaves everything as it was.
+    An OSError leaves everything as it was.
     """
     fresh = path.with_name(f"{path.name}.new")
     try:
@@ -29,14 +29,14 @@ def replace(path: Path, content, keep: Path | None = None) -> None:
     if keep is not None and path.exists():
         path.replace(keep)
     fresh.replace(path)
-    # the names too: a power cut may not bring the old ones back
+    # the folder is synced too, so that a power cut does not bring the old names back
     directory = os.open(path.parent, os.O_RDONLY)
     os.fsync(directory)
     os.close(directory)
 
 
 def unused(path: Path) -> Path:
-    """The path, or with the first number that is free."""
+    """`path` itself or, where it exists, the first free one of path-2, path-3, ... with the same suffix."""
     number, candidate = 2, path
     while candidate.exists():
         candidate, number = path.with_name(f"{path.stem}-{number}{path.suffix}"), number + 1
@@ -44,7 +44,7 @@ def unused(path: Path) -> Path:
 
 
 def packed(state: dict):
-    """Tensors and plain values as the bytes of a torch file."""
+    """The bytes of a torch file that holds these tensors and plain values."""
     import torch
 
     buffer = io.BytesIO()
@@ -53,9 +53,9 @@ def packed(state: dict):
 
 
 def read_tensors(path: Path, what: str, keys: set[str], newest: int) -> dict:
-    """A torch file of tensors and plain values that has these keys, and a `format` up to `newest`.
+    """The tensors and plain values of a torch file, which must have the keys `keys` and a "format" of at most `newest`.
 
-    Refused if it is missing, damaged, foreign, newer, or holds code; `what` is the word for it in messages.
+    Raises Refused if it is missing, damaged, foreign, newer, or holds code; `what` is the word for the file in messages.
     """
     import torch
 
@@ -65,7 +65,7 @@ def read_tensors(path: Path, what: str, keys: set[str], newest: int) -> dict:
             if archive.testzip() is not None:
                 raise Refused(f"'{path}' is damaged")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a foreign pickle is refused, not remarked on
+            warnings.simplefilter("ignore")  # torch warns of a foreign pickle, which is refused here anyway
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise Refused(f"no {what} at '{path}'") from None

@@ -1,4 +1,4 @@
-"""Tables: rows as Markdown, CSV or JSON."""
+"""This file writes tables: rows as Markdown, CSV or JSON."""
 
 import csv
 import io
@@ -7,7 +7,7 @@ import statistics
 
 
 def cell(value) -> str:
-    """A table cell: a mean, with the spread over seeds where there are several."""
+    """The text of a table's cell; of a list its mean, with the standard deviation where it holds several values."""
     if isinstance(value, list):
         if not value:
             return "-"
@@ -19,13 +19,14 @@ def cell(value) -> str:
 
 
 def number(value: float) -> str:
+    """A number as a cell has it: two digits after the point, none from 1,000 on and for whole numbers."""
     if isinstance(value, int) or (value == int(value) and abs(value) >= 1000):
         return f"{int(value):,}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.2f}"
 
 
 def write_table(rows: list[dict], style: str) -> str:
-    """The table as "markdown" (means and spreads), "csv" or "json" (every value)."""
+    """The table of these rows, which map columns to values, as "markdown" (means), "csv" or "json" (every value)."""
     if style == "json":
         return json.dumps(rows, indent=1)
     if style == "csv":

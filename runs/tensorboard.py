@@ -1,10 +1,10 @@
-"""The scalars of a run as TensorBoard events."""
+"""This file writes the scalars of a run as TensorBoard events."""
 
 from runs.folder import Folder
 
 
 class Scalars:
-    """TensorBoard events of the same rows; a run that goes on writes all of them again, in the place of the earlier ones."""
+    """TensorBoard events of a run's rows. A run that goes on writes all of them again, which replaces the earlier ones."""
 
     def __init__(self, folder: Folder):
         from torch.utils.tensorboard import SummaryWriter
@@ -14,6 +14,7 @@ class Scalars:
             self.log(row)
 
     def log(self, row: dict) -> None:
+        """Write the scalars of an epoch's row."""
         flat = {f"{part}/{name}": value for part in ("train", "valid") for name, value in row[part].items()}
         flat |= {name: row[name] for name in ("learning_rate", "mask_changes", "cut", "images_per_second") if name in row}
         if "num_zero" in row:

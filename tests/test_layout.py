@@ -1,4 +1,4 @@
-"""The house's rules: who imports whom, and what the command line costs."""
+"""These tests hold the layout: which file may import which, how long files are, and what the command line costs."""
 
 import ast
 import subprocess
@@ -37,15 +37,15 @@ def row_of(module: str) -> int:
 
 def imports(module: str) -> set[str]:
     """The project's modules that this one imports, wherever in the file."""
-    found = set()
+    imported = set()
     for node in ast.walk(ast.parse(MODULES[module].read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             # `from pruning import accounting` names a module
             names = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= names & MODULES.keys() or {node.module}
-    return found & MODULES.keys()
+            imported |= names & MODULES.keys() or {node.module}
+    return imported & MODULES.keys()
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -99,8 +99,6 @@ def test_every_criterion_file_holds_the_criterion_of_its_name():
 
 
 def test_files_stay_readable():
-    for path in FILES:
+    for path in [*FILES, *(ROOT / "benchmarks").glob("*.py")]:
         lines = len(path.read_text().splitlines())
-        assert lines <= (450 if path.name in ("modeling.py", "arguments.py", "report.py") else 250), (
-            f"{path.name} has {lines} lines"
-        )
+        assert lines <= (450 if path.name == "modeling.py" else 250), f"{path.name} has {lines} lines"

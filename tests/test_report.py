@@ -1,4 +1,4 @@
-"""Tables checked against metrics by hand; figures that are really drawn."""
+"""These tests check tables against metrics computed by hand, and that figures are really drawn."""
 
 import csv
 import json

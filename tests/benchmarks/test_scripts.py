@@ -1,4 +1,4 @@
-"""The comparisons of criteria at a tiny size."""
+"""These tests run the comparisons of criteria at a tiny size."""
 
 import json
 import re
@@ -33,8 +33,8 @@ def test_criteria_are_compared_and_go_on(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "criteria.png").stat().st_size > 5000
     files = sorted((tmp_path / "out").iterdir())
     assert len(files) == 7
-    found = json.loads((tmp_path / "out" / "L1-0.01.json").read_text())
-    assert found["kept"]["stem"] <= 16
+    result = json.loads((tmp_path / "out" / "L1-0.01.json").read_text())
+    assert result["kept"]["stem"] <= 16
     stamps = [file.stat().st_mtime_ns for file in files]
     criteria.main(flags)
     assert capsys.readouterr().out == table

@@ -1,4 +1,4 @@
-"""benchmarks/step.py at a tiny size, and the published engine that it times."""
+"""These tests run benchmarks/step.py at a tiny size, and check the published engine that it times."""
 
 import multiprocessing
 import re
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 import models
-from benchmarks import step
+from benchmarks import step, step_variants
 from benchmarks.published import Published
 from pruning.scopes import global_
 from tasks.images import Images
@@ -26,7 +26,7 @@ def published():
 
 def test_the_benchmark_prints_every_variant(capsys, tmp_path, monkeypatch):
     forked = SimpleNamespace(Pipe=multiprocessing.Pipe, get_context=lambda _: programs.CONTEXT)
-    monkeypatch.setattr(step, "multiprocessing", forked)
+    monkeypatch.setattr(step_variants, "multiprocessing", forked)
     flags = ["--networks", "resnet20", "--batches", "8", "--steps", "2", "--warmup", "1", "--workers", "0", "--device", "cpu"]
     step.main([*flags, "--json", str(tmp_path / "rows.jsonl")])
     out = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The paper's table at a tiny size: rows run, go on, are tabulated and kept."""
+"""These tests make the paper's table at a tiny size: rows run, go on, are tabulated and kept."""
 
 import fcntl
 import json
@@ -182,6 +182,6 @@ def test_the_plan(layers, rows):
     assert len({row.name for row in planned}) == len(planned) == rows
     assert [row.name for row in planned[:6]] == ["ours_both", "ours_pruning", "ksc2020", "dense", "decorrelation", "paper"]
     for planned_row in planned:
-        if planned_row.after is None:
+        if planned_row.scratch_of is None:
             settings = arguments.parse(planned_row.flags)
             assert settings.network.arch == ("resnet50" if planned_row.name.startswith("resnet50") else f"resnet{layers}")

@@ -1,4 +1,4 @@
-"""Runs survive: killed at any moment and resumed, a run ends as if nothing had happened."""
+"""Runs survive: a run that was killed at any moment and resumed ends as if nothing had happened."""
 
 import functools
 import json

@@ -1,4 +1,4 @@
-"""Settings: resolved once, frozen, in sections; and what one flag says about another."""
+"""These tests check that settings are resolved once, frozen, in sections, and what one flag says about another."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""The table of flags: every flag is in one section, and every condition under which one has no effect really refuses it."""
+"""Every flag is in one section, and each condition under which a flag has no effect really refuses it."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Names on the command line: discovery, options, suggestions, refusals."""
+"""These tests check names on the command line: how they are discovered, their options, suggestions, refusals."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A wrong command: exit status 2, one line on stderr that helps, nothing on stdout, nothing left behind."""
+"""A wrong command ends with exit status 2 and one line on stderr that helps; it prints and leaves nothing else."""
 
 import json
 import pickle
