@@ -89,7 +89,7 @@ def run_program(*flags):
     deterministic, argv, sys.argv = torch.are_deterministic_algorithms_enabled(), sys.argv, ["modeling.py", *flags]
     try:
         settings = arguments.parse(list(flags))
-        (use.main if settings.evaluate or settings.predict else modeling.main)(settings)
+        (use.main if settings.use.evaluate or settings.use.predict else modeling.main)(settings)
     finally:
         sys.argv = argv
         torch.use_deterministic_algorithms(deterministic)

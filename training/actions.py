@@ -5,6 +5,8 @@ An action is a function of the run and keyword options. It trains nothing, and r
 
 from itertools import chain, count, islice
 
+import torch
+
 import models
 from models.layers import initialise
 from pruning.removal import Removal
@@ -43,5 +45,6 @@ def shrink(run: Experiment, *, model: str) -> dict:
     """Give the network the widths of a model.pt, and fresh weights."""
     run.model.reshape(models.load(model).shapes())
     initialise(run.model)
-    run.go_on_with(run.model)
+    # as at the start and on --resume: another layout in memory rounds otherwise
+    run.go_on_with(run.model.to(memory_format=torch.channels_last))
     return {}
