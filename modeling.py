@@ -13,7 +13,7 @@ if __name__ == "__main__":
     # a wrong command is refused before torch is loaded
     with guard("modeling.py"):
         SETTINGS = parse(sys.argv[1:])
-    if SETTINGS.evaluate or SETTINGS.predict:
+    if SETTINGS.use.evaluate or SETTINGS.use.predict:
         from deploy import use
 
         with guard("modeling.py"):

@@ -33,10 +33,10 @@ def no_pruning(settings) -> str | None:
         return f"has no effect without --prune_type {', '.join(most)} or {last}"
 
 
-def smaller_pieces(settings) -> str | None:
-    """The granularity that is asked for, where it cuts smaller pieces than whole filters."""
+def smaller_pieces(settings) -> str:
+    """The granularity that is asked for, where it cuts smaller pieces than whole filters; empty otherwise."""
     kind = settings.pruning.prune_type
-    return None if kind == "none" or "whole filters" in GRANULARITIES.entry(kind).traits else kind
+    return "" if kind == "none" or "whole filters" in GRANULARITIES.entry(kind).traits else kind
 
 
 def no_whole_filters(settings) -> str | None:

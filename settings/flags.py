@@ -78,7 +78,8 @@ GROUPS = {
     ),
     "pruning": (
         _pruning("prune_type", "what is cut: whole filters, single weights, or k x k kernels (default none)",
-                 (effects.beside_preset,), default="none", choices=lambda: ("none", *sorted(GRANULARITIES.entries, reverse=True))),
+                 (effects.beside_preset,), default="none",
+                 choices=lambda: ("none", *sorted(GRANULARITIES.entries, reverse=True))),
         _pruning("prune_rate", "fraction removed (default 0.6)", AMOUNT, type=number(float, 0, 1, below=True), default=0.6),
         _pruning("prune_imp", "by what measure. {listing} (default L1)", default="L1", registry=CRITERIA),
         _pruning("prune_scope", "compared with whom. {listing} (default global)",

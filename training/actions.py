@@ -43,8 +43,8 @@ def remove(run: Experiment) -> dict:
 
 def shrink(run: Experiment, *, model: str) -> dict:
     """Give the network the widths of a model.pt, and fresh weights."""
-    run.model.reshape(models.load(model).shapes())
-    initialise(run.model)
-    # as at the start and on --resume: another layout in memory rounds otherwise
-    run.go_on_with(run.model.to(memory_format=torch.channels_last))
+    network = run.model.cpu()  # where fresh weights are the same on every device
+    network.reshape(models.load(model).shapes())
+    initialise(network)
+    run.go_on_with(network.to(run.engine.device, memory_format=torch.channels_last))
     return {}

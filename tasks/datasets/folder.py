@@ -1,7 +1,5 @@
 """A folder of image files holds a data set of the user's own: DIR/train/CLASS/IMAGE and DIR/test/CLASS/IMAGE."""
 
-from pathlib import Path
-
 import torch
 
 from settings.errors import Refused
@@ -12,12 +10,12 @@ class Folder(Source):
     """Image files in the layout of torchvision's ImageFolder, scaled and cropped to one size."""
 
     def class_count(self) -> int:
-        return len(_folder_classes(self.directory))
+        return len(self.class_names())
 
     def read(self) -> tuple[Images, Images, list[str]]:
         from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
-        classes, samples = _folder_classes(self.directory), []
+        classes, samples = self.class_names(), []
         for part in ("train", "test"):
             numbers = {name: number for number, name in enumerate(classes)}
             try:
@@ -30,18 +28,17 @@ class Folder(Source):
         train, test = (Images(*part) for part in zip(pixels, labels, strict=True))
         return train, test, classes
 
-
-def _folder_classes(directory: Path) -> list[str]:
-    """The class names of DIR/train, sorted; Refused unless they are those of DIR/test."""
-    names = {}
-    for part in ("train", "test"):
-        folder = Path(directory) / part
-        if not folder.is_dir():
-            raise Refused(f"no folder '{folder}': --dataset folder reads DIR/train/CLASS/IMAGE and DIR/test/CLASS/IMAGE")
-        names[part] = sorted(child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
-    if not names["train"]:
-        raise Refused(f"no class folders in '{Path(directory) / 'train'}'")
-    if names["train"] != names["test"]:
-        odd = sorted(set(names["train"]) ^ set(names["test"]))
-        raise Refused(f"'{directory}': classes differ between train and test: {', '.join(odd[:5])}")
-    return names["train"]
+    def class_names(self) -> list[str]:
+        """The names of the class folders in DIR/train, sorted; Refused unless they are those in DIR/test."""
+        names = {}
+        for part in ("train", "test"):
+            folder = self.directory / part
+            if not folder.is_dir():
+                raise Refused(f"no folder '{folder}': --dataset folder reads DIR/train/CLASS/IMAGE and DIR/test/CLASS/IMAGE")
+            names[part] = sorted(child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+        if not names["train"]:
+            raise Refused(f"no class folders in '{self.directory / 'train'}'")
+        if names["train"] != names["test"]:
+            odd = sorted(set(names["train"]) ^ set(names["test"]))
+            raise Refused(f"'{self.directory}': classes differ between train and test: {', '.join(odd[:5])}")
+        return names["train"]

@@ -184,4 +184,4 @@ def test_the_plan(layers, rows):
     for planned_row in planned:
         if planned_row.after is None:
             settings = arguments.parse(planned_row.flags)
-            assert settings.arch == ("resnet50" if planned_row.name.startswith("resnet50") else f"resnet{layers}")
+            assert settings.network.arch == ("resnet50" if planned_row.name.startswith("resnet50") else f"resnet{layers}")

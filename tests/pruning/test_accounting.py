@@ -43,12 +43,12 @@ PRESETS = {
 def test_presets_leave_what_was_published(preset):
     """Li et al.: parameters and MACs, counted beforehand, and after removal; and the rate that is printed."""
     settings = arguments.parse(["--preset", preset])
-    network = models.build(settings.arch)
-    pruner = Pruner(network, scope=settings.prune_scope, rate=settings.prune_rate)
-    pruner.update(settings.prune_rate)
+    network = models.build(settings.network.arch)
+    pruner = Pruner(network, scope=settings.pruning.prune_scope, rate=settings.pruning.prune_rate)
+    pruner.update(settings.pruning.prune_rate)
     for count in (accounting.remaining(network, 32), accounting.dense(Removal(network).compact(), 32)):
         assert (count.parameters, count.macs) == PRESETS[preset]
-    assert settings.prune_rate == round(pruner.cut() / sum(unit.filters for unit in network.units.values()), 4)
+    assert settings.pruning.prune_rate == round(pruner.cut() / sum(unit.filters for unit in network.units.values()), 4)
 
 
 def test_resnet56_with_the_branch_of_a_block_empty_loses_the_whole_branch():

@@ -90,7 +90,7 @@ def test_a_flag_with_effect_is_not(condition):
 
 def test_every_condition_is_in_the_table():
     defined = {item for item in vars(effects).values() if getattr(item, "__module__", "") == "settings.effects"}
-    helpers = {effects.finds_counts, effects.phase_of, effects.network_is_typed, effects._phase_decides}
+    helpers = {effects.finds_counts, effects.phase_of, effects.network_is_typed, effects._phase_decides, effects.smaller_pieces}
     assert {condition for _, condition in PAIRS} == defined - helpers
 
 

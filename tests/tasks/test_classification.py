@@ -1,5 +1,7 @@
 """The task of classification: its loss, its meter, grey images, and the lines that it prints."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -54,7 +56,7 @@ def test_grey_images_have_one_channel_from_the_file_to_the_model(tmp_path, monke
     task = tasks.load(parse(flags).data, batch_size=8, seed=0, device="cpu")
     assert task.inputs == (1, 16, 16)
     colour = tasks.load(parse(TINY_DATA).data, batch_size=8, seed=0, device="cpu")
-    path = sorted((tmp_path.__class__(TINY_DATA[3]) / "test" / "blue").iterdir())[0]
+    path = sorted((Path(TINY_DATA[3]) / "test" / "blue").iterdir())[0]
     assert torch.equal(task.test.pixels[0, ..., 0], torch.from_numpy(np.array(Image.open(path).convert("L"))))
     assert colour.inputs == (3, 16, 16)
     pruned = ["--prune_type", "structured", "--prune_rate", "0.5", "--compact", "--export", "m.onnx"]

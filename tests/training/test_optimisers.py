@@ -24,12 +24,10 @@ def stepped(*flags):
 @pytest.mark.parametrize("name", OPTIMISERS.entries)
 def test_every_optimiser_steps_and_goes_on_from_a_checkpoint(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run_program(*TINY, "--optimizer", name, "--lr", "0.001", "--out_dir", "whole", "--quiet")
-    run_program(
-        *TINY, "--optimizer", name, "--lr", "0.001", "--lr_schedule", "constant", "--epochs", "1", "--out_dir", "half", "--quiet"
-    )
+    flags = [*TINY, "--optimizer", name, "--lr", "0.001", "--lr_schedule", "constant", "--quiet"]
+    run_program(*flags, "--epochs", "1", "--out_dir", "half")
     run_program("--resume", "half", "--epochs", "2", "--quiet")
-    run_program(*TINY, "--optimizer", name, "--lr", "0.001", "--lr_schedule", "constant", "--out_dir", "same", "--quiet")
+    run_program(*flags, "--out_dir", "same")
     half, same = (torch.load(f"{run}/checkpoint.pt", weights_only=True)["model"] for run in ("half", "same"))
     assert all(torch.equal(value, same[key]) for key, value in half.items())
 
@@ -37,7 +35,7 @@ def test_every_optimiser_steps_and_goes_on_from_a_checkpoint(name, tmp_path, mon
 def test_the_first_step_of_each_is_that_of_torch():
     run = modeling.start(parse([*TINY, "--amp", "off"]))
     run.model.train()
-    outputs, terms = run.losses(*next(run.batches(0)))
+    _, terms = run.losses(*next(run.batches(0)))
     weight = run.model.stem.weight
     gradient = torch.autograd.grad(sum(terms.values()), weight)[0]
     before = weight.detach().clone()
@@ -98,7 +96,7 @@ def test_gates_that_learn_have_a_group_of_their_own_and_a_term_in_the_loss(two_b
 
 def test_a_proximal_step_follows_the_optimisers(tmp_path):
     flags = [*TINY, "--amp", "off", "--reg", "bn_l1_proximal", "--odecay", "2.0", "--lr", "0.2"]
-    run, plain = (modeling.start(parse(each)) for each in (flags, flags[:-6] + ["--lr", "0.2"]))
+    run, plain = (modeling.start(parse(each)) for each in (flags, [*flags[:-6], "--lr", "0.2"]))
     for each in (run, plain):
         each.model.train()
         each.set_learning_rate(0, 0)
