@@ -16,14 +16,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tqdm import tqdm
 
-from modeling import train_epoch
+from modeling import start, train_epoch
 from pruning import accounting
 from pruning.removal import Removal
 from runs.figures import COLOURS
 from runs.tables import write_table
 from settings.arguments import parse
 from settings.registry import CRITERIA
-from training.experiment import start
 
 # criteria with options that make another method of them
 MORE = ["Taylor2019(at='filter')", "LcP(learn='scale_and_offset')", "FPGM(by_norm=0.1)"]

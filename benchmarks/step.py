@@ -42,7 +42,7 @@ class Own:
             raise ValueError(f"only {self.run.task.batch} images for a batch of {batch}")
         self.meter = self.run.task.meter(device)
         self.model, self.batches = self.run.model.train(), iter(())
-        self.penalty = self.run.engine.compiled(lambda: self.run.penalty(self.model))
+        self.penalty = self.run.engine.compiled(lambda: sum(penalty(self.model) for penalty in self.run.penalties.values()))
         if self.run.pruner is not None:
             self.run.pruner.update(0.6)
 

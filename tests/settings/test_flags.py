@@ -89,8 +89,9 @@ def test_a_flag_with_effect_is_not(condition):
 
 
 def test_every_condition_is_in_the_table():
-    defined = {item for item in vars(effects).values() if getattr(item, "__module__", "") == "settings.effects"}
-    helpers = {effects.finds_counts, effects.phase_of, effects.network_is_typed, effects._phase_decides, effects.smaller_pieces}
+    public = [item for name, item in vars(effects).items() if not name.startswith("_")]
+    defined = {item for item in public if getattr(item, "__module__", "") == "settings.effects"}
+    helpers = {effects.finds_counts, effects.phase_of, effects.network_is_typed, effects.smaller_pieces}
     assert {condition for _, condition in PAIRS} == defined - helpers
 
 
@@ -103,9 +104,12 @@ def test_every_flag_is_in_exactly_one_section():
 
 @pytest.mark.parametrize("flag", FLAGS.values(), ids=lambda flag: flag.name)
 def test_what_the_table_says_is_what_argparse_does(flag):
-    action = next(action for action in arguments.build_parser()._actions if action.dest == flag.name)
-    assert action.default == flag.default
-    assert (action.choices or []) == flag.legal()
+    assert arguments.build_parser().get_default(flag.name) == flag.default
+    for word in flag.legal():
+        assert arguments.typed_flags([f"--{flag.name}", word])[flag.name] == word
+    if flag.legal():
+        with pytest.raises(Refused, match="no_such_word"):
+            arguments.typed_flags([f"--{flag.name}", "no_such_word"])
     if flag.default is not None and flag.type is not None:
         assert flag.type(str(flag.default)) == flag.default  # the default is legal
     if flag.choices and flag.default is not None:
