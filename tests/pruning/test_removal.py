@@ -6,24 +6,24 @@ import functools
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TwoBlocks
+from conftest import TwoBlocks, narrow
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
+from toys import Bottlenecks
 
 import models
 from deploy.folding import folded
-from models.resnet import _Bottleneck, _ResNet
 from pruning import OutputGate, WeightMask, accounting
 from pruning.groups import Decisions
 from pruning.removal import Removal, ungated
 
 NETWORKS = {
-    "chain": lambda: models.build("vgg16", classes=7),
+    "chain": lambda: narrow(models.build("vgg16", classes=7), 4),
     "projection": lambda: models.build("resnet20", classes=7),
     "pad": lambda: models.build("resnet20(shortcut='pad')", classes=7),
-    "basic": lambda: models.build("resnet18", classes=7),
-    "bottleneck": lambda: _ResNet(_Bottleneck, (2, 1, 1, 1), 7),
+    "basic": lambda: narrow(models.build("resnet18", classes=7), 4),
+    "bottleneck": lambda: Bottlenecks(classes=7),
 }
 
 

@@ -106,7 +106,7 @@ def test_every_flag_is_in_exactly_one_section():
 def test_what_the_table_says_is_what_argparse_does(flag):
     assert arguments.build_parser().get_default(flag.name) == flag.default
     for word in flag.legal():
-        assert arguments.typed_flags([f"--{flag.name}", word])[flag.name] == word
+        assert arguments.typed_flags([f"--{flag.name}", str(word)])[flag.name] == word
     if flag.legal():
         with pytest.raises(Refused, match="no_such_word"):
             arguments.typed_flags([f"--{flag.name}", "no_such_word"])
