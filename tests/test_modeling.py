@@ -201,18 +201,17 @@ def test_a_run_that_diverges_exits_with_1(tmp_path):
     assert done.stderr.splitlines()[-1].startswith("modeling.py: error: the loss was not finite at epoch 0, step ")
 
 
-def values(argv):
-    """The settings of a command, by flag."""
-    return SimpleNamespace(**parse(argv).flat)
-
-
 def test_the_plain_command_is_the_paper_with_cures():
-    asked = parse([*PRUNED])
-    settings = SimpleNamespace(**asked.flat)
-    assert (settings.arch, settings.epochs, settings.batch_size, settings.lr) == ("resnet50", 300, 128, 0.2)
-    assert (settings.momentum, settings.weight_decay, settings.prune_freq) == (0.9, 1e-4, "1ep")
-    assert (settings.dataset, settings.val_size) == ("cifar10", 0.1)
-    lines = departures(asked)
+    settings = parse([*PRUNED])
+    assert (settings.network.arch, settings.training.epochs, settings.training.batch_size, settings.training.lr) == (
+        "resnet50",
+        300,
+        128,
+        0.2,
+    )
+    assert (settings.training.momentum, settings.training.weight_decay, settings.pruning.prune_freq) == (0.9, 1e-4, "1ep")
+    assert (settings.data.dataset, settings.data.val_size) == ("cifar10", 0.1)
+    lines = departures(settings)
     assert len(lines) == 5
     undone = [flag for line in lines for flag in undo_flags(line)]
     assert departures(parse([*PRUNED[:4], *undone])) == []
@@ -224,34 +223,37 @@ def undo_flags(line):
     return shlex.split(re.search(r"undo: (.*)\)$", line)[1])
 
 
+def flat(argv):
+    """Every setting of a command, by its flag."""
+    return SimpleNamespace(**parse(argv).flat)
+
+
 def test_a_recipe_replaces_defaults_and_typed_flags_win():
-    code = values(["--recipe", "ksc2020"])
+    code = flat(["--recipe", "ksc2020"])
     assert (code.arch, code.batch_size, code.seed, code.val_size) == ("resnet56", 256, 777, 0.0)
     assert (code.augment, code.normalise, code.lr_schedule, code.reg) == ("crop", "half", "constant", "none")
     assert (code.prune_imp, code.prune_gate, code.prune_freq) == ("L1(reduce='mean')", "weight", "4it")
     assert code.prune_until * 300 == pytest.approx(226)
-    typed = ["--recipe", "paper", "--prune_rate", "0.7", "--layers", "20"]
-    paper = values(typed)
+    paper = flat(["--recipe", "paper", "--prune_rate", "0.7", "--layers", "20"])
     assert (paper.arch, paper.prune_rate, paper.reg, paper.odecay) == ("resnet20", 0.7, "reg_cov", 0.7)
     assert (paper.prune_scope, paper.prune_gate, paper.prune_until) == (RAW_SCOPE, "weight", 1.0)
-    assert departures(parse(typed)) == [
-        "the regulariser is live (the published one was the constant 0) (reg reg_cov; undo: --reg none)"
-    ]
+    asked = parse(["--recipe", "paper", "--prune_rate", "0.7", "--layers", "20"])
+    assert departures(asked) == ["the regulariser is live (the published one was the constant 0) (reg reg_cov; undo: --reg none)"]
 
 
 def test_flags_of_pruning_speak_for_others():
-    best = values(["--recipe", "best", "--layers", "20"])
+    best = flat(["--recipe", "best", "--layers", "20"])
     assert (best.prune_type, best.prune_schedule, best.lr_schedule, best.weight_decay) == ("structured", "cubic", "cosine", 5e-4)
     assert (best.arch, best.prune_rate, best.reg) == ("resnet20", 0.6, "none")
-    rounds = values(["--prune_type", "structured", "--rounds", "3"])
+    rounds = flat(["--prune_type", "structured", "--rounds", "3"])
     assert (rounds.prune_phase, rounds.prune_schedule) == ("iterative(rounds=3)", "linear")
-    assert values(["--prune_type", "structured", "--prune_imp", "LcP"]).prune_scope == "global(normalise='none')"
-    assert values(["--prune_type", "structured", "--prune_imp", "LcP", "--prune_scope", "local"]).prune_scope == "local"
-    assert values(["--recipe", "best", "--prune_imp", "LcP"]).prune_scope == "global(normalise='none')"
-    assert values(["--preset", "VGG-16-A", "--prune_imp", "LcP"]).prune_scope == "preset(name='VGG-16-A')"
-    preset = values(["--preset", "VGG-16-A", "--compact"])
+    assert flat(["--prune_type", "structured", "--prune_imp", "LcP"]).prune_scope == "global(normalise='none')"
+    assert flat(["--prune_type", "structured", "--prune_imp", "LcP", "--prune_scope", "local"]).prune_scope == "local"
+    assert flat(["--recipe", "best", "--prune_imp", "LcP"]).prune_scope == "global(normalise='none')"
+    assert flat(["--preset", "VGG-16-A", "--prune_imp", "LcP"]).prune_scope == "preset(name='VGG-16-A')"
+    preset = flat(["--preset", "VGG-16-A", "--compact"])
     assert (preset.arch, preset.prune_type, preset.prune_scope) == ("vgg16", "structured", "preset(name='VGG-16-A')")
-    assert values(["--prune_type", "structured", "--prune_imp", "APoZ(counts='deviation')"]).prune_rate == 0
+    assert flat(["--prune_type", "structured", "--prune_imp", "APoZ(counts='deviation')"]).prune_rate == 0
 
 
 def test_a_trained_network_is_cut_before_the_first_step(train, tmp_path):
