@@ -8,6 +8,8 @@ from models.layers import conv_unit
 from pruning.gates.output import OutputGate
 from pruning.gates.weight import WeightMask
 
+pytestmark = pytest.mark.core
+
 CUT = {"stem": [1], "a1": [0, 3], "a2": [2, 5], "b1": [4], "b2": [0, 1, 2]}
 
 

@@ -8,6 +8,8 @@ from settings.errors import Refused
 from settings.flags import FLAGS, GROUPS, SECTIONS, of_kind
 from settings.registry import OPTIMISERS, Entry
 
+pytestmark = pytest.mark.core
+
 STRUCTURED = ["--prune_type", "structured"]
 # for each condition, the rest of a command line under which the flags that name it have no effect
 WITHOUT = {
