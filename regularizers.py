@@ -59,7 +59,7 @@ def _scales(network: Network) -> list[tuple[Tensor, Tensor]]:
 
 
 # multiplications of a layer's Gram matrix from which a host's look at the mask costs less than it saves
-_LARGE = 10**8
+LARGE = 10**8
 
 
 def _with_gradient(rows: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,7 +88,7 @@ class _MeanCorrelation(torch.autograd.Function):
         laid = [(weight.permute(0, 2, 3, 1) if last else weight) for weight in weights]
         rows = torch.stack([weight.flatten(1) for weight in laid])
         ctx.shape, ctx.last = laid[0].shape, last
-        if rows.device.type == "cpu" and rows[0].numel() * len(rows[0]) >= _LARGE and not live.all():
+        if rows.device.type == "cpu" and rows[0].numel() * len(rows[0]) >= LARGE and not live.all():
             # worth a look at how many are left, whose square is the work
             ctx.gradient, total = torch.zeros_like(rows), rows.new_zeros(())
             for layer, alive, gradient in zip(rows, live.bool(), ctx.gradient, strict=True):

@@ -2,7 +2,7 @@
 # ./run.sh          the experiment below, into result/; further flags are passed through
 # ./run.sh quick    a small network on scikit-learn's digits, no download, about two minutes on two CPU cores
 # ./run.sh table    the paper's table: runs, goes on where it was stopped, tabulates; --help lists its flags
-# ./run.sh test     the tests
+# ./run.sh test     the tests; -m core: those worth a run at each save, in a minute
 # The first use makes .venv and installs requirements.txt into it.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -47,7 +47,7 @@ case "${1:-}" in
     ;;
   test)
     shift
-    exec $python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile "$@"
+    exec $python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal "$@"
     ;;
 esac
 

@@ -51,6 +51,7 @@ def notebook(lines):
     return read
 
 
+@pytest.mark.core
 def test_the_published_lines(train):
     out, _ = train(*TINY, *PRUNED)
     assert out[0] == "prune rate 0.6 regularization odecay 0.7"
@@ -68,6 +69,7 @@ def test_the_published_lines(train):
     assert [line.split()[0] for line in out[7:-1]] == ["result"] * 6
 
 
+@pytest.mark.core
 def test_a_dense_run_has_no_sparsity_line(train):
     out, err = train(*TINY)
     assert out[0] == "prune rate 0.0 regularization odecay 0.0"
@@ -76,6 +78,7 @@ def test_a_dense_run_has_no_sparsity_line(train):
     assert not any("mask" in line for line in err)
 
 
+@pytest.mark.core
 def test_the_records_of_a_run(train, tmp_path):
     out, err = train(*TINY, *PRUNED, "--out_dir", "here")
     config = json.loads((tmp_path / "here" / "config.json").read_text())
@@ -108,6 +111,7 @@ def test_default_folders_are_numbered(train, tmp_path):
     assert sorted(path.name for path in (tmp_path / "result").iterdir()) == ["resnet20-none", "resnet20-none-2"]
 
 
+@pytest.mark.core
 def test_a_dry_run_leaves_nothing(train, tmp_path):
     out, _ = train(*TINY, *PRUNED, "--dry_run")
     assert notebook(out)["valid"]
@@ -156,6 +160,7 @@ def test_what_is_said_on_the_way(train):
     assert modeling.pruning_text(run).endswith("470 masks changed")
 
 
+@pytest.mark.core
 def test_masked_filters_never_show(train, monkeypatch):
     """The network that is evaluated has the masks on: silencing cut filters' weights changes nothing."""
     seen = {}
@@ -176,11 +181,13 @@ def test_masked_filters_never_show(train, monkeypatch):
     assert seen["same"]
 
 
+@pytest.mark.core
 def test_a_loss_that_is_not_finite_stops_the_run(train):
     with pytest.raises(modeling.Failed, match=r"not finite at epoch 0, step \d+ of 3"):
         train(*TINY, "--lr", "1e30")
 
 
+@pytest.mark.core
 def test_the_learning_rate_follows_its_schedule():
     def rates(*flags, at):
         run = modeling.start(parse([*TINY, *flags, "--batch_size", "5"]))  # ten steps an epoch

@@ -46,10 +46,12 @@ def weights_of(network):
     return {name: unit.weight.detach() for name, unit in network.units.items()}
 
 
+@pytest.mark.core
 def test_reg_cov_is_torch_corrcoef(two_blocks):
     torch.testing.assert_close(reg_cov(two_blocks), mean_correlation(weights_of(two_blocks)), rtol=0, atol=1e-12)
 
 
+@pytest.mark.core
 def test_reg_cov_leaves_masked_filters_out(two_blocks):
     live = {name: (torch.arange(unit.filters) % 3 != 0).float() for name, unit in two_blocks.units.items()}
     live["b1"] = torch.tensor([0.0, 0, 1, 0, 0])  # one live filter gives 0
@@ -64,6 +66,7 @@ def test_reg_cov_leaves_masked_filters_out(two_blocks):
             assert torch.equal(moved, mask.bool() & (mask.sum() > 1)), name
 
 
+@pytest.mark.core
 def test_reg_cov_sees_single_weights_that_are_masked(two_blocks):
     for unit in two_blocks.units.values():
         unit.gate = WeightMask(unit.weight.shape)
@@ -192,6 +195,7 @@ def test_penalties_are_float32_under_autocast_and_touch_no_random_state(name):
     assert torch.equal(state, torch.get_rng_state())
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_the_gradient_in_closed_form_is_autograds(two_blocks, memory_format):
     """Masked, constant and single filters too; float64 against the plain formula, float32 against float64."""
@@ -246,7 +250,7 @@ def test_live_filters_alone_give_the_same(two_blocks, monkeypatch, format_):
     weights = [unit.weight for unit in two_blocks.units.values()]
     found = []
     for large in (10**8, 0):
-        monkeypatch.setattr(regularizers, "_LARGE", large)
+        monkeypatch.setattr(regularizers, "LARGE", large)
         value = reg_cov(two_blocks)
         found.append((value, torch.autograd.grad(value, weights)))
     torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-14)
@@ -255,6 +259,7 @@ def test_live_filters_alone_give_the_same(two_blocks, monkeypatch, format_):
     assert (found[1][1][1][cut] == 0).all()
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("name", PENALTIES)
 def test_the_weight_is_a_factor(two_blocks, name):
     """Bit for bit, in float32 as in training: the product with what the penalty measures."""

@@ -97,6 +97,48 @@ class TwoHeads(Network):
         return self.boxes(self.scale(x)), self.scores(y)
 
 
+class Bottleneck(nn.Module):
+    """Narrow, convolve, widen by four, and add; with a projection where the stream changes its width or size."""
+
+    def __init__(self, network: Network, name: str, source: str, target: str, inputs: int, inner: int, stride: int):
+        super().__init__()
+        network.add_module(name, self)
+        self.narrow, self.inner = conv_unit(inputs, inner, 1), conv_unit(inner, inner, 3, stride=stride)
+        self.widen, self.joint = conv_unit(inner, 4 * inner, 1, activation=False), Joint()
+        self.projection = None if source == target else conv_unit(inputs, 4 * inner, 1, stride=stride, activation=False)
+        network.wire(f"{name}.narrow", source, f"{name}.narrow")
+        network.wire(f"{name}.inner", f"{name}.narrow", f"{name}.inner")
+        if self.projection is not None:
+            network.wire(f"{name}.projection", source, target)
+        network.wire(f"{name}.widen", f"{name}.inner", target, f"{name}.joint")
+
+    def forward(self, x):
+        stream = x if self.projection is None else self.projection(x)
+        return self.joint(self.widen(self.inner(self.narrow(x))), stream)
+
+
+class Bottlenecks(Network):
+    """ResNet-50's kind of network, of five blocks: two in the first stage, one in each of the others."""
+
+    def __init__(self, classes: int = 4):
+        super().__init__()
+        self.stem = conv_unit(3, 16, 3)
+        self.wire("stem", "input", "stem")
+        inputs, source = 16, "stem"
+        for number, (stage, inner) in enumerate((("stage1", 8), ("stage1", 8), ("stage2", 16), ("stage3", 32), ("stage4", 64))):
+            Bottleneck(self, f"block{number}", source, stage, inputs, inner, 1 if stage == "stage1" else 2)
+            inputs, source = 4 * inner, stage
+        self.classifier = Unit(nn.Linear(inputs, classes), norm=False, activation=False)
+        self.wire("classifier", source, "output")
+        initialise(self)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for number in range(5):
+            x = self.get_submodule(f"block{number}")(x)
+        return self.classifier(x.mean((2, 3)))
+
+
 class InGroups(Network):
     """A convolution in two groups, as in ResNeXt."""
 

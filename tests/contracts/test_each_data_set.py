@@ -5,6 +5,8 @@ import pytest
 from settings.registry import DATASETS, TASKS
 from tasks.images import Source
 
+pytestmark = pytest.mark.core
+
 
 @pytest.mark.parametrize("name", DATASETS.entries)
 def test_it_is_a_source_for_a_task(name):

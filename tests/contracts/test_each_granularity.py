@@ -6,6 +6,8 @@ from promises import trains_and_resumes
 from settings.flags import FLAGS
 from settings.registry import GRANULARITIES
 
+pytestmark = pytest.mark.core
+
 
 @pytest.mark.parametrize("name", GRANULARITIES.entries)
 def test_it_trains_and_resumes(tmp_path, monkeypatch, name):

@@ -5,6 +5,8 @@ from promises import trains_and_resumes, unchanged
 
 from settings.registry import LEARNING_RATES
 
+pytestmark = pytest.mark.core
+
 # two values of each option that must give two results
 OPTION_VALUES = {"drops": ((0.5, 0.75), (0.2,)), "factor": (0.1, 0.5)}
 

@@ -9,6 +9,8 @@ from settings.arguments import parse
 from settings.registry import OPTIMISERS
 from training.build import build_optimizer
 
+pytestmark = pytest.mark.core
+
 # two values of each option that must give two results
 OPTION_VALUES = {"nesterov": (False, True), "beta1": (0.9, 0.5), "beta2": (0.999, 0.9), "eps": (1e-8, 0.1)}
 

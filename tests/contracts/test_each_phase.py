@@ -5,6 +5,8 @@ from promises import PRUNED, trains_and_resumes, unchanged
 
 from settings.registry import PHASES
 
+pytestmark = pytest.mark.core
+
 
 @pytest.mark.parametrize("name", PHASES.entries)
 def test_it_trains_and_resumes(tmp_path, monkeypatch, name):

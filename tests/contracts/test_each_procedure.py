@@ -10,6 +10,8 @@ from settings.arguments import parse
 from settings.registry import ACTIONS, PROCEDURES
 from training.experiment import plan_of
 
+pytestmark = pytest.mark.core
+
 
 @pytest.fixture
 def smaller(tmp_path, monkeypatch):

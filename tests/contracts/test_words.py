@@ -8,6 +8,8 @@ import pytest
 
 from settings import registry
 
+pytestmark = pytest.mark.core
+
 REGISTRIES = {name: value for name, value in vars(registry).items() if isinstance(value, registry.Registry)}
 # these are methods of the literature; the others are this program's own words for when, where and what
 METHODS = ("CRITERIA", "REGULARIZERS", "OPTIMISERS", "NETWORKS", "LEARNING_RATES")

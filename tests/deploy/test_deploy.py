@@ -88,6 +88,7 @@ def test_a_run_ends_with_a_smaller_network_in_a_file(call):
     assert line(call("--evaluate", "run/model.pt", "--quiet"), "test accuracy").startswith(f"result test accuracy: {accuracy}, ")
 
 
+@pytest.mark.core
 def test_an_ended_run_is_compacted_later_as_it_would_have_been_at_once(call):
     at_once = call(*RUN, "--compact", "--out_dir", "at_once")
     call(*RUN, "--out_dir", "later")
@@ -232,6 +233,7 @@ def test_removal_that_changes_outputs_is_an_error_and_saves_nothing(call, monkey
     assert not Path("run/model.pt").exists()
 
 
+@pytest.mark.core
 def test_a_dry_run_compacts_without_a_file(call, tmp_path):
     assert "the same outputs" in line(call(*RUN, "--compact", "--dry_run"), "removal")
     assert list(tmp_path.iterdir()) == []
@@ -313,6 +315,7 @@ class TestFiles:
         assert again.card == models.Card(name, ["a", "b", "c"], 32, [1.0] * 3, [2.0] * 3, {"epochs": 3})
         assert not again.training
 
+    @pytest.mark.core
     def test_the_constants_of_the_published_placement_are_kept(self, tmp_path):
         torch.manual_seed(0)
         network = models.build("resnet20", classes=3).eval()
@@ -335,6 +338,7 @@ class TestFiles:
         with pytest.raises(ValueError, match="remove the filters first"):
             models.save(tmp_path / "m.pt", network, card())
 
+    @pytest.mark.core
     def test_what_is_no_model_file_is_refused(self, tmp_path):
         path = tmp_path / "m.pt"
         models.save(path, smaller_network(), card())

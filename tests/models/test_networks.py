@@ -22,6 +22,7 @@ MACS = {"resnet56(shortcut='pad')": 125_485_696, "resnet110(shortcut='pad')": 25
 SMALL = ["resnet20", "resnet20(shortcut='pad')", "resnet18", "resnet50", "vgg16"]
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameters(name):
     network = models.build(name)

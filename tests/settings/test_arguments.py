@@ -11,6 +11,8 @@ from settings.errors import Refused
 from settings.flags import FLAGS, SECTIONS, defaults
 from settings.registry import PROCEDURES, REGULARIZERS, Entry, Option
 
+pytestmark = pytest.mark.core
+
 
 @pytest.fixture
 def _procedures(monkeypatch):

@@ -11,6 +11,8 @@ from settings.errors import Refused
 from settings.flags import defaults
 from settings.rules import RULES, broken
 
+pytestmark = pytest.mark.core
+
 STRUCTURED = ["--prune_type", "structured"]
 COMPACT = [*STRUCTURED, "--compact"]
 # for each rule a command line that breaks it; {here} is a folder with a file `file` and a file `old.pt2`

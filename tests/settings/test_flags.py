@@ -8,6 +8,8 @@ from settings.errors import Refused
 from settings.flags import FLAGS, GROUPS, SECTIONS, of_kind
 from settings.registry import OPTIMISERS, Entry
 
+pytestmark = pytest.mark.core
+
 STRUCTURED = ["--prune_type", "structured"]
 # for each condition, the rest of a command line under which the flags that name it have no effect
 WITHOUT = {
@@ -89,7 +91,8 @@ def test_a_flag_with_effect_is_not(condition):
 
 
 def test_every_condition_is_in_the_table():
-    defined = {item for item in vars(effects).values() if getattr(item, "__module__", "") == "settings.effects"}
+    public = [item for name, item in vars(effects).items() if not name.startswith("_")]
+    defined = {item for item in public if getattr(item, "__module__", "") == "settings.effects"}
     helpers = {effects.finds_counts, effects.phase_of, effects.network_is_typed, effects.phase_decides, effects.smaller_pieces}
     assert {condition for _, condition in PAIRS} == defined - helpers
 
@@ -103,9 +106,12 @@ def test_every_flag_is_in_exactly_one_section():
 
 @pytest.mark.parametrize("flag", FLAGS.values(), ids=lambda flag: flag.name)
 def test_what_the_table_says_is_what_argparse_does(flag):
-    action = arguments.build_parser().actions[flag.name]
-    assert action.default == flag.default
-    assert (action.choices or []) == flag.legal()
+    assert arguments.build_parser().get_default(flag.name) == flag.default
+    for word in flag.legal():
+        assert arguments.typed_flags([f"--{flag.name}", str(word)])[flag.name] == word
+    if flag.legal():
+        with pytest.raises(Refused, match="no_such_word"):
+            arguments.typed_flags([f"--{flag.name}", "no_such_word"])
     if flag.default is not None and flag.type is not None:
         assert flag.type(str(flag.default)) == flag.default  # the default is legal
     if flag.choices and flag.default is not None:

@@ -4,6 +4,8 @@ import pytest
 
 from settings.registry import CRITERIA, GRANULARITIES, PHASES, SCOPES, Registry, parse_call
 
+pytestmark = pytest.mark.core
+
 SOURCE = '''
 import typing
 from typing import Annotated, Literal

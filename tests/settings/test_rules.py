@@ -13,6 +13,8 @@ import torchvision.datasets.cifar
 from conftest import TINY, TINY_DATA
 from PIL import Image
 
+pytestmark = pytest.mark.core
+
 ROOT = Path(__file__).resolve().parents[2]
 STRUCTURED = ["--prune_type", "structured"]
 
