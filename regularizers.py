@@ -1,11 +1,12 @@
-"""Penalties on weights stand here, and proximal steps: what `--reg` chooses from, the second file in which a loss is changed.
+"""This file holds penalties on weights and proximal steps, of which `--reg` chooses one.
 
-A penalty maps a network to `weight` times a measure, a scalar that is added to the loss. It is computed in float32 and
-batched by shape. A proximal step is a function that returns None: called after the optimiser's step, it moves weights by
-itself. `--odecay` gives another `weight` than the default: the paper's for reg_cov and its variant, SRIP's authors' for
-reg_ortho, network slimming's for VGG for bn_l1; l1's is ours.
+It is the second file, beside modeling.py, in which a user changes the loss. A penalty maps a network to `weight` times a
+measure, a scalar that is added to the loss; it is computed in float32, for all layers of one shape at once. A proximal step
+is a function that returns None: it is called after the optimiser's step, and moves weights by itself. `--odecay` overrides
+the default `weight`, which is the paper's for reg_cov and its variant, the SRIP authors' for reg_ortho, network slimming's
+for VGG for bn_l1, and our own for l1.
 
-Filters that a mask has cut are left out, by multiplication, so that shapes and memory stay the same at every step.
+Filters that a mask has cut are multiplied by 0 and not taken out, so that shapes and memory stay the same at every step.
 """
 
 import functools
@@ -19,7 +20,7 @@ from models.numerics import correlations, directions, precise
 
 
 def _outside_autocast(penalty):
-    """Full precision, also where the caller has autocast on."""
+    """Return the penalty computed in full precision, also where the caller has autocast on."""
 
     @functools.wraps(penalty)
     def precise(network: Network, **options) -> Tensor:
@@ -30,70 +31,73 @@ def _outside_autocast(penalty):
 
 
 def _by_shape(network: Network) -> list[tuple[list[Tensor], list[Tensor]]]:
-    """The convolutions' weights in force, those of one shape together, with 1 or 0 for each filter, (filters,)."""
-    found = defaultdict(lambda: ([], []))
+    """Return the convolutions' weights in force, those of one shape together, and which filters are live.
+
+    Each pair holds a list of weights of one shape, and for each of them (filters,) of 1 and 0.
+    """
+    by_shape = defaultdict(lambda: ([], []))
     for unit in network.units.values():
         if unit.weight.numel() == 0:
             continue
         weight = precise(unit.weight_in_force)
-        weights, lives = found[weight.shape]
+        weights, lives = by_shape[weight.shape]
         weights.append(weight)
         lives.append(unit.alive(weight.dtype))
-    return list(found.values())
+    return list(by_shape.values())
 
 
 def _stacks(network: Network) -> list[tuple[Tensor, Tensor]]:
-    """The convolutions' filters as rows, (layers, filters, weights), with 1 or 0 for each, (layers, filters)."""
+    """Return filters as rows, (layers, filters, weights), and which are live, (layers, filters): a pair for each shape."""
     return [(torch.stack([w.flatten(1) for w in weights]), torch.stack(live)) for weights, live in _by_shape(network)]
 
 
 def _sum(network: Network, terms: list[Tensor]) -> Tensor:
-    """0 where removal has left no layer a weight."""
+    """Return the sum of the terms; 0 where there is none, because removal has left no layer a weight."""
     return torch.stack(terms).sum() if terms else next(network.parameters()).new_zeros(())
 
 
 def _scales(network: Network) -> list[tuple[Tensor, Tensor]]:
-    """Batch norm's scales behind each convolution, (filters,), with 1 or 0 for each filter."""
+    """Return batch norm's scales behind each convolution, (filters,), each with 1 or 0 for every filter."""
     norms = [(unit.norm.weight, unit) for unit in network.units.values() if unit.norm is not None]
     return [(scale, unit.alive(precise(scale).dtype)) for scale, unit in norms]
 
 
-# multiplications of a layer's Gram matrix from which a host's look at the mask costs less than it saves
+# from so many multiplications in a layer's Gram matrix on, waiting for the mask's values costs less than it saves
 LARGE = 10**8
 
 
 def _with_gradient(rows: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum over layers of the mean |C_ij|, i != j, and its gradient for the rows."""
+    """Return the sum over layers of the mean |C_ij|, i != j, and its gradient for the rows."""
     rows, inverse = directions(rows, live)
     gram = rows @ rows.mT
     gram.diagonal(dim1=-2, dim2=-1).zero_()
-    count = live.sum(-1)
-    pairs = (count * (count - 1)).clamp_min(1).view(-1, 1, 1)
+    filters = live.sum(-1)
+    pairs = (filters * (filters - 1)).clamp_min(1).view(-1, 1, 1)
     signs = gram.sign().mul_(2 / pairs)
     size = (gram * signs).sum(-1, keepdim=True)
     return size.sum() / 2, torch.baddbmm(size * rows, signs, rows, beta=-1).mul_(inverse)
 
 
 class _MeanCorrelation(torch.autograd.Function):
-    """Sum over layers of one shape of the mean |C_ij|, i != j, with its gradient made beside it.
+    """The sum over layers of one shape of the mean |C_ij|, i != j; its gradient is computed in the same pass.
 
-    U the directions, d_i their inverse lengths, S = 2 sign(C) / (n (n - 1)): the gradient of row i is
-    d_i * ((S U)_i - sum_j S_ij C_ij U_i). One product instead of autograd's two, and none of its passes over the rows.
+    With U the directions, d_i their inverse lengths and S = 2 sign(C) / (n (n - 1)), the gradient of row i is
+    d_i * ((S U)_i - sum_j S_ij C_ij U_i). This takes one product instead of autograd's two, and fewer passes over the rows.
     """
 
     @staticmethod
     def forward(ctx, live: Tensor, *weights: Tensor) -> Tensor:
-        # in the order in which they lie in memory: a correlation does not depend on it
+        # a correlation does not depend on the order of a filter's weights, so they stay in the order of memory
         last = not weights[0].is_contiguous()
         laid = [(weight.permute(0, 2, 3, 1) if last else weight) for weight in weights]
         rows = torch.stack([weight.flatten(1) for weight in laid])
         ctx.shape, ctx.last = laid[0].shape, last
         if rows.device.type == "cpu" and rows[0].numel() * len(rows[0]) >= LARGE and not live.all():
-            # worth a look at how many are left, whose square is the work
+            # the work grows with the square of the number of live filters, so the others are taken out first
             ctx.gradient, total = torch.zeros_like(rows), rows.new_zeros(())
             for layer, alive, gradient in zip(rows, live.bool(), ctx.gradient, strict=True):
-                left = layer[alive].unsqueeze(0)
-                size, gradient[alive] = _with_gradient(left, left.new_ones(left.shape[:2]))
+                rows_left = layer[alive].unsqueeze(0)
+                size, gradient[alive] = _with_gradient(rows_left, rows_left.new_ones(rows_left.shape[:2]))
                 total += size
             return total
         total, ctx.gradient = _with_gradient(rows, live)
@@ -109,16 +113,16 @@ class _MeanCorrelation(torch.autograd.Function):
 def reg_cov(network: Network, *, weight: float = 0.7) -> Tensor:
     """Correlation of a layer's filters, the term of the KSC 2020 paper.
 
-    0 where they are uncorrelated, 1 where all are copies of one. Mean over layers of the mean |C_ij|, i != j, C the Pearson
-    correlation between the layer's flattened live filters. A layer with one live filter gives 0.
+    It is the mean over layers of the mean |C_ij|, i != j, where C is the Pearson correlation between the layer's flattened
+    live filters: 0 where they are uncorrelated, 1 where all are copies of one filter. A layer with one live filter gives 0.
     """
     if not torch.compiler.is_compiling():
         terms = [_MeanCorrelation.apply(torch.stack(live), *weights) for weights, live in _by_shape(network)]
         return weight * (_sum(network, terms) / len(network.units))
     terms = []
     for rows, live in _stacks(network):  # a compiler fuses this by itself
-        count = live.sum(-1)
-        terms.append((correlations(rows, live).abs().sum((-1, -2)) / (count * (count - 1)).clamp_min(1)).sum())
+        filters = live.sum(-1)
+        terms.append((correlations(rows, live).abs().sum((-1, -2)) / (filters * (filters - 1)).clamp_min(1)).sum())
     return weight * (_sum(network, terms) / len(network.units))
 
 
@@ -126,7 +130,7 @@ def reg_cov(network: Network, *, weight: float = 0.7) -> Tensor:
 def reg_cov_ijcai2018(network: Network, *, weight: float = 0.7, tau: float = 1e-4) -> Tensor:
     """Decorrelation as in Zhu, Zhou and Li, IJCAI 2018: sum over layers of ||C_S - diag C_S||_F / |S|.
 
-    C is the Pearson correlation between the layer's flattened filters, S the live ones with mean |w| > tau.
+    C is the Pearson correlation between the layer's flattened filters; S holds the live filters with mean |w| > tau.
     """
     terms = []
     for rows, live in _stacks(network):
@@ -142,8 +146,9 @@ def reg_cov_ijcai2018(network: Network, *, weight: float = 0.7, tau: float = 1e-
 def reg_ortho(network: Network, *, weight: float = 1e-2, iterations: int = 2) -> Tensor:
     """Spectral restricted isometry (SRIP): Bansal, Chen and Wang, 2018 (arXiv 1810.09102).
 
-    Sum over layers of sigma(W W^T - I)^2, sigma the spectral norm, W the live filters as rows; W^T W where that is the
-    smaller by shape. Power iteration from a fixed start, so that no random state is touched.
+    It is the sum over layers of sigma(W W^T - I)^2, where sigma is the spectral norm and W has the live filters as rows; for
+    a W with more rows than columns, W^T W takes the place of W W^T. The power iteration has a fixed start, so that no
+    random state is touched.
     """
     terms = []
     for rows, live in _stacks(network):
@@ -184,9 +189,9 @@ def bn_l1(network: Network, *, weight: float = 1e-4) -> Tensor:
 def bn_l1_proximal(network: Network, step: float, *, weight: float = 1e-4) -> None:
     """Soft-thresholding of batch norm's scales, the ISTA step of Ye et al., 2018 (arXiv 1802.00124): scales become 0 exactly.
 
-    gamma <- sign(gamma) max(|gamma| - step x weight, 0) for all live filters: the proximal step of the penalty that bn_l1
-    adds to the loss, which makes scales small but never 0. `step` is the learning rate of the optimiser's step before.
-    The paper weighs each layer by what its filters cost; here all weigh the same.
+    gamma <- sign(gamma) max(|gamma| - step x weight, 0) for all live filters. This is the proximal step of the penalty
+    bn_l1, which by itself makes scales small but never 0. `step` is the learning rate of the optimiser's last step. The
+    paper weighs each layer by what its filters cost; here all weigh the same.
     """
     for scale, live in _scales(network):
         scale.copy_(scale.sign() * (scale.abs() - step * weight * live).clamp_min(0))

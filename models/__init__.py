@@ -8,7 +8,10 @@ from settings.registry import NETWORKS
 
 
 def build(name: str, **options) -> Network:
-    """A network with fresh weights; `options` are the function's own, such as `classes`. ValueError if unknown."""
+    """Build the network of this name with fresh weights; `options` are those of its function, such as `classes`.
+
+    ValueError for a name or an option that is unknown.
+    """
     return NETWORKS.get(name)(**options)
 
 

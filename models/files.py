@@ -30,14 +30,17 @@ class Card:
 
 
 def save(path: str | Path, network: Network, card: Card) -> int:
-    """Write a network and return the file's size in bytes. ValueError if it has masks or is a folded copy; OSError."""
+    """Write a network with its card to `path`, and return the file's size in bytes.
+
+    ValueError if the network has masks or is a folded copy; OSError if the file cannot be written.
+    """
     whole = content(network, card)
     replace(Path(path), whole)
     return len(whole)
 
 
 def content(network: Network, card: Card):
-    """The bytes of the file. ValueError if the network has masks or is a folded copy."""
+    """Return the bytes that `save` writes. ValueError if the network has masks or is a folded copy."""
     if any(unit.gate is not None for unit in network.all_units.values()):
         raise ValueError("a network with masks is not written: remove the filters first")
     if not network.storable:
@@ -47,7 +50,10 @@ def content(network: Network, card: Card):
 
 
 def load(path: str | Path) -> Network:
-    """The network in a file, on the CPU and in evaluation mode, its `Card` as `.card`. Refused if there is none."""
+    """Read the network in a file: it is on the CPU, in evaluation mode, and has its `Card` as `.card`.
+
+    Refused if the file is none of these, or does not fit this program.
+    """
     keys = {entry.name for entry in fields(Card)}
     state = read_tensors(Path(path), "model file", {*keys, "shapes", "tensors"}, FORMAT)
     try:
@@ -66,7 +72,7 @@ def load(path: str | Path) -> Network:
 
 
 def _check(state: dict) -> None:
-    """ValueError for a card that cannot be used."""
+    """Raise ValueError for a card that cannot be used."""
     mean, std = state["mean"], state["std"]
     channels = len(mean) == len(std) > 0 and all(isinstance(value, float) for value in (*mean, *std))
     names = isinstance(state["classes"], list) and all(isinstance(name, str) for name in state["classes"])

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class Joint(nn.Module):
-    """The residual joint: the branch is added to its stream, then the ReLU.
+    """A joint adds a residual branch to its stream and applies the ReLU to the sum.
 
     A stream with fewer channels than are written gets zeros behind its own: He et al., 2016 (arXiv 1512.03385), option
     A. Where filters were removed, the branch's channel i is channel `index[i]` of the stream, which has `width` (as the
@@ -21,16 +21,16 @@ class Joint(nn.Module):
         self.register_buffer("constant", None)
 
     def shape(self) -> dict:
-        """What `place` takes, as plain values."""
+        """Return what `place` takes, as plain values."""
         return {"width": self.width, "index": self.index.tolist(), "constant": self.constant is not None}
 
     def place(self, width: int, index: list[int], constant: bool = False) -> None:
-        """Set the channels of the stream that the branch writes to; a constant's values are yet to be loaded."""
+        """Say which channels of a stream of `width` the branch writes to; with `constant` the values are yet to be loaded."""
         self.width, self.index = width, torch.tensor(index, dtype=torch.int64)
         self.constant = torch.zeros(width) if constant else None
 
     def widened(self, branch: Tensor, stream: Tensor) -> Tensor:
-        """The stream, as wide as it will be, with the constant added."""
+        """Return the stream padded with zero channels to its full width, with the constant added."""
         width = branch.shape[1] if self.width is None else self.width
         if stream.shape[1] < width:
             stream = F.pad(stream, (0, 0, 0, 0, 0, width - stream.shape[1]))
@@ -39,16 +39,17 @@ class Joint(nn.Module):
         return stream
 
     def forward(self, branch: Tensor, stream: Tensor) -> Tensor:
+        """Return ReLU(stream + branch); both are (images, channels, height, width)."""
         stream = self.widened(branch, stream)
         if branch.shape[1] == stream.shape[1] > 0:
             stream = stream + branch
         elif branch.shape[1]:
             # index_add would lose the memory format
             stream = stream.clone().index_add_(1, self.index, branch.to(stream.dtype))
-        # where nothing was added the stream is another's, who may need it as it is
+        # where nothing was added the stream may still be read elsewhere, and must stay as it is
         return F.relu(stream, inplace=branch.shape[1] > 0)
 
 
 def subsample(x: Tensor, stride: int) -> Tensor:
-    """The shortcut without parameters of He et al., 2016 (arXiv 1512.03385), option A: every stride-th pixel."""
+    """Return every stride-th pixel: the shortcut without parameters of He et al., 2016 (arXiv 1512.03385), option A."""
     return x[:, :, ::stride, ::stride]

@@ -27,19 +27,19 @@ class Gate(nn.Module):
         return weight
 
     def product(self, unit: "Unit", x: Tensor) -> Tensor:
-        """The product of the unit's layer with its input."""
+        """Return the product of the unit's layer with its input `x`."""
         return unit.multiply(x, self.weight(unit.layer.weight))
 
     def normalise(self, unit: "Unit", x: Tensor) -> Tensor:
-        """Batch norm of the product; asked only of a unit that has one."""
+        """Return batch norm of the product `x`; this is called only for a unit that has batch norm."""
         return unit.norm(x)
 
     def forward(self, unit: "Unit", x: Tensor) -> Tensor:
-        """What the unit hands on of its output, behind its ReLU if it has one."""
+        """Return what the unit hands on of its output `x`, which is behind the ReLU if the unit has one."""
         return self.multiplied(x)
 
     def multiplied(self, x: Tensor) -> Tensor:
-        """The gate multiplied into an output that `normalise` has not masked."""
+        """Return the output `x` times the gate; for an output that `normalise` has not masked yet."""
         return x
 
     def penalty(self) -> Tensor | None:
@@ -47,7 +47,7 @@ class Gate(nn.Module):
         return None
 
     def decide(self) -> Tensor:
-        """What the gate would keep now: a new bool tensor in its mask's shape. Here one True, which broadcasts."""
+        """Return what the gate would keep now: a new bool tensor in its mask's shape. Here a single True, which broadcasts."""
         return torch.ones((), dtype=torch.bool)
 
 
@@ -107,12 +107,12 @@ class Unit(nn.Module):
         return live.detach().to(dtype, copy=True)
 
     def multiply(self, x: Tensor, weight: Tensor) -> Tensor:
-        """The layer's product with another weight of the same shape."""
+        """Return the layer's product with its input `x`, by a `weight` of the same shape as the layer's own."""
         layer = self.layer
         if not self.is_convolution:
             return F.linear(x, weight, layer.bias)
         if weight.numel() == 0:
-            # without an input or a filter there is nothing to multiply: what is left is the bias, if anything
+            # without an input or a filter there is nothing to multiply, so the result is the bias, or zeros
             sizes = zip(x.shape[2:], layer.kernel_size, layer.stride, layer.padding, layer.dilation, strict=True)
             pixels = ((n + 2 * padding - dilation * (k - 1) - 1) // stride + 1 for n, k, stride, padding, dilation in sizes)
             y = x.new_zeros(x.shape[0], weight.shape[0], *pixels)
@@ -120,6 +120,7 @@ class Unit(nn.Module):
         return F.conv2d(x, weight, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the unit's output for its input `x`, with the gate applied."""
         gate = self.gate
         x = self.multiply(x, self.layer.weight) if gate is None else gate.product(self, x)
         if self.norm is not None:
@@ -130,9 +131,9 @@ class Unit(nn.Module):
         return x if gate is None else gate(self, x)
 
     def resize(self, filters: int, inputs: int, groups: int | None = None) -> None:
-        """Give the unit another width, its values yet to be loaded: a weight of (filters, inputs, ...), in so many groups.
+        """Give the unit a new weight of shape (filters, inputs, ...), in so many groups; its values are yet to be loaded.
 
-        A unit without filters stays in the network and computes nothing.
+        A unit that has no filters stays in the network and computes nothing.
         """
         layer, weight = self.layer, self.layer.weight
         layer.weight = nn.Parameter(weight.new_empty(filters, inputs, *weight.shape[2:]))
@@ -151,21 +152,21 @@ class Unit(nn.Module):
 def conv_unit(
     inputs: int, filters: int, kernel: int, stride: int = 1, activation: bool = True, dilation: int = 1, groups: int = 1
 ) -> Unit:
-    """A convolution without bias, padded to keep the size, with batch norm."""
+    """Return a unit: a convolution without bias, padded so that it keeps the size, with batch norm."""
     padding = dilation * (kernel // 2)
     layer = nn.Conv2d(inputs, filters, kernel, stride, padding=padding, dilation=dilation, groups=groups, bias=False)
     return Unit(layer, activation=activation)
 
 
 def initialise(network: nn.Module) -> None:
-    """He et al., 2015 (arXiv 1502.01852): normal weights, biases 0, batch norm the identity.
+    """Draw fresh weights as He et al., 2015 (arXiv 1502.01852): they are normal, biases are 0, batch norm is the identity.
 
     The variance is 2 / (k * k * filters / groups) for a k x k convolution, as in the authors' own ResNets, and 2 / inputs
     for a linear layer.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear) and module.weight.numel() == 0:
-            continue  # emptied by removal
+            continue  # removal has left it no filter or no input
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.groups > 1:  # torch counts the filters of all groups, of which a channel is read by one

@@ -12,8 +12,8 @@ from models.layers import Unit
 class Link:
     """One step of a network's wiring: a unit reads the channels of `source` and adds its own to those of `target`.
 
-    A target with several writers is a residual stream: each but the first one names the joint, by its path in the
-    model, that adds it. `unit` is the unit's path; None means a shortcut without parameters, which copies channel c of
+    A target that several units write to is a residual stream: each writer but the first names the joint, by its path
+    in the model, that adds it. `unit` is the unit's path; None means a shortcut without parameters, which copies channel c of
     the source to channel c of the target. `ties="channel"` says that the unit's filter c reads channel c of the source
     and no other, as in a depthwise convolution or a learned scale of each channel.
     """
@@ -41,9 +41,9 @@ class Network(nn.Module):
         self.storable = True
 
     def wire(self, unit: str | None, source: str, target: str, joint: str | None = None, ties: str | None = None) -> None:
-        """Declare one step; the order of the calls is the order of execution, and the unit is there already.
+        """Declare one step of the wiring, of a unit that the network already has. Steps are executed in the order of the calls.
 
-        ValueError for ties that are none.
+        ValueError for ties that are unknown, or that the unit cannot have.
         """
         link = Link(unit, source, target, joint, ties)
         if ties is not None:
@@ -60,9 +60,9 @@ class Network(nn.Module):
 
     @property
     def units(self) -> dict[str, Unit]:
-        """The convolutions whose filters may go: all but those that must give every channel of an output.
+        """The convolutions whose filters may be removed: all but those that must write every channel of an output.
 
-        The classifier's linear layers are not among them.
+        Linear layers are not among them.
         """
         whole = self._whole_nodes()
         units = {link.unit: self.get_submodule(link.unit) for link in self.links if link.unit and link.target not in whole}
@@ -74,11 +74,14 @@ class Network(nn.Module):
         return {link.joint: self.get_submodule(link.joint) for link in self.links if link.joint is not None}
 
     def _whole_nodes(self) -> set[str]:
-        """The nodes that keep all channels: the outputs, what is copied to them, and what is tied to these or the images."""
+        """Return the nodes that keep all channels.
+
+        They are the outputs, what is copied or tied to them, and what is tied to the images.
+        """
         whole, size = set(self.outputs), 0
         while size < len(whole):
             size = len(whole)
-            holding = whole | {"input"}  # also what holds a copy of them, beside what others write
+            holding = whole | {"input"}  # and the streams that a copy of them is added to
             for link in self.links:
                 if link.unit is None and link.source in holding:
                     holding.add(link.target)
@@ -90,14 +93,17 @@ class Network(nn.Module):
         return whole
 
     def shapes(self) -> dict:
-        """The widths and indices in force, as plain values: what `reshape` takes."""
+        """Return the widths and indices in force, as plain values that `reshape` takes."""
         return {
             "units": {name: [unit.filters, unit.weight.shape[1]] for name, unit in self.all_units.items()},
             "joints": {name: joint.shape() for name, joint in self.joints.items() if joint.width is not None},
         }
 
     def reshape(self, shapes: dict) -> None:
-        """Give every unit and joint these widths and indices, the values yet to be loaded. KeyError for another network's."""
+        """Give every unit and joint the widths and indices in `shapes`; the values are yet to be loaded.
+
+        KeyError for the shapes of a different network.
+        """
         for link in self.links:
             if link.unit is not None:
                 filters, inputs = shapes["units"][link.unit]
@@ -109,7 +115,7 @@ class Network(nn.Module):
                 joint.to(weight.device, weight.dtype)
 
     def widths(self) -> dict[str, int]:
-        """Channels of every node once all have written to it."""
+        """Return {node: number of channels} once all units have written to it."""
         widths, units = {"input": self.input_channels}, self.all_units
         for link in self.links:
             width = widths[link.source] if link.unit is None else units[link.unit].filters
@@ -118,7 +124,7 @@ class Network(nn.Module):
 
 
 def _check_ties(link: Link, unit: Unit) -> None:
-    """ValueError unless filter c of this unit can read channel c alone."""
+    """Raise ValueError unless filter c of this unit can read channel c alone."""
     if link.ties != "channel":
         raise ValueError(f"'{link.unit}' has ties '{link.ties}': there is only 'channel', filter c reads channel c")
     if link.joint is not None:

@@ -1,4 +1,4 @@
-"""What is computed in more than the network's own precision stands here, and the correlation between filters."""
+"""This file holds computations that need more than the network's own precision, such as the correlation between filters."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,14 +8,15 @@ from torch import Tensor
 
 
 def precise(values: Tensor) -> Tensor:
-    """At least float32; what is told apart in float64 stays apart."""
+    """Return the values in at least float32; float64 stays, so that values which differ only there still differ."""
     return values if values.dtype == torch.float64 else values.float()
 
 
 def directions(rows: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows centred and scaled to length 1, those that are constant or not live 0; and 1 / length of each row.
+    """Centre every row and scale it to length 1; a row that is constant or not live becomes 0.
 
-    `rows` are (..., rows, values) and `live` is 1 or 0 for each, (..., rows). Shapes (..., rows, values), (..., rows, 1).
+    `rows` has the shape (..., rows, values), `live` is 1 or 0 for each row, (..., rows). Returns the directions,
+    (..., rows, values), and the inverse length of each centred row, (..., rows, 1).
     """
     centred = rows - rows.mean(-1, keepdim=True)
     squares = centred.square().sum(-1, keepdim=True)
@@ -26,7 +27,10 @@ def directions(rows: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def correlations(rows: Tensor, live: Tensor) -> Tensor:
-    """Pearson correlation between rows, (..., rows, rows), 0 on the diagonal and for a row that is constant or not live."""
+    """Return the Pearson correlation between rows, (..., rows, rows).
+
+    It is 0 on the diagonal and for a row that is constant or not live; the arguments are those of `directions`.
+    """
     unit, _ = directions(rows, live)
     gram = unit @ unit.mT
     return gram * (1 - torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device))
@@ -34,7 +38,7 @@ def correlations(rows: Tensor, live: Tensor) -> Tensor:
 
 @contextmanager
 def without_tf32() -> Iterator[None]:
-    """float32 products with all of float32's mantissa, on devices that otherwise shorten it to ten bits."""
+    """Within this block float32 products use the whole mantissa, also on devices that would shorten it to ten bits."""
     switches = torch.backends.cuda.matmul, torch.backends.cudnn
     before = [switch.allow_tf32 for switch in switches]
     try:

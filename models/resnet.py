@@ -1,4 +1,7 @@
-"""The ImageNet ResNets (He et al., 2016, arXiv 1512.03385, table 1) with a stem for 32x32 images: 3x3, no max-pooling."""
+"""This file defines the ImageNet ResNets (He et al., 2016, arXiv 1512.03385, table 1) for 32x32 images.
+
+Their stem is a 3x3 convolution without max-pooling.
+"""
 
 from torch import Tensor, nn
 
@@ -8,7 +11,7 @@ from models.network import Network
 
 
 class _Basic(nn.Module):
-    """Two 3x3 convolutions."""
+    """A basic branch has two 3x3 convolutions."""
 
     expansion = 1
 
@@ -22,7 +25,7 @@ class _Basic(nn.Module):
 
 
 class _Bottleneck(nn.Module):
-    """1x1, 3x3 (which carries the stride), 1x1 to four times the width."""
+    """A bottleneck branch has a 1x1 convolution, a 3x3 one with the stride, and a 1x1 one to four times the width."""
 
     expansion = 4
 
@@ -37,7 +40,7 @@ class _Bottleneck(nn.Module):
 
 
 class _Block(nn.Module):
-    """A branch beside the identity or, where the shape changes, a 1x1 projection."""
+    """A block adds a branch to the identity or, where the shape changes, to a 1x1 projection."""
 
     def __init__(self, branch: type, inputs: int, width: int, stride: int):
         super().__init__()
@@ -51,6 +54,7 @@ class _Block(nn.Module):
         return self.joint(self.branch(x), x if self.projection is None else self.projection(x))
 
     def declare(self, network: Network, path: str, source: str, target: str) -> None:
+        """Wire the block, which stands at `path` in the network, from the node `source` to the stream `target`."""
         if self.projection is not None:
             network.wire(f"{path}.projection", source, target)
         convolutions = [f"{path}.branch.{name}" for name, _ in self.branch.named_children()]
@@ -69,10 +73,10 @@ class _ResNet(Network):
         # the first stage of a bottleneck network widens the stem's stream, so the stem writes one of its own
         self.wire("stem", "input", "stem" if branch.expansion > 1 else "stage1")
         inputs, source = 64, self.links[-1].target
-        for number, (count, width) in enumerate(zip(blocks, (64, 128, 256, 512), strict=True), start=1):
+        for number, (repeats, width) in enumerate(zip(blocks, (64, 128, 256, 512), strict=True), start=1):
             stage, target = nn.Sequential(), f"stage{number}"
             self.add_module(target, stage)
-            for block in range(count):
+            for block in range(repeats):
                 stride = 2 if number > 1 and block == 0 else 1
                 stage.append(_Block(branch, inputs, width, stride))
                 stage[-1].declare(self, f"{target}.{block}", source, target)

@@ -1,4 +1,7 @@
-"""ResNets for 32x32 images: He et al., 2016 (arXiv 1512.03385), section 4.2. 6n + 2 layers, 16 / 32 / 64 filters."""
+"""This file defines the ResNets for 32x32 images of He et al., 2016 (arXiv 1512.03385), section 4.2.
+
+They have 6n + 2 layers of 16, 32 and 64 filters.
+"""
 
 from typing import Literal
 
@@ -10,7 +13,7 @@ from models.network import Network
 
 
 class _Block(nn.Module):
-    """Two 3x3 convolutions beside a shortcut: the identity, a 1x1 projection, or subsampling with zero channels."""
+    """A block adds two 3x3 convolutions to a shortcut: the identity, a 1x1 projection, or subsampling with zero channels."""
 
     def __init__(self, inputs: int, filters: int, stride: int, shortcut: str):
         super().__init__()
@@ -32,6 +35,7 @@ class _Block(nn.Module):
         return self.joint(branch, x)
 
     def declare(self, network: Network, path: str, source: str, target: str) -> None:
+        """Wire the block, which stands at `path` in the network, from the node `source` to the stream `target`."""
         network.wire(f"{path}.conv1", source, f"{path}.conv1")
         if source != target:
             network.wire(f"{path}.projection" if self.projection is not None else None, source, target)

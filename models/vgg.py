@@ -1,4 +1,7 @@
-"""VGG with batch norm for 32x32 images: Simonyan and Zisserman, 2015 (arXiv 1409.1556), with a 512-BN-classes head."""
+"""This file defines VGG with batch norm for 32x32 images (Simonyan and Zisserman, 2015, arXiv 1409.1556).
+
+The head is a linear layer of 512 with batch norm, then the classifier.
+"""
 
 from torch import Tensor, nn
 
@@ -9,7 +12,7 @@ _WIDTHS = (64, 128, 256, 512, 512)
 
 
 class _Halve(nn.MaxPool2d):
-    """Max-pooling by 2, also of no channels at all."""
+    """Max-pooling by 2 that also takes a tensor without channels."""
 
     def __init__(self):
         super().__init__(2)
@@ -23,8 +26,8 @@ class _VGG(Network):
         super().__init__()
         self.features = nn.Sequential()
         inputs, source = channels, "input"
-        for width, count in zip(_WIDTHS, repeats, strict=True):
-            for _ in range(count):
+        for width, convolutions in zip(_WIDTHS, repeats, strict=True):
+            for _ in range(convolutions):
                 path = f"features.{len(self.features)}"
                 self.features.append(conv_unit(inputs, width, 3))
                 self.wire(path, source, path)

@@ -1,8 +1,8 @@
 """This file counts the filters, parameters and multiply-accumulates of a network, dense and with what masks cut removed.
 
-Conventions: a MAC is one multiplication with its addition; convolutions and linear layers count, batch norm, additions
-and biases do not. Parameters are weights, biases, and batch norm's scale and shift, but not those of gates. `Filters`
-are those that may go, without the outputs'. Everything is read from the wiring.
+A MAC is one multiplication with its addition. Convolutions and linear layers have MACs; batch norm, additions and biases
+have none. Parameters are weights, biases, and batch norm's scale and shift, but not the parameters of gates. `filters` are
+those that may be removed, so not those of the outputs. Everything is read from the wiring.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from pruning.channels import follow
 
 @dataclass(frozen=True)
 class Count:
-    """What a network holds, or what would be left of it."""
+    """A count says what a network holds, or what removal would leave of it."""
 
     filters: int
     parameters: int
@@ -25,7 +25,7 @@ class Count:
 
 @torch.no_grad()
 def positions(network: Network, image_size: int) -> dict[str, int]:
-    """Output pixels of every unit for one image: height * width, 1 for a linear layer."""
+    """Return {unit: output pixels for one square image}: height * width, and 1 for a linear layer."""
     pixels, hooks = {}, []
     for name, unit in network.all_units.items():
         hooks.append(unit.register_forward_hook(lambda _, __, y, name=name: pixels.update({name: y.shape[2:].numel()})))
@@ -39,12 +39,12 @@ def positions(network: Network, image_size: int) -> dict[str, int]:
 
 
 def filter_masks(network: Network) -> dict[str, Tensor]:
-    """The filters in force of every convolution whose filters may go, (filters,) bool on the CPU, whatever masks it."""
+    """Return, for every convolution whose filters may go, which are in force: (filters,) bool, on the CPU, whatever masks it."""
     return {name: unit.alive(torch.bool).cpu() for name, unit in network.units.items()}
 
 
 def count(network: Network, pixels: dict[str, int]) -> Count:
-    """What a network holds as it stands, masks aside; `pixels` are its `positions`."""
+    """Count what a network holds, as if it had no masks; `pixels` are its `positions`."""
     units = network.all_units
     return Count(
         filters=sum(unit.filters for unit in network.units.values()),
@@ -54,10 +54,10 @@ def count(network: Network, pixels: dict[str, int]) -> Count:
 
 
 def removed(network: Network, kept: dict[str, Tensor], pixels: dict[str, int]) -> Count:
-    """What is left once the filters not in `kept`, {unit: (filters,) bool}, are taken out; see `channels.follow`.
+    """Count what remains once the filters not in `kept`, {unit: (filters,) bool}, are taken out; see `channels.follow`.
 
-    Any filter may go: the last convolution of a branch writes the rest into its stream by index. A unit all of whose
-    inputs are gone keeps its bias and batch norm, and has no MACs. ValueError for masks that `follow` refuses.
+    Any filter may go: the last convolution of a branch writes those that stay into its stream by index. A unit all of
+    whose inputs are gone keeps its bias and batch norm, and has no MACs. ValueError for masks that `follow` refuses.
     """
     units, prunable, channels = network.all_units, network.units, follow(network, kept)
     filters = parameters = macs = 0
@@ -71,7 +71,7 @@ def removed(network: Network, kept: dict[str, Tensor], pixels: dict[str, int]) -
 
 
 def nonzero(network: Network, pixels: dict[str, int]) -> Count:
-    """The weights that no mask makes zero, and their MACs, though no dense kernel is faster for them.
+    """Count the weights that no mask makes zero, and their MACs, though no dense kernel is faster for them.
 
     `filters` are those with a weight that is not zero.
     """
@@ -83,7 +83,7 @@ def nonzero(network: Network, pixels: dict[str, int]) -> Count:
 
 
 def masked_weights(unit: Unit) -> int:
-    """The weights behind the zeros of a unit's mask, each of whose entries stands for as many."""
+    """Return how many weights are behind the zeros of a unit's mask; every entry of the mask stands for equally many."""
     if unit.gate is None:
         return 0
     kept = unit.gate.decide()
@@ -91,12 +91,12 @@ def masked_weights(unit: Unit) -> int:
 
 
 def dense(network: Network, image_size: int) -> Count:
-    """The network without masks."""
+    """Count the network without its masks, for images of `image_size` pixels a side."""
     return count(network, positions(network, image_size))
 
 
 def remaining(network: Network, image_size: int) -> Count:
-    """What is left of the network under the masks now in force: `removed` where they are on filters, else `nonzero`."""
+    """Count what remains under the masks now in force: `removed` where they are on whole filters, else `nonzero`."""
     pixels = positions(network, image_size)
     if all(unit.gate is None or unit.gate.by_filter for unit in network.all_units.values()):
         return removed(network, filter_masks(network), pixels)
@@ -104,7 +104,7 @@ def remaining(network: Network, image_size: int) -> Count:
 
 
 def zeros(network: Network) -> tuple[int, int]:
-    """num_zero and num_total as the paper's code printed them: weights under a mask, and all weights and biases."""
+    """Return num_zero and num_total as the paper's code printed them: weights under a mask, and all weights and biases."""
     units = network.all_units.values()
     return sum(masked_weights(unit) for unit in units), sum(_parameters(unit) for unit in units)
 
@@ -115,5 +115,5 @@ def _parameters(unit: Unit) -> int:
 
 
 def _vectors(unit: Unit) -> int:
-    """Parameters a filter has beside its weights: a bias, batch norm's scale and shift."""
+    """Return how many parameters a filter has beside its weights: a bias, batch norm's scale and shift."""
     return (unit.layer.bias is not None) + 2 * (unit.norm is not None)

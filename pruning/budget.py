@@ -12,9 +12,9 @@ Keep = dict[str, Tensor]
 
 
 class Budget:
-    """A fraction of the whole network's `what`, "macs" or "parameters", that removal may leave.
+    """A budget limits what removal may leave of the whole network's `what`, "macs" or "parameters".
 
-    `search` finds the lowest threshold that meets it, then takes single decisions back that still fit.
+    `search` finds the lowest threshold that meets the limit, then takes single decisions back that still fit.
     """
 
     # a threshold that takes many channels at once may fall short by more: then single decisions are taken back
@@ -24,32 +24,35 @@ class Budget:
         self.network, self.what, self.pixels = network, what, positions(network, image_size)
         self.whole = getattr(count(network, self.pixels), what)
 
-    def share(self, kept: Keep) -> float:
-        """What would be left, as a fraction of the whole; `kept` is of bools on the CPU."""
+    def fraction_left(self, kept: Keep) -> float:
+        """Return what removal would leave, as a fraction of the whole; `kept` holds bool tensors on the CPU."""
         return getattr(removed(self.network, kept, self.pixels), self.what) / self.whole
 
-    def search(self, choose: Callable[[int], Keep], spread: Callable[[Keep], Keep], total: int, left: float) -> Keep:
-        """The decisions to keep. `choose(k)` cuts k of `total`, or raises ValueError where so many may not go.
+    def search(self, choose: Callable[[int], Keep], spread: Callable[[Keep], Keep], total: int, limit: float) -> Keep:
+        """Return the decisions to keep, so that at most the fraction `limit` is left.
 
-        Where even the most that may go leaves more, that is the answer.
+        `choose(k)` gives the decisions that cut k of `total`, or raises ValueError where so many may not go; `spread`
+        turns decisions into the filters kept of each unit. Where even cutting the most that may go leaves more than the
+        limit, those decisions are returned.
         """
         most = _first(lambda k: not _possible(choose, k), total) - 1
-        cut = _first(lambda k: self.share(spread(choose(k))) <= left, most)
-        keep, before = choose(cut), choose(max(cut - 1, 0))
-        share = self.share(spread(keep))
+        cut = _first(lambda k: self.fraction_left(spread(choose(k))) <= limit, most)
+        keep, tried = choose(cut), choose(max(cut - 1, 0))
+        fraction = self.fraction_left(spread(keep))
         for k in range(cut - 2, max(cut - 2 - self.TRIES, -1), -1):
-            if share >= left - self.NEAR:
+            if fraction >= limit - self.NEAR:
                 break
-            back = choose(k)
-            more = {name: keep[name] | (back[name] & ~before[name]) for name in keep}
-            if (larger := self.share(spread(more))) <= left:
-                keep, share = more, larger
-            before = back
+            milder = choose(k)
+            # what this threshold keeps and the one tried before did not: a single decision, or some that tie
+            more = {name: keep[name] | (milder[name] & ~tried[name]) for name in keep}
+            if (larger := self.fraction_left(spread(more))) <= limit:
+                keep, fraction = more, larger
+            tried = milder
         return keep
 
 
 def _first(holds: Callable[[int], bool], end: int) -> int:
-    """The smallest k in 0..end for which this holds, or `end`; once it holds it goes on holding."""
+    """Return the smallest k in 0..end for which `holds(k)`, or `end`; what holds for k must hold for k + 1."""
     low, high = 0, end
     while low < high:
         middle = (low + high) // 2
@@ -58,6 +61,7 @@ def _first(holds: Callable[[int], bool], end: int) -> int:
 
 
 def _possible(choose: Callable[[int], Keep], k: int) -> bool:
+    """Say whether so many decisions may go at all."""
     try:
         choose(k)
     except ValueError:
@@ -66,7 +70,10 @@ def _possible(choose: Callable[[int], Keep], k: int) -> bool:
 
 
 def round_up(scores: Keep, keep: Keep, multiple: int) -> Keep:
-    """Keep the next best of each layer until its number is a multiple, or all of it; an empty layer stays empty."""
+    """Return `keep` with the next best filters of each layer added, until their number is a multiple or the layer is whole.
+
+    A layer of which nothing is kept stays empty.
+    """
     rounded = {}
     for name, score in scores.items():
         wanted = min(-(-int(keep[name].sum()) // multiple) * multiple, len(score))

@@ -1,4 +1,4 @@
-"""This file follows channels through a network once filters are gone: one walk that counting and removal both read."""
+"""This file follows channels through a network once filters are removed: counting and removal both read this one walk."""
 
 from dataclasses import dataclass, field
 
@@ -10,7 +10,7 @@ from models import Link, Network, Unit
 
 @dataclass
 class _Node:
-    """A tensor between units: the channels it holds, in their order, and what the others would hold, a constant each."""
+    """A tensor between units: the channels that it still holds, in their order, and the constants of those that are gone."""
 
     order: Tensor
     constant: Tensor
@@ -18,7 +18,7 @@ class _Node:
 
 @dataclass
 class Channels:
-    """What stays of a network. All indices are those of the whole network.
+    """What removal leaves of a network. All indices are those of the whole network.
 
     `filters` and `inputs`: of each unit, the filters that stay and the columns of its weight that stay, in their order,
     (n,) int64; both empty for a unit that no output depends on any longer. Columns are input channels, but for a
@@ -35,7 +35,7 @@ class Channels:
 
 
 def needed(network: Network, kept: dict[str, Tensor]) -> set[str]:
-    """Units that an output still depends on: a branch whose last convolution is empty goes as a whole."""
+    """Return the units that an output still depends on: a branch whose last convolution has no filter left goes as a whole."""
     units, read = set(), set(network.outputs)
     for link in reversed(network.links):
         if link.target not in read or (link.unit in kept and not kept[link.unit].any()):
@@ -47,7 +47,7 @@ def needed(network: Network, kept: dict[str, Tensor]) -> set[str]:
 
 
 def in_groups(network: Network) -> list[str]:
-    """The convolutions whose filters read a group of channels each, other than one channel: these cannot be cut."""
+    """Return the convolutions whose filters each read a group of several channels: they cannot be cut."""
     return [link.unit for link in network.links if link.unit and not link.ties and network.get_submodule(link.unit).groups > 1]
 
 
@@ -93,7 +93,7 @@ def follow(network: Network, kept: dict[str, Tensor], constant_of: dict[str, Ten
 
 
 def _of_unit(link: Link, unit: Unit, filters: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
-    """The filters that stay, in their order, and the columns of the weight that stay, where the source holds `order`."""
+    """Return the filters that stay, in their order, and the columns of the weight that stay; the source holds `order`."""
     if link.ties:
         if not torch.equal(filters, order.sort().values):
             raise ValueError(f"'{link.unit}': filter c reads channel c only, and so both stay or both go")
@@ -106,12 +106,12 @@ def _of_unit(link: Link, unit: Unit, filters: Tensor, order: Tensor) -> tuple[Te
 
 
 def cannot_be_cut(name: str, unit: Unit) -> str:
-    """Why the filters of a convolution in groups stay, and all that it reads."""
+    """Return the message that says why a convolution in groups keeps its filters and all that it reads."""
     return f"'{name}' is a convolution in {unit.groups} groups, whose filters and channels cannot be cut"
 
 
 def _shift(link: Link, unit: Unit, constant: Tensor) -> Tensor:
-    """What constant input channels add to the unit's product, (filters,)."""
+    """Return what constant input channels add to the unit's product, (filters,)."""
     weight = unit.weight_in_force.cpu()
     sums = weight.flatten(2).sum(-1) if weight.dim() > 2 else weight
     if link.ties:
@@ -121,7 +121,7 @@ def _shift(link: Link, unit: Unit, constant: Tensor) -> Tensor:
 
 
 def _join(channels: Channels, link: Link, stream: _Node, filters: Tensor, constant: Tensor) -> None:
-    """The branch's channels are added to the stream: those that it does not hold yet go to its end."""
+    """Add the branch's channels to the stream, and record the joint; channels that the stream does not hold yet go to its end."""
     width = len(stream.constant)
     position = torch.full((width,), -1)
     position[stream.order] = torch.arange(len(stream.order))

@@ -1,4 +1,4 @@
-"""This file holds what a criterion may ask for beyond the weights, computed when first asked for, without leaving a trace."""
+"""This file holds what a criterion may ask for beyond the weights. It is computed when first asked for, and leaves no trace."""
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
@@ -18,11 +18,11 @@ Scores = dict[str, Tensor]
 
 
 class Context:
-    """One scoring's surroundings.
+    """A context is what surrounds one scoring of a network.
 
     `groups` is the granularity's view of a weight, (groups..., weights of a group); `sample` yields batches of
     normalised images and labels, always the same ones; `seed` is that of the random criterion; `choose` maps scores to
-    what would be kept of every unit now.
+    the masks that they would give now, a bool tensor for each unit.
     """
 
     def __init__(
@@ -39,17 +39,17 @@ class Context:
 
     @cached_property
     def generator(self) -> torch.Generator:
-        """A generator of this scoring's own, on the CPU: the same numbers for the same seed on every device."""
+        """A generator that belongs to this scoring. It is on the CPU, so that a seed gives the same numbers on every device."""
         return torch.Generator().manual_seed(self.seed)
 
     def score(self, criterion: str, units: dict[str, Unit]) -> Scores:
-        """Another criterion's scores."""
+        """Return the scores that another criterion, by its name with options, gives these units."""
         return lift(CRITERIA.get(criterion))(units, self)
 
     def gradient(self, unit: Unit) -> Tensor:
-        """The cross-entropy's gradient for the unit's dense weight, of its shape: the mean over the sample.
+        """Return the gradient of the sample's mean loss for the unit's dense weight, of the weight's shape.
 
-        With batch statistics, as in training: a network that was just initialised has no others.
+        It is taken with batch statistics, as in training: a network that was just initialised has no others.
         """
         return self._gradients[unit]
 
@@ -59,7 +59,7 @@ class Context:
 
     @cached_property
     def gradients_as_tested(self) -> dict[Unit, Tensor]:
-        """As `gradient`, in evaluation: whatever the size of the batches, the same."""
+        """{unit: the same gradient, but in evaluation}, which does not depend on the size of the batches."""
         return self._weight_gradients(training=False)
 
     def _weight_gradients(self, training: bool) -> dict[Unit, Tensor]:
@@ -83,17 +83,18 @@ class Context:
 
     @torch.no_grad()
     def responses(self, units: dict[str, Unit], statistic: Callable[[Tensor], Tensor]) -> Scores:
-        """A statistic of every unit's feature maps: (images, filters, height, width) -> (images, ...), all images of the sample.
+        """Return a statistic of every unit's feature maps, for all images of the sample, in evaluation.
 
-        In evaluation. The maps are the unit's output behind its ReLU and before its own mask; of a unit without a ReLU,
-        which writes into a residual stream, they are the stream's behind the joint's ReLU.
+        `statistic` maps (images, filters, height, width) to (images, ...). The maps are the unit's output behind its ReLU
+        and before its own mask; of a unit without a ReLU, which writes into a residual stream, they are the stream's
+        behind the joint's ReLU.
         """
-        found, joints = {name: [] for name in units}, self._joints()
+        statistics, joints = {name: [] for name in units}, self._joints()
         with self._unchanged(training=False), ExitStack() as watched:
             for name, unit in units.items():
 
                 def see(x: Tensor, name=name, filters=unit.filters) -> None:
-                    found[name].append(statistic(maps_of(x)[:, :filters]))
+                    statistics[name].append(statistic(maps_of(x)[:, :filters]))
 
                 if unit.activation or name not in joints:
                     watched.enter_context(watch(unit, see))
@@ -102,14 +103,15 @@ class Context:
                     watched.callback(joint.register_forward_hook(lambda _, __, y, see=see: see(y)).remove)
             for images, _ in self.sample():
                 self.network(images)
-        return {name: torch.cat(pieces) for name, pieces in found.items()}
+        return {name: torch.cat(batches) for name, batches in statistics.items()}
 
     def sensitivities(self, units: dict[str, Unit], statistic: Callable[[Tensor, Tensor], Tensor]) -> Scores:
-        """A statistic of every unit's output and of its image's loss's gradient for it, both (images, filters, height, width).
+        """Return a statistic of every unit's output and its gradient, for all images of the sample, in evaluation.
 
-        In evaluation, at the unit's own output, before its mask. Returns (images, ...), all images of the sample.
+        `statistic` maps the unit's own output, before its mask, and the gradient of each image's loss for that output,
+        both (images, filters, height, width), to (images, ...).
         """
-        found, outputs = {name: [] for name in units}, {}
+        statistics, outputs = {name: [] for name in units}, {}
         with self._unchanged(training=False), torch.enable_grad(), ExitStack() as watched:
             for name, unit in units.items():
                 watched.enter_context(watch(unit, lambda x, name=name: outputs.update({name: x}), differentiable=True))
@@ -117,12 +119,12 @@ class Context:
                 loss = self.task.image_losses(self.network(images), labels).sum()
                 gradients = torch.autograd.grad(loss, [outputs[name] for name in units])
                 for name, gradient in zip(units, gradients, strict=True):
-                    found[name].append(statistic(maps_of(outputs[name].detach()), maps_of(gradient)))
-        return {name: torch.cat(pieces) for name, pieces in found.items()}
+                    statistics[name].append(statistic(maps_of(outputs[name].detach()), maps_of(gradient)))
+        return {name: torch.cat(batches) for name, batches in statistics.items()}
 
     @cached_property
     def shapes(self) -> dict[str, tuple[torch.Size, torch.Size]]:
-        """Of every unit the shapes of its input and its output for one image of the sample: (channels, height, width)."""
+        """{unit: the shapes of its input and of its output for one image}, each (channels, height, width)."""
         shapes, hooks = {}, []
         for name, unit in self.network.all_units.items():
             hooks.append(
@@ -136,9 +138,10 @@ class Context:
 
     @torch.no_grad()
     def measure(self, batches: int | None = None, training: bool = False) -> tuple[float, float]:
-        """Mean loss of an image, and the task's metric as a fraction, of the network as it now stands.
+        """Return the mean loss of an image and the task's metric as a fraction, of the network under its masks of now.
 
-        In evaluation, or with batch statistics: those of the network that masks leave, where the running ones are of another.
+        It reads the first `batches` of the sample, or all. In evaluation, or with `training` by the statistics of each
+        batch: under masks that were just changed, the running statistics are those of a different network.
         """
         loss = seen = 0
         meter = self.task.meter(next(self.network.parameters()).device)
@@ -154,47 +157,48 @@ class Context:
 
     @contextmanager
     def under(self, keep: Scores) -> Iterator[None]:
-        """Other masks for as long as this lasts: {unit: what to keep}."""
+        """Within this block the masks are those of `keep`, {unit: bool tensor, True where kept}."""
         gates = {name: self.network.get_submodule(name).gate for name in keep}
-        before = {name: gate.decide() for name, gate in gates.items()}
+        masks = {name: gate.decide() for name, gate in gates.items()}
         try:
             for name, gate in gates.items():
-                gate.set(keep[name].to(before[name].device))
+                gate.set(keep[name].to(masks[name].device))
             yield
         finally:
             for name, gate in gates.items():
-                gate.set(before[name])
+                gate.set(masks[name])
 
     @contextmanager
     def _unchanged(self, training: bool) -> Iterator[None]:
-        """Mode and statistics are afterwards as they were."""
+        """Within this block the network trains or evaluates; its mode and all its buffers are restored at the end."""
         network = self.network
-        before, statistics = network.training, {name: b.clone() for name, b in network.named_buffers()}
+        mode, buffers = network.training, {name: buffer.clone() for name, buffer in network.named_buffers()}
         try:
             network.train(training)
             yield
         finally:
-            network.train(before)
+            network.train(mode)
             for name, buffer in network.named_buffers():
-                buffer.copy_(statistics[name])
+                buffer.copy_(buffers[name])
 
     def _joints(self) -> dict[str, str]:
-        """The joint whose output holds what a unit has written: its own, or for a stream's first writer the next one."""
-        found, waiting = {}, {}
+        """Return {unit: the joint behind which its channels are read}: its own, or of a stream's first writer the next one."""
+        joint_of, first_writers = {}, {}
         for link in self.network.links:
             if link.joint is None:
-                waiting[link.target] = link.unit
+                first_writers[link.target] = link.unit
             else:
-                found[link.unit] = link.joint
-                if first := waiting.pop(link.target, None):
-                    found[first] = link.joint
-        return found
+                joint_of[link.unit] = link.joint
+                if first := first_writers.pop(link.target, None):
+                    joint_of[first] = link.joint
+        return joint_of
 
 
 def singular_values(maps: Tensor) -> Tensor:
-    """Of maps (images, filters, height, width), from their Gram matrices in float64: (images, filters, the smaller side).
+    """Return the singular values of maps, (images, filters, height, width): (images, filters, the smaller side).
 
-    Their squares are then exact to 2^-52 of the largest, so that values of 2^-26 of the largest are told from 0.
+    They are computed from the maps' Gram matrices in float64. Their squares are exact to 2^-52 of the largest, so that
+    values of 2^-26 of the largest are told from 0.
     """
     maps = maps.double()
     rows = maps if maps.shape[2] <= maps.shape[3] else maps.mT
@@ -202,7 +206,7 @@ def singular_values(maps: Tensor) -> Tensor:
 
 
 def lift(criterion):
-    """A criterion for all units from one for a single unit, told apart by the name of the first parameter."""
+    """Return a criterion for all units, made from one for a single unit, whose first parameter is not named `units`."""
     if next(iter(inspect.signature(criterion).parameters)) == "units":
         return criterion
     return lambda units, context: {name: criterion(unit, context) for name, unit in units.items()}

@@ -14,38 +14,38 @@ from pruning.gates.weight import WeightMask
 
 
 class _Granularity:
-    """What a granularity is asked for. This base splits the weight by its first dimensions, and counts single weights."""
+    """A granularity answers these questions. This base splits the weight by its first dimensions, and counts single weights."""
 
     removable = False  # whether what is masked can be taken out: whole filters only
 
     @classmethod
     def units(cls, network: Network) -> dict[str, Unit]:
-        """The units that get a mask, by their paths. ValueError for a network that cannot be pruned so."""
+        """Return the units that get a mask, by their paths. ValueError for a network that cannot be pruned so."""
         return network.all_units
 
     @classmethod
     def groups(cls, weight: Tensor) -> Tensor:
-        """The weight as (pieces..., weights of a piece), the pieces in the mask's shape."""
+        """Return the weight as (pieces..., weights of a piece), where pieces... is the mask's shape."""
         raise NotImplementedError
 
     @classmethod
     def shape(cls, unit: Unit) -> tuple[int, ...]:
-        """The shape of a unit's mask and scores."""
+        """Return the shape of a unit's mask and of its scores."""
         return tuple(cls.groups(unit.weight).shape[:-1])
 
     @classmethod
     def gate(cls, unit: Unit, placement: str) -> Mask:
-        """A new mask for a unit; `placement` is --prune_gate, "output" or "weight", where there is a choice."""
+        """Return a new mask for a unit; `placement` is --prune_gate, "output" or "weight", where there is a choice."""
         return WeightMask(cls.shape(unit), unit.weight.device)
 
     @classmethod
     def zeros(cls, unit: Unit) -> int:
-        """The weights behind the zeros of a unit's mask, as num_zero counts them."""
+        """Return how many weights are behind the zeros of a unit's mask, as num_zero counts them."""
         return accounting.masked_weights(unit)
 
     @classmethod
     def count(cls, network: Network, pixels: dict[str, int]) -> Count:
-        """What remains of the network under its masks; `pixels` are its `accounting.positions`."""
+        """Count what remains of the network under its masks; `pixels` are its `accounting.positions`."""
         return accounting.nonzero(network, pixels)
 
 

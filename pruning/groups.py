@@ -1,4 +1,4 @@
-"""This file says what is decided as one: each filter by itself, or all the filters that write one channel of a stream."""
+"""This file says what is decided together: each filter by itself, or all the filters that write one channel of a stream."""
 
 import torch
 from torch import Tensor
@@ -8,16 +8,17 @@ from models.numerics import precise
 
 
 class Decisions:
-    """Scores and masks of units, seen as decisions.
+    """Decisions turn the scores of units into scores of what is cut together, and what is kept back into masks.
 
-    Policy "free": every filter is one, and a branch writes what is left of it into the stream by index. Policy
-    "grouped": the filters that write channel c of a stream are one, and so are channels that a shortcut without
-    parameters copies, so that a channel that is cut leaves the stream itself. Under both, a filter that is tied to a
-    channel is one with all that write this channel. Policy "pieces" is for parts of filters, each one by itself.
+    With the policy "free" every filter is a decision of its own, and a branch writes the filters that stay into the stream
+    by index. With "grouped" the filters that write channel c of a stream are one decision, together with the channels that
+    a shortcut without parameters copies, so that a channel that is cut leaves the stream itself. With both, a filter that
+    is tied to a channel is decided with all filters that write this channel. With "pieces", for parts of filters, each
+    piece is a decision of its own.
     """
 
     def __init__(self, network: Network, names: list[str], policy: str):
-        root: dict[str, str] = {}  # of every node, the name of those whose channels are the same ones
+        root: dict[str, str] = {}  # {node: a name shared by all nodes that have the same channels}
         for link in network.links:
             root.setdefault(link.source, link.source)
             root.setdefault(link.target, link.target)
@@ -35,18 +36,19 @@ class Decisions:
         self.layers = {key[1] if policy == "grouped" else units[0]: units for key, units in members.items()}
 
     def merge(self, scores: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A score for every decision: the mean over its filters, each layer's scores made comparable by their mean."""
+        """Return a score for every decision: the mean over its filters, each layer's scores first divided by their mean."""
         return {
             layer: scores[members[0]] if len(members) == 1 else _together([scores[name] for name in members])
             for layer, members in self.layers.items()
         }
 
     def spread(self, keep: dict[str, Tensor], scores: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The decisions, given back to the units: in the shapes of their `scores`."""
+        """Turn what is kept of every decision into masks of the units, in the shapes of their `scores`."""
         return {name: keep[layer][: len(scores[name])] for layer, members in self.layers.items() for name in members}
 
 
 def _together(scores: list[Tensor]) -> Tensor:
+    """Return one score for each channel of a stream, from those of all its writers, of which some may be narrower."""
     scores = [precise(score) for score in scores]
     means = [mean_of(score) for score in scores]
     total = torch.zeros(max(map(len, scores)), device=scores[0].device, dtype=scores[0].dtype)
@@ -58,6 +60,6 @@ def _together(scores: list[Tensor]) -> Tensor:
 
 
 def mean_of(scores: Tensor) -> Tensor:
-    """The mean size of the scores that are no -inf, which marks what must go first; above 0."""
+    """Return the mean of |score|, always above 0; -inf, which marks what must go first, is left out."""
     kept = torch.isfinite(scores)
     return (torch.where(kept, scores.abs(), 0).sum() / kept.sum().clamp_min(1)).clamp_min(torch.finfo(scores.dtype).tiny)

@@ -10,12 +10,15 @@ from models.layers import Gate
 
 
 def maps_of(x: Tensor) -> Tensor:
-    """A linear layer's output as maps of one pixel."""
+    """Return an output as maps, (images, filters, height, width); those of a linear layer have one pixel."""
     return x if x.dim() == 4 else x[..., None, None]
 
 
 class Probe(Gate):
-    """In a unit's gate slot for the time of a scoring: shows its output before the mask, and passes the mask on."""
+    """A probe stands in a unit's gate slot during a scoring: it shows the output before the mask to `see`, then applies the mask.
+
+    With `differentiable` that output has a gradient, also where no weight before it has one.
+    """
 
     def __init__(self, gate: Gate | None, see: Callable[[Tensor], None], differentiable: bool):
         super().__init__()
@@ -43,7 +46,7 @@ class Probe(Gate):
 
 @contextmanager
 def watch(unit: Unit, see: Callable[[Tensor], None], differentiable: bool = False) -> Iterator[None]:
-    """Show `see` every output of the unit, before its mask, as long as this lasts; `differentiable` gives it a gradient."""
+    """Within this block `see` is called with every output of the unit, before its mask; see `Probe`."""
     gate = unit.gate
     unit.gate = Probe(gate, see, differentiable)
     try:

@@ -1,4 +1,4 @@
-"""This file is where the four answers meet: granularity, criterion, scope and phase put masks on a network."""
+"""This file joins the four answers: what is cut, by what measure, compared with whom, and when."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -19,11 +19,11 @@ from tasks.classification import Classification
 class Pruner:
     """A pruner puts a mask on every unit of its `granularity`, and moves the masks as the phase says.
 
-    `rate` is the fraction removed: of the decisions, filters unless `residual` groups them, or with `budget`, "macs" or
-    "parameters", of those, as removal leaves them on images of `image_size`. `round_to` keeps a multiple of filters in
-    each layer. `gate` is the place of a filter mask, `frequency` such as "1ep" or "4it", `until` a fraction of the run.
-    `begin` tells how long the run is. ValueError for a network that the granularity refuses, a budget of what cannot be taken
-    out, or if so much may not go, the scope having a floor.
+    `rate` is the fraction removed: of the filters, or of groups of them with `residual="grouped"`; with a `budget`, "macs"
+    or "parameters", it is the fraction of these that removal takes away, on images of `image_size`. `round_to` keeps a
+    multiple of filters in each layer. `gate` says where a filter mask acts, `frequency` is such as "1ep" or "4it", `until`
+    a fraction of the run. `begin` tells how long the run is. ValueError for a network that the granularity refuses, for a
+    budget where no whole filter can be taken out, or if the scope's floor does not let so much go.
     """
 
     def __init__(
@@ -53,8 +53,8 @@ class Pruner:
         self.only_more = "what is cut stays cut" in PHASES.entry(phase).traits
         scored_by = CRITERIA.entry(criterion)
         self.needs_images = scored_by.name if "more images than filters" in scored_by.traits else None
-        count, word = re.fullmatch(r"(\d+)(ep|it)", frequency).groups()
-        self.every, self.by_epochs = int(count), word == "ep"
+        number, word = re.fullmatch(r"(\d+)(ep|it)", frequency).groups()
+        self.every, self.by_epochs = int(number), word == "ep"
         self.units = self.granularity.units(network)
         removable = self.granularity.removable
         if budget is not None and not removable:
@@ -67,13 +67,13 @@ class Pruner:
         self.round_to, self.budget = round_to, None if budget is None else Budget(network, budget, image_size)
         smallest = self._choose({name: mask.mask for name, mask in self.gates.items()}, rate)
         how = f", in multiples of {round_to}" if round_to > 1 else ""
-        if self.budget is not None and (share := self.budget.share(smallest)) > 1 - rate:
-            raise ValueError(f"{1 - rate:g} of the {budget} is less than the least that can be left, about {share:.4f}{how}")
+        if self.budget is not None and (least := self.budget.fraction_left(smallest)) > 1 - rate:
+            raise ValueError(f"{1 - rate:g} of the {budget} is less than the least that can be left, about {least:.4f}{how}")
 
     def begin(self, epochs: int, steps: int, sample: Callable[[], Iterable], task=Classification) -> None:
-        """How long the run is, an epoch having `steps`; `sample` yields batches of images and labels to score with.
+        """Learn how long the run is: so many epochs of so many steps. `sample` yields the batches to score with.
 
-        ValueError if no mask would ever be made.
+        A batch is a pair of images and labels; `task` says what their loss is. ValueError if no mask would ever be made.
         """
         self.steps, self.total, self.sample, self.task = steps, epochs * steps, sample, task
         self.until_position = max(int(self.until * self.total + 1e-6), 1 if self.until > 0 else 0)
@@ -83,23 +83,24 @@ class Pruner:
         self._let_move(self._plan(0)[1])
 
     def check_sample(self, images: int) -> None:
-        """ValueError if so many images to score with are too few for the criterion."""
+        """Raise ValueError if so many images to score with are too few for the criterion."""
         widest = max(unit.filters for unit in self.units.values())
         if self.needs_images and images <= widest:
             raise ValueError(f"{self.needs_images} needs more images than a layer has filters, {widest}; there are {images}")
 
     def _let_move(self, moving: bool) -> None:
+        """Tell every mask whether it still moves, and so whether its gradient is straight-through."""
         for mask in self.gates.values():
             mask.straight_through = moving
 
     def _plan(self, position: int) -> tuple[bool, bool]:
-        """Whether masks are updated before this step of the run, and whether they still move."""
+        """Say whether masks are updated before this step of the run, and whether they still move."""
         epoch, step = divmod(position, self.steps)
         due = step == 0 and epoch % self.every == 0 if self.by_epochs else (step + 1) % self.every == 0
         return self.phase(position, self.until_position, due)
 
     def before_step(self, epoch: int, step: int) -> bool:
-        """Called before every training step: masks change, become fixed, or stay. Whether they were made anew."""
+        """Change the masks, fix them, or leave them, as is due before this training step. Says whether they were made anew."""
         position = epoch * self.steps + step
         update, moving = self._plan(position)
         # before scoring: a gradient criterion sees what cut filters would learn
@@ -109,9 +110,9 @@ class Pruner:
         return update
 
     def scores(self, rate: float | None = None) -> dict[str, Tensor]:
-        """The criterion's scores, in the masks' shapes, or bools where it finds its own counts; the network is left as it was.
+        """Return the criterion's scores, in the masks' shapes; bools, True where kept, if the criterion finds its own counts.
 
-        `rate` is what is due, for criteria that try it out.
+        `rate` is the fraction that is due, for criteria that try it out. The network is left as it was.
         """
         choose = partial(self._choose, rate=self.rate if rate is None else rate)
         with without_tf32():
@@ -120,23 +121,23 @@ class Pruner:
             )
 
     def update(self, rate: float) -> None:
-        """New masks that cut this fraction; `changes` grows by the number of entries that moved."""
+        """Make new masks that cut this fraction; `changes` grows by the number of entries that moved."""
         for name, keep in self._choose(self.scores(rate), rate).items():
             self.changes += (self.gates[name].decide() != keep.to(self.changes.device)).sum()
             self.gates[name].set(keep)
 
     def _choose(self, scores: dict[str, Tensor], rate: float) -> dict[str, Tensor]:
-        """What to keep of every unit."""
-        found = next(iter(scores.values())).dtype == torch.bool
+        """Return what to keep of every unit, {unit: bool tensor in its mask's shape}, where this fraction goes."""
+        decided = next(iter(scores.values())).dtype == torch.bool
         if self.only_more:
             cut = {name: ~gate.decide() for name, gate in self.gates.items()}
             scores = {name: score.double().masked_fill(cut[name], -torch.inf) for name, score in scores.items()}
-        if self.budget is not None:  # the search is one of many small steps
+        if self.budget is not None:  # the search takes many small steps, which the CPU does faster
             scores = {name: score.cpu() for name, score in scores.items()}
         merged = self.decisions.merge(scores)
 
         def choose(rate: float) -> dict[str, Tensor]:
-            keep = {name: score > 0 for name, score in merged.items()} if found else self.scope(merged, rate)
+            keep = {name: score > 0 for name, score in merged.items()} if decided else self.scope(merged, rate)
             return round_up(merged, keep, self.round_to) if self.round_to > 1 else keep
 
         def spread(keep: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -152,16 +153,16 @@ class Pruner:
         return keep
 
     def cut(self) -> int:
-        """Mask entries that are 0 now: filters, single weights or kernels."""
+        """Return how many mask entries are 0 now: filters, single weights or kernels."""
         return sum(int((~gate.decide()).sum()) for gate in self.gates.values())
 
     @property
     def entries(self) -> int:
-        """Mask entries in all: filters, single weights or kernels that could be cut."""
+        """How many mask entries there are: filters, single weights or kernels that could be cut."""
         return sum(gate.mask.numel() for gate in self.gates.values())
 
     def take_changes(self) -> int:
-        """Mask entries that moved since this was last asked."""
+        """Return how many mask entries moved since this was last called."""
         changes = int(self.changes)
         self.changes.zero_()
         return changes

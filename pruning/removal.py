@@ -1,4 +1,4 @@
-"""This file removes filters: from a network with filter masks to a plain smaller one with the same outputs.
+"""This file removes filters: it makes a plain smaller network with the same outputs from one with filter masks.
 
 Nothing here knows an architecture: what goes where is read from the wiring (`channels.follow`).
 """
@@ -14,12 +14,12 @@ from pruning.channels import Channels, follow
 
 
 def is_exact(network: Network) -> bool:
-    """Whether masked equals removed, as every gate says of itself: masks are on units' outputs, behind batch norm."""
+    """Say whether masked equals removed, as every gate says of itself: it does where masks are behind batch norm."""
     return all(unit.gate is None or unit.gate.exact for unit in network.all_units.values())
 
 
 class Removal:
-    """What is taken out of a network, and how its tensors are cut: built from the filter masks now in force.
+    """A removal says what is taken out of a network by the filter masks now in force, and cuts its tensors.
 
     At the published placement a masked filter still gives a constant, which is folded into its readers: exact but for
     the border, where a reader's padding sees 0 instead. ValueError where parts of filters are masked, where filters were
@@ -36,7 +36,7 @@ class Removal:
         self.channels: Channels = follow(network, kept, None if self.exact else _constants(network, kept))
 
     def cut(self, name: str, value: Tensor) -> Tensor:
-        """What is left of a tensor that has the shape of the parameter or buffer of this name."""
+        """Return what stays of a tensor that has the shape of the parameter or buffer of this name."""
         unit, *part = name.rsplit(".", 2)
         if value.dim() == 0 or unit not in self.channels.filters:
             return value
@@ -45,7 +45,7 @@ class Removal:
 
     @torch.no_grad()
     def compact(self) -> Network:
-        """The smaller network, its tensors its own; the one it came from is left as it was."""
+        """Return the smaller network, whose tensors are its own; the network that it came from is left as it was."""
         smaller = ungated(self.network)
         values = {name: self.cut(name, value) for name, value in smaller.state_dict().items()}
         values |= {f"{joint}.constant": constant for joint, constant in self.channels.constants.items()}
@@ -62,12 +62,12 @@ class Removal:
 
     @torch.no_grad()
     def carry(self, optimizer: torch.optim.Optimizer, smaller: Network, fresh: torch.optim.Optimizer) -> None:
-        """Give the smaller network's optimizer what is left of the other's state, such as momentum."""
+        """Give the `fresh` optimizer of the smaller network what stays of the state of the whole network's, such as momentum."""
         parameters = dict(smaller.named_parameters())
         for name, parameter in self.network.named_parameters():
             state = optimizer.state.get(parameter)
             if state and name in parameters:
-                # laid out in memory as the parameter is: fused optimizers walk both alike
+                # a fused optimizer walks state and parameter alike, so both must be laid out alike in memory
                 fresh.state[parameters[name]] = {
                     key: torch.empty_like(parameters[name]).copy_(self.cut(name, value))
                     if isinstance(value, Tensor) and value.shape == parameter.shape
@@ -76,11 +76,11 @@ class Removal:
                 }
 
     def _shapes(self) -> dict:
-        """What `Network.reshape` takes."""
+        """Return the widths and indices of the smaller network, as `Network.reshape` takes them."""
         channels, joints = self.channels, {}
         for name, (width, written) in channels.joints.items():
             constant = bool(channels.constants[name].any())
-            # a branch that writes every channel writes them in order
+            # a branch that writes every channel writes them in order, and needs no index
             if constant or len(written) < width:
                 joints[name] = {"width": width, "index": written.tolist(), "constant": constant}
         units = {name: [len(filters), len(channels.inputs[name])] for name, filters in channels.filters.items()}
@@ -88,7 +88,7 @@ class Removal:
 
 
 def ungated(network: Network) -> Network:
-    """A copy without masks: the whole network."""
+    """Return a copy of the whole network, without masks."""
     copied = copy.deepcopy(network)
     for unit in copied.all_units.values():
         unit.gate = None
@@ -96,7 +96,10 @@ def ungated(network: Network) -> Network:
 
 
 def _constants(network: Network, kept: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What a filter masked before batch norm still gives, in evaluation: its batch norm of 0, behind the ReLU."""
+    """Return what filters masked before batch norm still give in evaluation, {unit: (filters,)}.
+
+    It is batch norm of 0, behind the ReLU.
+    """
     constants = {}
     for name, mask in kept.items():
         unit = network.get_submodule(name)

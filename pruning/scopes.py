@@ -19,18 +19,19 @@ from settings.registry import presets
 Scores = dict[str, Tensor]
 
 
-def _count(rate: float, n: int) -> int:
+def _number_cut(rate: float, n: int) -> int:
+    """Return how many of n pieces go at this rate: floor(rate * n)."""
     # floats fall short: 0.7 * 10 is 7.000000000000001 but 0.29 * 100 is 28.999999999999996
     return int(rate * n + 1e-9)
 
 
 def _kth(scores: Tensor, k: int) -> Tensor:
-    """The k-th smallest value, k from 1. On an accelerator by sorting, which --deterministic allows there."""
+    """Return the k-th smallest value, k from 1. On an accelerator it sorts, which --deterministic allows there."""
     return scores.kthvalue(k).values if scores.device.type == "cpu" else scores.sort().values[k - 1]
 
 
 def _smallest(scores: Tensor, k: int) -> Tensor:
-    """Marks exactly the k smallest of a flat tensor, those with the lower index among equals. No host copy."""
+    """Mark exactly the k smallest of a flat tensor, among equals those of lower index, without a copy to the host."""
     if k <= 0:
         return torch.zeros_like(scores, dtype=torch.bool)
     threshold = _kth(scores, k)
@@ -39,7 +40,7 @@ def _smallest(scores: Tensor, k: int) -> Tensor:
 
 
 def _best(scores: Tensor, floor: int) -> Tensor:
-    """Marks the `floor` largest of a layer: what would be cut last."""
+    """Mark the `floor` largest of a layer, those that would be cut last."""
     if floor == 0:  # without a sort, which the published code's masks would wait for at every fourth step
         return torch.zeros_like(scores, dtype=torch.bool)
     return ~_smallest(scores, max(scores.numel() - floor, 0))
@@ -56,8 +57,8 @@ def global_(
     """One threshold for the whole network, the paper's eta, over comparable scores.
 
     normalise='mean' divides each layer's scores by their mean, 'none' compares the raw ones; `floor` pieces of each
-    layer always stay. threshold='published' is the KSC 2020 code's: strictly above sorted[int(n * rate)], so that
-    int(n * rate) + 1 go, and ties with them. ValueError if the rate would cut into the floor.
+    layer always stay. With threshold='published' what stays is strictly above sorted[int(n * rate)], as in the KSC 2020
+    code, so that int(n * rate) + 1 go, and all that tie with them. ValueError if the rate would cut into the floor.
     """
     flat = [precise(score).flatten() for score in scores.values()]
     if normalise == "mean":
@@ -68,7 +69,7 @@ def global_(
         cut &= ~torch.cat([_best(score, floor) for score in flat])
     else:
         safe = torch.cat([_best(score, floor) for score in flat])
-        k, room = _count(rate, every.numel()), sum(max(score.numel() - floor, 0) for score in flat)
+        k, room = _number_cut(rate, every.numel()), sum(max(score.numel() - floor, 0) for score in flat)
         if k > room:
             raise ValueError(
                 f"rate {rate:g} cuts {k} of {every.numel()}, but with a floor of {floor} a layer only {room} may go: "
@@ -86,7 +87,7 @@ def local(scores: Scores, rate: float, *, floor: int = 1) -> Scores:
     """
     keep = {}
     for name, score in scores.items():
-        k = _count(rate, score.numel())
+        k = _number_cut(rate, score.numel())
         if k > max(score.numel() - floor, 0):
             raise ValueError(f"rate {rate:g} cuts {k} of the {score.numel()} in {name}, which has a floor of {floor}")
         keep[name] = ~_smallest(precise(score).flatten(), k).view_as(score)
@@ -96,7 +97,8 @@ def local(scores: Scores, rate: float, *, floor: int = 1) -> Scores:
 def preset(scores: Annotated[Scores, "filters only"], rate: float, *, name: str) -> Scores:
     """As many filters of each layer as were published: a name in pruning/presets.json, or a file like one entry of it.
 
-    Layers without a count stay whole; `rate` does not matter. ValueError for a layer that is not there, or has fewer.
+    Layers without a count stay whole; `rate` does not matter. ValueError for a layer that the network does not have, or
+    that has fewer filters.
     """
     keep = {layer: torch.ones_like(score, dtype=torch.bool) for layer, score in scores.items()}
     for layer, kept in _read(name, "kept").items():
@@ -111,35 +113,37 @@ def preset(scores: Annotated[Scores, "filters only"], rate: float, *, name: str)
 def sensitivity(scores: Annotated[Scores, "filters only", "single layers"], rate: float, *, file: str) -> Scores:
     """Rates for each layer from a scan (sensitivity.py): cut where the accuracy that was lost alone is the least.
 
-    A filter costs what its layer lost, cut alone as far as that filter in the order of scores, between the rates of the
-    scan linearly; one threshold over all. ValueError for a scan of another network.
+    A filter costs what its layer lost when it was cut alone, in the order of scores, as far as that filter; between the
+    rates of the scan losses are interpolated linearly. One threshold holds for all costs. ValueError for a scan of
+    another network.
     """
-    scanned, given, costs = _read(file, "layers"), _read(file, "rates"), {}
+    scanned, scanned_rates, costs = _read(file, "layers"), _read(file, "rates"), {}
     if set(scanned) != set(scores):
         raise ValueError(f"'{file}' is of another network: {min(set(scanned) ^ set(scores))} is only in one of them")
-    if any(len(lost) != len(given) for lost in scanned.values()):
+    if any(len(lost) != len(scanned_rates) for lost in scanned.values()):
         raise ValueError(f"'{file}' is no scan: as many losses as rates are needed")
     for name, score in scores.items():
-        rates = torch.tensor([0.0, *given], dtype=torch.float64)
+        rates = torch.tensor([0.0, *scanned_rates], dtype=torch.float64)
         lost = torch.tensor([0.0, *scanned[name]], dtype=torch.float64).clamp_min(0).cummax(0).values
-        places = score.flatten().argsort(stable=True)
-        at = torch.arange(1, len(places) + 1, dtype=torch.float64) / len(places)
-        upper = torch.searchsorted(rates, at).clamp(1, len(rates) - 1)
-        share = ((at - rates[upper - 1]) / (rates[upper] - rates[upper - 1])).clamp(0, None)
-        cost = lost[upper - 1] + share * (lost[upper] - lost[upper - 1])
-        # among equal costs, in the order of scores, and every layer alike
-        costs[name] = torch.empty(len(places), dtype=torch.float64, device=score.device)
-        costs[name][places] = (cost + 1e-9 * at).to(score.device)
+        worst_first = score.flatten().argsort(stable=True)
+        # the rate at which each filter goes, from the one that goes first
+        rate_of = torch.arange(1, len(worst_first) + 1, dtype=torch.float64) / len(worst_first)
+        upper = torch.searchsorted(rates, rate_of).clamp(1, len(rates) - 1)
+        way = ((rate_of - rates[upper - 1]) / (rates[upper] - rates[upper - 1])).clamp(0, None)
+        cost = lost[upper - 1] + way * (lost[upper] - lost[upper - 1])
+        # among equal costs filters go in the order of scores, and from every layer alike
+        costs[name] = torch.empty(len(worst_first), dtype=torch.float64, device=score.device)
+        costs[name][worst_first] = (cost + 1e-9 * rate_of).to(score.device)
     return global_(costs, rate, normalise="none")
 
 
 def _read(file: str, part: str):
-    """That part of a preset, or of a file of the user's."""
+    """Return one part, such as "kept" or "layers", of a preset or of a file of the user's. ValueError if there is none."""
     published = presets()
     try:
-        found = published[file] if file in published else json.loads(Path(file).read_text(encoding="utf-8"))
+        content = published[file] if file in published else json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
         raise ValueError(f"no such file as '{file}', and no preset: choose from {', '.join(published)}") from None
-    if not isinstance(found, dict) or not isinstance(found.get(part), dict | list) or not found[part]:
+    if not isinstance(content, dict) or not isinstance(content.get(part), dict | list) or not content[part]:
         raise ValueError(f"'{file}' has no '{part}'")
-    return found[part]
+    return content[part]

@@ -1,4 +1,4 @@
-"""The penalties against torch.corrcoef, brute force and finite differences."""
+"""These tests hold the penalties against torch.corrcoef, brute force and finite differences."""
 
 import itertools
 from functools import partial

@@ -1,3 +1,5 @@
+"""This criterion, APoZ, keeps the filters that are seldom zero."""
+
 from typing import Annotated, Literal
 
 from torch import Tensor
@@ -14,11 +16,11 @@ def APoZ(
 ) -> dict[str, Tensor]:
     """Fraction of a filter's outputs that are not 0 (Network Trimming: Hu et al., 2016, arXiv 1607.03250).
 
-    1 - APoZ, APoZ = #{zeros behind the ReLU} / (images x height x width). counts='deviation' finds its own counts, as the
-    paper: what has an APoZ above the layer's mean + standard deviation (of the population) goes.
+    The score is 1 - APoZ, with APoZ = #{zeros behind the ReLU} / (images x height x width). counts='deviation' finds its own
+    counts by the paper's rule: a filter goes if its APoZ is above the layer's mean + standard deviation (of the population).
     """
-    alive = context.responses(units, lambda maps: (maps != 0).double().mean((2, 3)))
-    alive = {name: found.mean(0) for name, found in alive.items()}
+    fractions = context.responses(units, lambda maps: (maps != 0).double().mean((2, 3)))
+    scores = {name: by_image.mean(0) for name, by_image in fractions.items()}
     if counts == "given":
-        return alive
-    return {name: score >= score.mean() - score.std(correction=0) for name, score in alive.items()}
+        return scores
+    return {name: score >= score.mean() - score.std(correction=0) for name, score in scores.items()}

@@ -1,3 +1,5 @@
+"""This criterion, FPGM, keeps the filters that are far from the geometric median of their layer."""
+
 from typing import Annotated, Literal
 
 import torch
@@ -17,21 +19,21 @@ def FPGM(
 ) -> Tensor:
     """Distance from the geometric median (He et al., 2019, arXiv 1811.00250): sum_j ||F_i - F_j|| over the live filters j.
 
-    Filters near the median are replaceable. Those that are cut are no neighbours, or their zeros would hold each other
-    down, but have a distance. distance='cos' sums 1 - cosine. `by_norm` is the fraction of a layer that goes by its L2
+    Filters near the median are replaceable. Filters that are cut have a distance, but do not count as neighbours j, or they
+    would hold each other down. distance='cos' sums 1 - cosine. `by_norm` is the fraction of a layer that goes by its L2
     norm first, before the distances among the rest: the paper's FPGM-mix.
     """
     filters = precise(context.groups(unit.weight.detach()))
     live = unit.alive(filters.dtype)
     norms = filters.norm(dim=1)
-    aside = norms.argsort(stable=True)[: int(by_norm * len(filters) + 1e-9)]
-    live[aside] = 0
+    smallest = norms.argsort(stable=True)[: int(by_norm * len(filters) + 1e-9)]
+    live[smallest] = 0
     if distance == "cos":
         directions = filters / norms.clamp_min(1e-30).unsqueeze(1)
-        between = 1 - directions @ directions.mT
+        distances = 1 - directions @ directions.mT
     else:
-        between = torch.cdist(filters, filters, p=float(distance[1]), compute_mode="donot_use_mm_for_euclid_dist")
-    scores = between @ live
-    # below every distance, in the order of the norms
-    scores[aside] = norms[aside] - norms[aside].max() - 1 if len(aside) else scores[aside]
+        distances = torch.cdist(filters, filters, p=float(distance[1]), compute_mode="donot_use_mm_for_euclid_dist")
+    scores = distances @ live
+    if len(smallest):  # their scores are below every distance, in the order of the norms
+        scores[smallest] = norms[smallest] - norms[smallest].max() - 1
     return scores

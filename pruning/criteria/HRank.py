@@ -1,3 +1,5 @@
+"""This criterion, HRank, keeps the filters whose feature maps have a high rank."""
+
 from typing import Annotated, Literal
 
 import torch
@@ -15,9 +17,9 @@ def HRank(
 ) -> dict[str, Tensor]:
     """Rank of a filter's feature maps (Lin et al., 2020, arXiv 2002.10179), the mean over the images.
 
-    The numerical rank in float32: singular values above the largest x max(height, width) x 2^-23. Many filters have full
-    rank in all images; ties='energy' lets the one with the larger sum of singular values stay, by less than a rank in a
-    single image could change.
+    The rank is the numerical one of float32: the number of singular values above the largest x max(height, width) x 2^-23.
+    Many filters have full rank in all images; with ties='energy' the sum of singular values decides between them, by less
+    than one rank in one image would change.
     """
 
     def statistic(maps: Tensor) -> Tensor:
@@ -26,8 +28,8 @@ def HRank(
         return torch.stack([(values > least).sum(-1).double(), values.sum(-1)], -1)
 
     scores = {}
-    for name, found in context.responses(units, statistic).items():
-        ranks, energies = found.mean(0).unbind(-1)
-        share = energies / energies.sum().clamp_min(1e-30)
-        scores[name] = ranks + share / (2 * len(found)) if ties == "energy" else ranks
+    for name, by_image in context.responses(units, statistic).items():
+        ranks, energies = by_image.mean(0).unbind(-1)
+        tie_breaker = energies / energies.sum().clamp_min(1e-30) / (2 * len(by_image))
+        scores[name] = ranks + tie_breaker if ties == "energy" else ranks
     return scores

@@ -1,3 +1,5 @@
+"""This criterion, L1, keeps the filters with large absolute weights."""
+
 from typing import Literal
 
 from torch import Tensor
@@ -9,6 +11,7 @@ from pruning.context import Context
 def L1(unit: Unit, context: Context, *, reduce: Literal["sum", "mean"] = "sum") -> Tensor:
     """L1 norm of the weights (Li et al., 2017, arXiv 1608.08710): sum |w|, or with reduce='mean' the mean |w|.
 
-    Within a layer the two rank alike; between layers they differ, unless the scope normalises scores by layer.
+    Within a layer the sum and the mean rank filters alike; between layers they differ, unless the scope divides scores by
+    their layer's mean.
     """
     return getattr(context.groups(unit.weight.detach()).abs(), reduce)(-1)

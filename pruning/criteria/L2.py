@@ -1,3 +1,5 @@
+"""This criterion, L2, keeps the filters with a large Euclidean norm."""
+
 from torch import Tensor
 
 from models import Unit

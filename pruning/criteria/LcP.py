@@ -1,4 +1,7 @@
+"""This criterion, LcP, learns for each layer how its scores compare with those of the other layers."""
+
 import math
+from operator import itemgetter
 from typing import Annotated, Literal
 
 import torch
@@ -32,17 +35,17 @@ def LcP(
 
     def scores(candidate: dict[str, tuple[float, float]]) -> dict[str, Tensor]:
         moved = {name: candidate[name][0] * base[name] + candidate[name][1] for name in names}
-        # one shift for all, so that what is compared by its mean elsewhere has one above 0
+        # one shift for all layers keeps their order; it makes scores positive, as scopes that divide by a mean need them
         least = min(float(score.min()) for score in moved.values())
         return {name: score - least + 1e-12 for name, score in moved.items()}
 
     def loss(candidate) -> float:
         with context.under(context.choose(scores(candidate))):
-            found = context.measure(batches=1, training=True)[0]
-        return found if math.isfinite(found) else math.inf
+            mean_loss = context.measure(batches=1, training=True)[0]
+        return mean_loss if math.isfinite(mean_loss) else math.inf
 
-    def draw(count: int, high: int) -> list[int]:
-        return torch.randint(high, (count,), generator=generator).tolist()
+    def draw(times: int, below: int) -> list[int]:
+        return torch.randint(below, (times,), generator=generator).tolist()
 
     def changed(parent, step: float):
         child = dict(parent)
@@ -57,8 +60,8 @@ def LcP(
     best = population[0]
     for number in range(1, evaluations):
         step = 1 - 0.8 * number / evaluations
-        rivals = [population[place] for place in draw(16, len(population))]
-        child = changed(min(rivals, key=lambda one: one[0])[1], step)
+        rivals = [population[index] for index in draw(16, len(population))]
+        child = changed(min(rivals, key=itemgetter(0))[1], step)
         population = [*population[-63:], (loss(child), child)]
-        best = min(best, population[-1], key=lambda one: one[0])
+        best = min(best, population[-1], key=itemgetter(0))
     return scores(best[1])

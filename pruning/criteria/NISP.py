@@ -1,3 +1,5 @@
+"""This criterion, NISP, keeps the filters that the network's final responses depend on."""
+
 from typing import Annotated, Literal
 
 import torch
@@ -18,10 +20,10 @@ def NISP(
 ) -> dict[str, Tensor]:
     """Neuron importance propagated back from the final responses (Yu et al., 2018, arXiv 1711.05908): s_(k-1) = |W_k|^T s_k.
 
-    The channels that the classifier reads are ranked by infinite feature selection on their responses (last='infFS',
-    alpha 0.5), or count alike; their scores go back through the wiring with the absolute weights, convolutions transposed,
-    pooling spread evenly, batch norm and ReLU as the identity, and are added up where a channel has several readers. `rate`
-    is the fraction of each layer whose scores, the lowest, are set to 0 before going on, as are those of cut filters.
+    The channels that the classifier reads are scored by infinite feature selection on their responses (last='infFS', alpha
+    0.5), or all alike. Their scores go back through the wiring with the absolute weights: convolutions are transposed,
+    pooling spreads a score evenly, batch norm and ReLU are the identity, and the scores of several readers are added up.
+    `rate` is the fraction of each layer, those with the lowest scores, that passes none on, as cut filters do.
     """
     network, shapes = context.network, context.shapes
     all_units, widths = network.all_units, network.widths()
@@ -56,19 +58,19 @@ def NISP(
 
 
 def _add(maps: dict[str, Tensor], node: str, score: Tensor) -> None:
-    """Several readers: the scores add up, at the larger size."""
-    there = maps.get(node)
-    if there is None:
+    """Add a reader's scores of a node's channels to those of its other readers, at the larger size of the two."""
+    total = maps.get(node)
+    if total is None:
         maps[node] = score
         return
-    size = max(there.shape[1:], score.shape[1:])
-    channels = max(len(there), len(score))
-    there, score = (F.pad(_spread(part, (len(part), *size)), (0, 0, 0, 0, 0, channels - len(part))) for part in (there, score))
-    maps[node] = there + score
+    size = max(total.shape[1:], score.shape[1:])
+    channels = max(len(total), len(score))
+    total, score = (F.pad(_spread(part, (len(part), *size)), (0, 0, 0, 0, 0, channels - len(part))) for part in (total, score))
+    maps[node] = total + score
 
 
 def _spread(score: Tensor, shape) -> Tensor:
-    """A score map, (channels, height, width), spread evenly over the larger map that was pooled into it; its sum stays."""
+    """Spread a score map, (channels, height, width), evenly over the larger map that was pooled into it; its sum stays."""
     size = tuple(shape[1:]) or (1, 1)
     if score.shape[1:] == size:
         return score
@@ -77,7 +79,7 @@ def _spread(score: Tensor, shape) -> Tensor:
 
 
 def _going_on(unit: Unit, total: Tensor, rate: float) -> Tensor:
-    """1 for the filters whose scores are propagated."""
+    """Return 1 for the filters whose scores are propagated and 0 for the others, (filters,)."""
     going = unit.alive(total.dtype)
     ranked = total.masked_fill(going == 0, -1).argsort(stable=True)
     going[ranked[: int(rate * len(ranked) + 1e-9)]] = 0
@@ -85,29 +87,29 @@ def _going_on(unit: Unit, total: Tensor, rate: float) -> Tensor:
 
 
 def _final(context: Context, link, last: str) -> Tensor:
-    """Scores of the channels that the unit of an output reads, as maps of one pixel; of maps their means are ranked."""
+    """Return the scores of the channels that an output's unit reads, (channels, 1, 1), from the means of their maps."""
     if link.unit is None:
         raise ValueError(f"NISP needs a layer that makes the output '{link.target}', which is a copy of '{link.source}'")
     reader = context.network.get_submodule(link.unit)
     if last == "equal":
         channels = reader.weight.shape[1] * reader.groups
         return torch.ones(channels, 1, 1, dtype=torch.float64, device=reader.weight.device)
-    seen = []
-    hook = reader.register_forward_pre_hook(lambda _, x: seen.append(maps_of(x[0].detach().double()).mean((2, 3))))
+    responses = []
+    hook = reader.register_forward_pre_hook(lambda _, x: responses.append(maps_of(x[0].detach().double()).mean((2, 3))))
     try:
         context.measure()
     finally:
         hook.remove()
-    return _infinite_feature_selection(torch.cat(seen))[:, None, None]
+    return _infinite_feature_selection(torch.cat(responses))[:, None, None]
 
 
 def _rank(values: Tensor) -> Tensor:
-    """Average ranks along the first dimension, as Spearman's correlation takes them."""
+    """Return ranks along the first dimension, equal values with their average rank, as Spearman's correlation takes them."""
     ordered = values.sort(0).values
     columns = (values.T.contiguous(), ordered.T.contiguous())
     below = torch.searchsorted(columns[1], columns[0], right=False)
-    upto = torch.searchsorted(columns[1], columns[0], right=True)
-    return ((below + upto - 1).double() / 2).T
+    up_to = torch.searchsorted(columns[1], columns[0], right=True)
+    return ((below + up_to - 1).double() / 2).T
 
 
 def _infinite_feature_selection(responses: Tensor, alpha: float = 0.5) -> Tensor:
@@ -122,7 +124,7 @@ def _infinite_feature_selection(responses: Tensor, alpha: float = 0.5) -> Tensor
 
 
 def _all_paths(graph: Tensor) -> Tensor:
-    """Row sums of (I - r A)^-1 - I, r = 0.9 / the spectral radius of A."""
+    """Return the row sums of (I - r A)^-1 - I, where r is 0.9 / the spectral radius of A."""
     factor = 0.9 / torch.linalg.eigvalsh(graph).abs().max().clamp_min(1e-30)
     identity = torch.eye(len(graph), dtype=graph.dtype, device=graph.device)
     return (torch.linalg.inv(identity - factor * graph) - identity).sum(1)

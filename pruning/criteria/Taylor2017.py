@@ -1,3 +1,5 @@
+"""This criterion, Taylor2017, keeps the filters whose outputs the loss depends on, by activation times gradient."""
+
 from typing import Annotated, Literal
 
 from torch import Tensor
@@ -15,9 +17,9 @@ def Taylor2017(
 ) -> dict[str, Tensor]:
     """Activation x gradient (Molchanov et al., 2017, arXiv 1611.06440): mean over images |mean over positions h dL/dh|.
 
-    Each layer's scores are divided by their L2 norm; `flops` times the GFLOPs of a feature map, 2 HW (k k inputs + 1), is
-    then taken off: compare with --prune_scope "global(normalise='none')". What the absolute value is taken of differs
-    between programs: a mean over an 'image', a 'position', or the whole 'sample'.
+    Each layer's scores are divided by their L2 norm; then `flops` times the GFLOPs of a feature map, 2 HW (k k inputs + 1),
+    is subtracted, so compare with --prune_scope "global(normalise='none')". `inside` says what the absolute value is taken
+    of, in which programs differ: the mean over an 'image', a 'position', or the mean over the whole 'sample'.
     """
     products = context.sensitivities(units, lambda h, g: _reduced((h * g).double(), inside))
     scores = {}
@@ -31,6 +33,7 @@ def Taylor2017(
 
 
 def _reduced(product: Tensor, inside: str) -> Tensor:
+    """Return one value for each image and filter, (images, filters), from (images, filters, height, width)."""
     if inside == "position":
         return product.abs().mean((2, 3))
     return product.mean((2, 3)).abs() if inside == "image" else product.mean((2, 3))

@@ -1,3 +1,5 @@
+"""This criterion, Taylor2019, keeps the filters whose removal would change the loss most, by its squared estimate."""
+
 from typing import Annotated, Literal
 
 from torch import Tensor
@@ -20,7 +22,7 @@ def Taylor2019(
     """
     if at == "gate":
         changes = context.sensitivities(units, lambda h, g: (h * g).double().sum((2, 3)).square())
-        return {name: found.mean(0) for name, found in changes.items()}
+        return {name: by_image.mean(0) for name, by_image in changes.items()}
     scores = {}
     for name, unit in units.items():
         products = context.groups(unit.weight.detach() * context.gradients_as_tested[unit]).double()

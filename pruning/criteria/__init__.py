@@ -1,1 +1,1 @@
-"""One criterion a file. Each is `name(unit, context, *, options) -> Tensor`, larger means keep; see the README."""
+"""This package holds one criterion a file: `name(unit, context, *, options)` returns scores, of which the larger stay."""

@@ -1,3 +1,5 @@
+"""This criterion, bn_scale, keeps the filters that batch norm scales by a large factor."""
+
 from typing import Annotated
 
 from torch import Tensor
@@ -9,8 +11,8 @@ from pruning.context import Context
 def bn_scale(unit: Annotated[Unit, "filters only"], context: Context) -> Tensor:
     """Batch norm's scale (Network Slimming: Liu et al., 2017, arXiv 1708.06519): |gamma|, best trained with --reg bn_l1.
 
-    The paper compares the raw values of all layers: --prune_scope "global(normalise='none')", and its code cuts one more,
-    threshold='published'. ValueError for a convolution without batch norm.
+    The paper compares the raw values of all layers, as --prune_scope "global(normalise='none')" does; its code cuts one filter
+    more, as threshold='published' does. ValueError for a convolution without batch norm.
     """
     if unit.norm is None:
         raise ValueError("bn_scale needs batch norm behind every convolution")

@@ -1,3 +1,5 @@
+"""This criterion, correlation, keeps the filters that are unlike the others of their layer."""
+
 from typing import Annotated
 
 import torch
@@ -11,10 +13,10 @@ from pruning.context import Context
 def correlation(unit: Annotated[Unit, "filters only"], context: Context) -> Tensor:
     """How little a filter repeats the others: 1 - mean_j |C_ij| over the layer's other live filters j.
 
-    C is the Pearson correlation of the flattened filters, what --reg reg_cov holds down while training; 1 for a filter
-    that is constant or alone.
+    C is the Pearson correlation of the flattened filters, which --reg reg_cov makes small while training. A filter that is
+    constant, or alone in its layer, has the score 1.
     """
     filters = precise(context.groups(unit.weight.detach()))
     live = unit.alive(filters.dtype)
-    between = correlations(filters, torch.ones_like(live)).abs()  # filters that are cut have a score too
-    return 1 - between @ live / (live.sum() - live).clamp_min(1)
+    related = correlations(filters, torch.ones_like(live)).abs()  # filters that are cut have a score too
+    return 1 - related @ live / (live.sum() - live).clamp_min(1)

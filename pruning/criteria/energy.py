@@ -1,3 +1,5 @@
+"""This criterion, energy, keeps the filters whose feature maps have a large nuclear norm."""
+
 from typing import Annotated
 
 from torch import Tensor
@@ -11,4 +13,4 @@ def energy(
 ) -> dict[str, Tensor]:
     """Nuclear norm of a filter's feature maps (Yeom et al., 2021, arXiv 2103.10858): sum of singular values, mean over images."""
     energies = context.responses(units, lambda maps: singular_values(maps).sum(-1))
-    return {name: found.mean(0) for name, found in energies.items()}
+    return {name: by_image.mean(0) for name, by_image in energies.items()}

@@ -1,3 +1,5 @@
+"""This criterion, grad, keeps the weights whose gradient is large."""
+
 from typing import Annotated
 
 from torch import Tensor
@@ -7,5 +9,5 @@ from pruning.context import Context
 
 
 def grad(unit: Unit, context: Annotated[Context, "reads images"]) -> Tensor:
-    """Size of the loss's gradient: sum |g|, g the mean over the scoring sample at the masked network."""
+    """Size of the loss's gradient: sum |g|, where g is the mean over the scoring sample at the masked network."""
     return context.groups(context.gradient(unit)).abs().sum(-1)

@@ -1,3 +1,5 @@
+"""This criterion, mean_activation, keeps the filters with large outputs."""
+
 from typing import Annotated
 
 from torch import Tensor
@@ -11,4 +13,4 @@ def mean_activation(
 ) -> dict[str, Tensor]:
     """Mean of a filter's outputs behind the ReLU, over images and positions (Molchanov et al., 2017, arXiv 1611.06440)."""
     means = context.responses(units, lambda maps: maps.double().mean((2, 3)))
-    return {name: found.mean(0) for name, found in means.items()}
+    return {name: by_image.mean(0) for name, by_image in means.items()}

@@ -1,3 +1,5 @@
+"""This criterion, random, keeps filters at random: every other criterion is compared with it."""
+
 import torch
 from torch import Tensor
 
@@ -6,7 +8,7 @@ from pruning.context import Context
 
 
 def random(unit: Unit, context: Context) -> Tensor:
-    """Uniform in [0, 1), the control: its own generator, the same scores at every update of a run, fixed by --seed."""
+    """Uniform in [0, 1), the control: --seed fixes the scores, which are the same at every update of a run."""
     weight = unit.weight
     shape = context.groups(weight.detach()).shape[:-1]
     return torch.rand(shape, generator=context.generator).to(weight.device)

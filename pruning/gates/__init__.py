@@ -1,1 +1,1 @@
-"""This package holds the gates of a unit: masks of 0 and 1 so far."""
+"""This package holds the gates of a unit: so far they are masks of 0 and 1."""

@@ -12,7 +12,7 @@ from models.layers import Gate
 
 
 class _StraightThrough(torch.autograd.Function):
-    """mask * value forward, the identity backward."""
+    """Forward it is mask * value; backward it is the identity, as if nothing were masked."""
 
     @staticmethod
     def forward(ctx, value: Tensor, mask: Tensor) -> Tensor:
@@ -24,7 +24,7 @@ class _StraightThrough(torch.autograd.Function):
 
 
 class Mask(Gate):
-    """What every mask is: the buffer `mask`, and whether it still moves (`straight_through`)."""
+    """A mask has the buffer `mask`, of 0 and 1, and knows whether it still moves (`straight_through`)."""
 
     def __init__(self, shape, device=None):
         super().__init__()
@@ -45,10 +45,11 @@ class Mask(Gate):
 
     @property
     def _passes(self) -> bool:
-        """Whether a gradient is to pass as if nothing were masked."""
+        """Whether gradients now pass as if nothing were masked."""
         # in this order a captured evaluation does not depend on whether masks still move
         return torch.is_grad_enabled() and self.straight_through
 
     def _apply_to(self, value: Tensor, mask: Tensor) -> Tensor:
+        """Return value * mask, straight-through while the mask moves."""
         mask = mask.to(value.dtype)
         return _StraightThrough.apply(value, mask) if self._passes else value * mask

@@ -7,8 +7,6 @@ from torch import Tensor
 from pruning.gates.mask import Mask
 
 _backward = torch.ops.aten.convolution_backward
-
-
 _norm_backward = torch.ops.aten.native_batch_norm_backward
 
 
@@ -39,8 +37,8 @@ class _GatedConvolution(torch.autograd.Function):
 class _GatedNorm(torch.autograd.Function):
     """Batch norm whose masked filters give 0, while their gradient is that of the whole batch norm.
 
-    What mask * norm(x) is with a straight-through mask, but masked where it is small: at the scale and shift, not in
-    another pass over the activations.
+    It equals mask * norm(x) with a straight-through mask. The mask is applied where tensors are small, at the scale and
+    the shift, and not in another pass over the activations.
     """
 
     @staticmethod
@@ -59,9 +57,9 @@ class _GatedNorm(torch.autograd.Function):
 
 
 class OutputGate(Mask):
-    """A filter mask, (filters,), on the unit's output: behind batch norm, and behind the ReLU if the unit has one.
+    """A filter mask, (filters,), acts on the unit's output: behind batch norm, and behind the ReLU if the unit has one.
 
-    There, masked equals removed, in evaluation and in training, and batch norm's statistics stay those of the filter.
+    So masked equals removed, in evaluation and in training, and batch norm's statistics stay those of the filter.
     """
 
     def __init__(self, filters: int, device=None):
@@ -95,7 +93,7 @@ class OutputGate(Mask):
         return F.batch_norm(x, norm.running_mean, norm.running_var, scale, shift, norm.training, momentum, norm.eps)
 
     def _at_norm(self, unit) -> bool:
-        """Whether batch norm's scale and shift take the mask, which costs nothing; else it is multiplied in.
+        """Say whether batch norm's scale and shift take the mask, which costs nothing; otherwise it is multiplied in.
 
         A ReLU behind a straight-through mask must see what is masked, or it stops the gradient. A compiler fuses the
         multiplication anyway.

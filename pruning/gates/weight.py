@@ -6,10 +6,10 @@ from pruning.gates.mask import Mask
 
 
 class WeightMask(Mask):
-    """A mask on the layer's weight, with one entry for each piece of it that is cut as one.
+    """A weight mask acts on the layer's weight; it has one entry for each piece that is cut as a whole.
 
-    Its shape is that of the weight's first dimensions: (filters,), (filters, inputs), or the whole weight's. By filters
-    this is the published placement, before batch norm: a masked filter has variance 0 there, so that its straight-through
+    Its shape is that of the weight's first dimensions: (filters,), (filters, inputs), or the whole weight's. With one entry
+    a filter this is the published placement, before batch norm: a masked filter has variance 0 there, its straight-through
     gradient is multiplied by 1 / sqrt(eps) = 316, and batch norm's bias still passes.
     """
 

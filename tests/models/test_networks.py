@@ -1,4 +1,4 @@
-"""Exact sizes from the literature, and that the declared wiring is the network's own."""
+"""These tests hold networks against exact sizes from the literature, and the declared wiring against what is executed."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What would be left after removal: published counts, and a brute force over slices."""
+"""These tests hold the counts after removal against published ones, and against a brute force over slices."""
 
 import pickle
 

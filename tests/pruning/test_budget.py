@@ -1,4 +1,4 @@
-"""Budgets: the removed network holds what was asked for."""
+"""These tests check that the network after removal holds what the budget asked for."""
 
 import pytest
 import torch

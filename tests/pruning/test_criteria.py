@@ -1,4 +1,4 @@
-"""Criteria against exact worked examples, and what holds for all that read images."""
+"""These tests hold criteria against exact worked examples, and check what is true of all that read images."""
 
 import bisect
 import itertools

@@ -1,4 +1,4 @@
-"""The gate and its gradient, against networks whose filters were removed by hand."""
+"""These tests hold the gate and its gradient against networks whose filters were removed by hand."""
 
 import pytest
 import torch

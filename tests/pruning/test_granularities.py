@@ -1,4 +1,4 @@
-"""What is cut as one piece: kernels beside filters and single weights, each against a count by hand."""
+"""These tests count by hand what each granularity cuts: filters, kernels and single weights."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""The four answers together, walked over the registries, so that a new one is tested the day it is added."""
+"""These tests run the four answers together, over the registries, so that a new one is tested the day it is added."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""Removed equals masked: outputs, gradients, steps of training, counts, for any masks on any network."""
+"""These tests check that removed equals masked, for any masks: outputs, gradients, steps of training, counts."""
 
 import copy
 import functools

@@ -1,4 +1,4 @@
-"""Exactly k cut, ties by index, a floor a layer; and the collapse that comes without."""
+"""These tests check that scopes cut exactly k, ties by index, down to a floor; and show the collapse without a floor."""
 
 import json
 

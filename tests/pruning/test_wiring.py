@@ -1,4 +1,4 @@
-"""Depthwise, dilated and grouped convolutions, several outputs and other numbers of channels: pruned, counted, removed."""
+"""These tests prune, count and cut networks with depthwise, dilated and grouped convolutions, and with several outputs."""
 
 import copy
 
