@@ -30,7 +30,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from deploy import measure
-from pruning import accounting
 from runs.console import closing_lines, duration, epoch_lines, header, note, say_all
 from runs.folder import Folder, provenance, refuse_used
 from runs.tensorboard import Scalars
@@ -38,7 +37,7 @@ from tasks import task_of
 from training import experiment
 from training.engine import Engine, Stop
 from training.experiment import Experiment
-from training.record import Result, Row, config, run_name
+from training.record import Result, Row, config, run_name, under_masks
 from training.team import Team
 
 
@@ -58,7 +57,7 @@ def losses(run: Experiment, inputs, targets):
 def train_step(run: Experiment, inputs, targets):
     """Take one step of the optimiser on one batch, and return the outputs and the terms of the loss that led to it."""
     run.optimizer.zero_grad(set_to_none=True)
-    outputs, terms = run.losses(inputs, targets)
+    outputs, terms = run.losses(inputs, targets)  # `losses`, above, captured where --compile asks for it
     sum(terms.values()).backward()
     run.optimizer.step()
     if run.proximal is not None:
@@ -87,7 +86,7 @@ def train_epoch(run: Experiment, epoch: int, bar) -> dict:
     run.team.average_statistics(run.model)
     meter.gather(run.team)
     if (bad_step := int(meter.first_bad)) >= 0:
-        cure = "--lr or --warmup_epochs 5" if run.stage == 0 else "--finetune_lr"
+        cure = "--finetune_lr" if "finetune_lr" in run.now.fixed else "--lr or --warmup_epochs 5"
         raise Failed(f"the loss was not finite at epoch {epoch}, step {bad_step} of {run.steps}: try a smaller {cure}")
     return meter.read()
 
@@ -103,7 +102,7 @@ def train(run: Experiment, folder: Folder | None, rows: list[dict]) -> list[dict
     bar = tqdm(total=total, unit="img", unit_scale=True, disable=hidden, initial=done)
     scalars = Scalars(folder) if folder and settings.run.tensorboard else None
     with bar:
-        for number in range(max(run.stage, 0), len(plan.stages)):
+        for number in range(run.stage, len(plan.stages)):
             stage, first = plan.stages[number], plan.first_epoch(number)
             if number > run.stage:
                 if folder and stage.keep and stage.epochs:
@@ -141,7 +140,7 @@ def carry_out(run: Experiment, folder: Folder | None, rows: list[dict]) -> None:
     try:
         rows = train(run, folder, rows)
         # the held-out images made every choice; the test images are read here, once
-        as_validated = task.valid is None and not (settings.ending.compact or settings.ending.recalibrate)
+        as_validated = task.valid is None and run.now.epochs > 0
         test = rows[-1]["valid"] if as_validated else run.evaluate(task.test)
         result = Result.of(run, rows, test).plain()
         if settings.ending.compact and folder:
@@ -188,9 +187,8 @@ def pruning_text(run: Experiment) -> str:
     """The progress bar shows what masks have cut so far; empty where nothing is pruned."""
     if run.pruner is None:
         return ""
-    zero, total = accounting.zeros(run.model)
-    kept = sum(int(live.sum()) for live in accounting.filter_masks(run.model).values())
-    return f" kept {kept} filters, sparsity {100 * zero / total:.1f}%, {int(run.pruner.changes)} masks changed"
+    zero, total, kept = under_masks(run)
+    return f" kept {sum(kept.values())} filters, sparsity {100 * zero / total:.1f}%, {int(run.pruner.changes)} masks changed"
 
 
 def start(settings, **machine) -> Experiment:

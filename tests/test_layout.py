@@ -76,7 +76,7 @@ def test_every_package_is_in_the_layout():
 
 @pytest.mark.core
 def test_the_rule_sees_what_it_forbids():
-    assert "pruning.accounting" in imports("modeling")
+    assert "pruning.accounting" in imports("training.build")
     assert row_of("deploy.use") > row_of("pruning.scopes") > row_of("models.vgg") > row_of("runs.storage")
 
 

@@ -7,6 +7,7 @@ import torch
 
 import models
 import tasks
+from models.layers import Gate
 from pruning import Pruner, accounting
 from runs.folder import load_checkpoint
 from settings.arguments import Settings
@@ -87,8 +88,8 @@ def build_regulariser(training) -> tuple[dict[str, Callable], Callable | None]:
 def gate_penalties(network: models.Network) -> dict[str, Callable]:
     """Build the term "gates" of the loss, the sum of the gates' penalties; no term where no gate has a penalty."""
     gates = [unit.gate for unit in network.all_units.values() if unit.gate is not None]
-    learned = [gate for gate in gates if next(gate.parameters(), None) is not None]
-    return {"gates": lambda _: torch.stack([gate.penalty() for gate in learned]).sum()} if learned else {}
+    penalised = [gate for gate in gates if type(gate).penalty is not Gate.penalty]
+    return {"gates": lambda _: torch.stack([gate.penalty() for gate in penalised]).sum()} if penalised else {}
 
 
 def build_network(settings: Settings, tensors: dict | None) -> tuple[models.Network, accounting.Count]:
@@ -126,6 +127,10 @@ def begin_with(settings: Settings) -> tuple[Settings, dict[str, torch.Tensor] | 
         if (classes := len(smaller.card.classes)) != outputs:
             dataset = settings.data.dataset
             raise Refused(f"--scratch: '{settings.network.scratch}' has {classes} classes, --dataset {dataset} {outputs}")
+        if (channels := smaller.input_channels) != settings.data.channels:
+            raise Refused(
+                f"--scratch: '{settings.network.scratch}' reads images of {channels} channels, not {settings.data.channels}"
+            )
         return settings.replace(arch=smaller.card.arch), None
     return settings, None
 

@@ -18,7 +18,7 @@ from training.build import begin_with, build_network, build_optimizer, build_pru
 from training.capture import try_capture
 from training.engine import Engine, Stop
 from training.evaluation import evaluate
-from training.stages import Plan, Stage
+from training.stages import Plan, Stage, ending
 from training.team import Team
 
 
@@ -159,6 +159,8 @@ class Experiment:
             if self.settings.flat[name] != value:
                 advice = f": go on from {self.now.keep} to change it" if self.now.keep else ""
                 raise Refused(f"{self.now.name} has begun with --{name} {value}{advice}")
+        if (first := self.plan.first_epoch(self.stage)) > len(state["rows"]):
+            raise Refused(f"{self.now.name} has begun after {len(state['rows'])} epochs, and would now begin after {first}")
         try:
             if state["shapes"]:
                 smaller = ungated(self.model)
@@ -175,8 +177,22 @@ class Experiment:
 
 
 def plan_of(settings: Settings) -> Plan:
-    """The stages that --procedure lists for these settings."""
-    return Plan(PROCEDURES.get(settings.run.procedure)(settings))
+    """List the stages of --procedure, and behind them what is asked for the end of the run.
+
+    Raises Refused for a plan that cannot be carried out: an action that does not exist is refused at the start, and not
+    after the epochs before it.
+    """
+    procedure = settings.run.procedure
+    plan = Plan([*PROCEDURES.get(procedure)(settings), *ending(settings)])
+    try:
+        for stage in plan.stages:
+            for action in stage.enter:
+                ACTIONS.check(action)
+    except ValueError as error:
+        raise Refused(f"--procedure {procedure}, stage {stage.name}: {error}") from None
+    if not plan.epochs:
+        raise Refused(f"--procedure {procedure} trains for no epoch")
+    return plan
 
 
 def start(
@@ -196,12 +212,13 @@ def start(
     engine, team, stop = engine or Engine.choose(settings.engine), team or Team(), stop or Stop()
     engine.seed(settings.run.seed)
     settings, tensors = begin_with(settings)
+    plan = plan_of(settings)
     model, whole = build_network(settings, tensors)
     model = model.to(engine.device, memory_format=torch.channels_last)
     pruner = build_pruner(model, settings)
     task = tasks.load(settings.data, batch_size=settings.training.batch_size, seed=settings.run.seed, device=engine.device)
     settings = settings.replace(augment=task.augment, device=engine.device, amp=engine.amp)
-    batch, plan = task.batch, plan_of(settings)
+    batch = task.batch
     if batch % team.size or batch // team.size < 2:
         raise Refused(f"--batch_size: {batch} images are not shared out evenly, two or more each, by {team.size} processes")
     steps = task.steps

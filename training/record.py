@@ -9,6 +9,7 @@ import torch
 import torchvision
 
 from pruning import accounting
+from pruning.removal import is_exact
 from runs.records import best_row
 from settings.arguments import Settings
 from training.experiment import Experiment
@@ -39,8 +40,7 @@ class Row:
         row = cls(epoch, run.now.name, trained, valid, rate, round(seconds, 3), round(images / seconds, 1))
         names = ("num_zero", "num_total", "cut", "mask_changes", "kept_filters")
         if run.pruner is not None:
-            zero, total = accounting.zeros(run.model)
-            kept = {name: int(live.sum()) for name, live in accounting.filter_masks(run.model).items()}
+            zero, total, kept = under_masks(run)
             row.pruning = dict(zip(names, (zero, total, run.pruner.cut(), run.pruner.take_changes(), kept), strict=True))
         elif earlier and "cut" in earlier[-1]:
             # the filters have been taken out: what was cut stays as it was
@@ -77,8 +77,7 @@ class Result:
     def of(cls, run: Experiment, rows: list[dict], test: dict) -> "Result":
         """The result of a run that has ended; `test` are its measures on the test images."""
         settings = run.settings
-        taken_out = settings.ending.compact or settings.network.scratch
-        count = accounting.dense if taken_out else accounting.remaining
+        count = accounting.dense if run.pruner is None else accounting.remaining
         used = {name: settings.flat[name] for name in ("epochs", "recalibrate", "finetune_lr")}
         return cls(
             rows[-1],
@@ -89,7 +88,7 @@ class Result:
             round(sum(row["seconds"] for row in rows), 1),
             run.task.valid is not None,
             run.pruner is None or run.pruner.granularity.removable,
-            all(unit.gate is None or unit.gate.exact for unit in run.model.all_units.values()),
+            is_exact(run.model),
             used | run.results,
         )
 
@@ -97,6 +96,12 @@ class Result:
         """The result as plain values; those of `actions` stand among the others."""
         values = asdict(self)
         return values | values.pop("actions")
+
+
+def under_masks(run: Experiment) -> tuple[int, int, dict[str, int]]:
+    """The weights under a mask, all weights, and the filters kept in each layer."""
+    kept = {name: int(live.sum()) for name, live in accounting.filter_masks(run.model).items()}
+    return *accounting.zeros(run.model), kept
 
 
 def config(run: Experiment) -> dict:

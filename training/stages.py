@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
+from settings.arguments import Settings
 from settings.errors import Refused
 
 
@@ -35,6 +36,21 @@ class Stage:
         words = [f"stage {self.name}: {', '.join(self.enter)}, then " if self.enter else f"stage {self.name}: "]
         words.append(f"{self.epochs} epochs at learning rate {self.lr:g}" if self.epochs else "no epochs")
         return "".join(words)
+
+
+def ending(settings: Settings) -> list[Stage]:
+    """The stage that follows those of any procedure, if something is asked for the end of a run.
+
+    Batch norm's statistics are measured anew, the pruned filters are taken out, and the smaller network is fine-tuned.
+    """
+    asked = settings.ending
+    enter = [f"recalibrate(batches={asked.recalibrate})"] if asked.recalibrate else []
+    enter += ["remove"] if asked.compact else []
+    if not enter:
+        return []
+    fixed = ("epochs", "recalibrate", "finetune_lr")
+    lr, epochs = asked.finetune_lr, asked.finetune_epochs
+    return [Stage("fine-tuning", epochs, lr, enter=tuple(enter), fixed=fixed, keep="masked.pt")]
 
 
 class Plan:

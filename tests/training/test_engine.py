@@ -179,6 +179,8 @@ def test_scratch_has_fresh_weights_and_refuses_other_data(tmp_path, monkeypatch)
     assert not torch.equal(run.model.stem.weight, smaller.stem.weight)
     with pytest.raises(Refused, match="has 3 classes, --dataset digits 10"):
         modeling.start(parse(["--scratch", "pruned/model.pt", "--dataset", "digits"]))
+    with pytest.raises(Refused, match="reads images of 3 channels, not 1"):
+        modeling.start(parse(["--scratch", "pruned/model.pt", *TINY_DATA, "--channels", "1"]))
 
 
 def test_an_emptied_layer_is_initialised_without_a_word():

@@ -94,6 +94,22 @@ def test_gates_that_learn_have_a_group_of_their_own_and_a_term_in_the_loss(two_b
     assert (gate.factors != 1).all()
 
 
+class Quiet(Scale):
+    """A gate that learns without a penalty."""
+
+    penalty = Gate.penalty
+
+
+def test_a_gate_that_learns_needs_no_penalty():
+    run = modeling.start(parse([*TINY, "--amp", "off"]))
+    run.model.stem.gate = Quiet(run.model.stem.filters)
+    run.go_on_with(run.model)
+    run.model.train()
+    _, terms = modeling.train_step(run, *next(run.batches(0)))
+    assert list(terms) == ["cross_entropy"]
+    assert (run.model.stem.gate.factors != 1).all()
+
+
 def test_a_proximal_step_follows_the_optimisers(tmp_path):
     flags = [*TINY, "--amp", "off", "--reg", "bn_l1_proximal", "--odecay", "2.0", "--lr", "0.2"]
     run, plain = (modeling.start(parse(each)) for each in (flags, [*flags[:-6], "--lr", "0.2"]))

@@ -12,7 +12,7 @@ from models import load
 from settings.arguments import parse
 from settings.errors import Refused
 from settings.registry import PROCEDURES
-from training.experiment import plan_of
+from training.experiment import plan_of, start
 from training.stages import Plan, Stage
 
 PRUNED = ["--prune_type", "structured", "--prune_rate", "0.5"]
@@ -36,14 +36,34 @@ def test_scratch_is_a_procedure(tmp_path):
     assert names("--scratch", model) == names("--procedure", f"scratch(model={model!r})") == wanted
 
 
-@pytest.mark.parametrize("procedure", PROCEDURES.entries)
-def test_every_procedure_is_plain_data(procedure, tmp_path):
+def test_what_is_asked_for_the_end_follows_any_procedure(tmp_path):
     (tmp_path / "m.pt").touch()
-    option = f"(model={str(tmp_path / 'm.pt')!r})" if PROCEDURES.entries[procedure].options else ""
-    plan = plan_of(parse(["--procedure", procedure + option]))
-    assert json.loads(json.dumps(plan.record()))[0]["name"] == plan.stages[0].name
-    assert plan.epochs == 300
-    assert plan.shortened().epochs == len(plan.stages)
+    scratch = names("--scratch", str(tmp_path / "m.pt"), "--recalibrate", "3")
+    assert scratch[1:] == names("--recalibrate", "3")[1:] == [("fine-tuning", 0, ("recalibrate(batches=3)",))]
+
+
+@pytest.mark.parametrize(("stages", "why"), [
+    ([Stage("first", 1, 0.1), Stage("second", 1, 0.1, enter=("remoev",))], "stage second: unknown action 'remoev'"),
+    ([Stage("first", 1, 0.1, enter=("recalibrate(batches='3')",))], "stage first: option 'batches'"),
+    ([Stage("first", 0, 0.1)], "trains for no epoch"),
+])  # fmt: skip
+def test_a_plan_that_cannot_be_carried_out_is_refused_at_the_start(stages, why, monkeypatch):
+    monkeypatch.setattr(PROCEDURES, "get", lambda _: lambda settings: stages)
+    with pytest.raises(Refused, match=why):
+        plan_of(parse([]))
+
+
+def test_stages_before_the_present_one_may_not_grow(tmp_path, monkeypatch):
+    def two(settings):
+        return [Stage("first", settings.training.epochs, 0.1), Stage("second", 1, 0.1)]
+
+    monkeypatch.setattr(PROCEDURES, "get", lambda _: two)
+    monkeypatch.chdir(tmp_path)
+    run_program(*TINY, "--epochs", "1", "--out_dir", "run", "--quiet")
+    state = torch.load("run/checkpoint.pt", weights_only=True)
+    assert (state["stage"], len(state["rows"])) == (1, 2)
+    with pytest.raises(Refused, match="second has begun after 2 epochs, and would now begin after 3"):
+        start(parse([*TINY, "--epochs", "3"]), state=state)
 
 
 def test_the_learning_rate_of_a_stage_goes_through_its_part_of_the_schedule():
