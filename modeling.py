@@ -1,4 +1,8 @@
-"""Trains a convolutional network on CIFAR-10 (or other images) and prunes it while it learns. `--help` lists the flags."""
+"""This script trains a convolutional network on CIFAR-10, or on other images, and prunes it while it learns.
+
+`--help` lists its flags. The loss is computed in `losses`, below. Masks are made in `Pruner.update` (pruning/pruner.py), by a
+threshold on scores (`global_` in pruning/scopes.py), and take effect in pruning/gates/.
+"""
 
 import signal
 import sys
@@ -39,9 +43,9 @@ from training.team import Team
 
 
 def losses(run: Experiment, inputs, targets):
-    """The network's outputs, and the terms of the loss by name: the task's, the regulariser's and the gates'.
+    """Compute the network's outputs, and the terms of the loss by name: the task's, the regulariser's and the gates'.
 
-    Their sum is what a step minimises. This is the pass that --compile captures.
+    A step minimises the sum of the terms. This is the pass that --compile captures.
     """
     with run.engine.autocast():
         outputs = run.network(inputs)
@@ -52,7 +56,7 @@ def losses(run: Experiment, inputs, targets):
 
 
 def train_step(run: Experiment, inputs, targets):
-    """One step of the optimiser on one batch; the outputs and the terms of the loss that it was made from."""
+    """Take one step of the optimiser on one batch, and return the outputs and the terms of the loss that led to it."""
     run.optimizer.zero_grad(set_to_none=True)
     outputs, terms = run.losses(inputs, targets)
     sum(terms.values()).backward()
@@ -63,9 +67,12 @@ def train_step(run: Experiment, inputs, targets):
 
 
 def train_epoch(run: Experiment, epoch: int, bar) -> dict:
-    """One pass over the training data; the task's measures. Failed, naming epoch and step, if the loss is not finite."""
+    """Train on the batches of one epoch, and return the task's measures.
+
+    `bar` is the progress bar. Raises Failed, naming epoch and step, if the loss is not finite.
+    """
     run.model.train()
-    meter, shown = run.task.meter(run.engine.device), time.monotonic()
+    meter, last_shown = run.task.meter(run.engine.device), time.monotonic()
     for step, (inputs, targets) in zip(range(run.steps), run.batches(epoch), strict=False):
         run.move_masks(epoch, step)
         run.set_learning_rate(epoch, step)
@@ -74,22 +81,26 @@ def train_epoch(run: Experiment, epoch: int, bar) -> dict:
         meter.add(outputs, targets, terms)
         bar.update(run.task.batch)
         run.stop.check(f"in epoch {epoch} after step {step} of {run.steps}")
-        if not bar.disable and time.monotonic() - shown > 1:
-            shown, now = time.monotonic(), meter.read()
-            bar.set_postfix_str(measures_text(run, now, terms) + pruning_text(run), refresh=False)
+        if not bar.disable and time.monotonic() - last_shown > 1:  # to read the meter makes an accelerator wait
+            last_shown, measures = time.monotonic(), meter.read()
+            bar.set_postfix_str(measures_text(run, measures, terms) + pruning_text(run), refresh=False)
     run.team.average_statistics(run.model)
     meter.gather(run.team)
-    if (bad := int(meter.first_bad)) >= 0:
+    if (bad_step := int(meter.first_bad)) >= 0:
         cure = "--lr or --warmup_epochs 5" if run.stage == 0 else "--finetune_lr"
-        raise Failed(f"the loss was not finite at epoch {epoch}, step {bad} of {run.steps}: try a smaller {cure}")
+        raise Failed(f"the loss was not finite at epoch {epoch}, step {bad_step} of {run.steps}: try a smaller {cure}")
     return meter.read()
 
 
-def fit(run: Experiment, folder: Folder | None, rows: list[dict]) -> list[dict]:
-    """Train through the stages of the plan that are still to come after `rows`, and return the rows of all epochs."""
+def train(run: Experiment, folder: Folder | None, rows: list[dict]) -> list[dict]:
+    """Train through the stages of the plan, and return a row for every epoch.
+
+    `rows` are those of the epochs that are done already; without a `folder` nothing is written.
+    """
     settings, task, plan = run.settings, run.task, run.plan
-    images, hidden = run.steps * task.batch, True if settings.run.quiet else None
-    bar = tqdm(total=plan.epochs * images, unit="img", unit_scale=True, disable=hidden, initial=len(rows) * images)
+    epoch_images, hidden = run.steps * task.batch, True if settings.run.quiet else None
+    total, done = plan.epochs * epoch_images, len(rows) * epoch_images
+    bar = tqdm(total=total, unit="img", unit_scale=True, disable=hidden, initial=done)
     scalars = Scalars(folder) if folder and settings.run.tensorboard else None
     with bar:
         for number in range(max(run.stage, 0), len(plan.stages)):
@@ -116,7 +127,10 @@ def fit(run: Experiment, folder: Folder | None, rows: list[dict]) -> list[dict]:
 
 
 def carry_out(run: Experiment, folder: Folder | None, rows: list[dict]) -> None:
-    """Say what is in force, train on after the epochs that `rows` tell of, and record what came of it."""
+    """Say what is in force, train the epochs that follow those in `rows`, and say and record the result.
+
+    A signal ends it early: Stopped is raised, with the command that goes on.
+    """
     settings, task = run.settings, run.task
     describe(run)
     if folder:
@@ -125,7 +139,7 @@ def carry_out(run: Experiment, folder: Folder | None, rows: list[dict]) -> None:
         folder.begin({**provenance(), **config(run)})
     say_all(header(settings), *(line for row in rows for line in epoch_lines(row, task)))
     try:
-        rows = fit(run, folder, rows)
+        rows = train(run, folder, rows)
         # the held-out images made every choice; the test images are read here, once
         as_validated = task.valid is None and not (settings.ending.compact or settings.ending.recalibrate)
         test = rows[-1]["valid"] if as_validated else run.evaluate(task.test)
@@ -134,12 +148,12 @@ def carry_out(run: Experiment, folder: Folder | None, rows: list[dict]) -> None:
             run.stop.check("before the smaller network was saved")
             result["file"] = measure.save_smaller(run, result, folder.path / "model.pt")
     except Stopped as error:
-        how = f": go on with --resume {folder.path}" if folder else ""
-        raise Stopped(error.number, f"{error}{how}") from None
+        advice = f": go on with --resume {folder.path}" if folder else ""
+        raise Stopped(error.number, f"{error}{advice}") from None
     try:
         if "file" in result:
             measure.measure_and_export(run, result)
-    finally:  # what fails here takes nothing with it
+    finally:  # training is done: its result is said and kept also where measuring fails
         say_all(*closing_lines(result, settings, task))
         if folder:
             folder.write("summary.json", result)
@@ -147,7 +161,7 @@ def carry_out(run: Experiment, folder: Folder | None, rows: list[dict]) -> None:
 
 
 def describe(run: Experiment) -> None:
-    """Say on stderr what is in force, and the plan of a dry run."""
+    """Say on stderr which network, data, departures and recipe are in force, and of a dry run the plan."""
     settings = run.settings
     processes = f", {run.team.size} processes" if run.team.size > 1 else ""
     lines = [f"{settings.network.arch} on {run.engine.device}, {run.engine}{processes}; {run.task}"]
@@ -156,8 +170,8 @@ def describe(run: Experiment) -> None:
         typed = typed_over(settings)
         lines.append(f"recipe {recipe}" + (f", typed over it: {', '.join(typed)}" if typed else ""))
     if run.task.batch < settings.training.batch_size:
-        asked = settings.training.batch_size
-        lines.append(f"batches hold all {run.task.batch} training images, fewer than --batch_size {asked}")
+        size = settings.training.batch_size
+        lines.append(f"batches hold all {run.task.batch} training images, fewer than --batch_size {size}")
     if settings.run.dry_run:
         lines += [f"plan, of which a dry run does two steps a stage: {stage}" for stage in experiment.plan_of(settings).stages]
     for line in lines:
@@ -165,13 +179,13 @@ def describe(run: Experiment) -> None:
 
 
 def measures_text(run: Experiment, measures: dict, terms: dict) -> str:
-    """The measures so far, for the bar: the loss, its terms where there are several, and the metric."""
-    apart = "".join(f" {name} {measures[name]:.3f}" for name in terms) if len(terms) > 1 else ""
-    return f"loss {measures['loss']:.3f}{apart} acc {measures[run.task.metric]:.1f}%"
+    """The progress bar shows the measures so far: the loss, its terms where there are several, and the metric."""
+    each_term = "".join(f" {name} {measures[name]:.3f}" for name in terms) if len(terms) > 1 else ""
+    return f"loss {measures['loss']:.3f}{each_term} acc {measures[run.task.metric]:.1f}%"
 
 
 def pruning_text(run: Experiment) -> str:
-    """The pruning at work, for the bar."""
+    """The progress bar shows what masks have cut so far; empty where nothing is pruned."""
     if run.pruner is None:
         return ""
     zero, total = accounting.zeros(run.model)
@@ -180,7 +194,7 @@ def pruning_text(run: Experiment) -> str:
 
 
 def start(settings, **machine) -> Experiment:
-    """Everything that exists before the first step, with the loss of this file; see training.experiment.start."""
+    """Build everything that exists before the first step, with the loss of this file; see training.experiment.start."""
     return experiment.start(settings, losses, **machine)
 
 
@@ -190,7 +204,7 @@ def main(settings) -> None:
     team = Team.join(engine.device)
     settings = settings.replace(quiet=settings.run.quiet or not team.leads)
     stop = Stop()
-    if team.size == 1:  # of several, one that waits for the next step would wait for ever: a signal ends them at once
+    if team.size == 1:  # of several processes, those that wait for the stopped one's next step would wait for ever
         stop.listen()
     if team.leads:
         refuse_used(settings.run.out_dir)

@@ -1,1 +1,1 @@
-"""And then? What comes after the last mask: recalibration, removal with its check, files, exports, measured speed."""
+"""This package ships a network: it folds, saves, times and exports it, and puts model files to use."""

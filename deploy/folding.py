@@ -10,12 +10,12 @@ from models import Joint, Link, Network, Unit
 
 @torch.no_grad()
 def folded(network: Network, align: int | None = None) -> Network:
-    """A copy of the network for deployment, with the same outputs in evaluation mode, the only one it has.
+    """Return a copy of the network for deployment. It has the same outputs, and evaluation mode only.
 
     A branch that writes by index gets rows of zeros for the other channels of its stream: a vector unit computes 16
-    filters at once, so that these cost less than an indexed addition. `align` is for runtimes with kernels for blocks of
-    channels: every tensor is filled up to a multiple with channels of zeros, and a stream has its last width from the
-    start.
+    filters at once, so that the rows cost less than an indexed addition. `align` is for runtimes with kernels for blocks
+    of channels: every tensor is filled up with channels of zeros to a multiple of it, and a stream has its last width
+    from the start.
     """
     network = copy.deepcopy(network).eval()
     for unit in network.all_units.values():
@@ -23,7 +23,7 @@ def folded(network: Network, align: int | None = None) -> Network:
     for position, link in enumerate(network.links):
         if link.joint is not None:
             joint = network.get_submodule(link.joint)
-            _place_by_rows(joint, network.get_submodule(link.unit))
+            _write_by_rows(joint, network.get_submodule(link.unit))
             if not _is_needed_again(network, position):
                 network.set_submodule(link.joint, InPlaceJoint(joint))
     if align is not None:
@@ -33,7 +33,7 @@ def folded(network: Network, align: int | None = None) -> Network:
 
 
 class InPlaceJoint(Joint):
-    """A joint that overwrites its branch or its stream, which nobody reads again."""
+    """A joint that overwrites its branch or its stream, because no later layer reads them again."""
 
     def __init__(self, joint: Joint):
         super().__init__()
@@ -52,7 +52,7 @@ class InPlaceJoint(Joint):
 
 
 def _is_needed_again(network: Network, position: int) -> bool:
-    """Whether a joint's stream may share memory with a node that is read after this link, or that is an input or output."""
+    """Return whether a joint's stream may share memory with a node that a later link reads, or an input or output."""
     before, target = network.links[:position], network.links[position].target
     shared = {target}
     for link in reversed(before):
@@ -63,7 +63,7 @@ def _is_needed_again(network: Network, position: int) -> bool:
 
 
 def _fold(unit: Unit) -> None:
-    """Batch norm's evaluation into the layer: W' = W * s, b' = (b - mean) * s + beta, s = gamma / sqrt(var + eps)."""
+    """Fold batch norm into the layer: W' = W * s and b' = (b - mean) * s + beta, with s = gamma / sqrt(var + eps)."""
     if unit.norm is None:
         return
     norm, layer = unit.norm, unit.layer
@@ -74,8 +74,8 @@ def _fold(unit: Unit) -> None:
     unit.norm = None
 
 
-def _place_by_rows(joint: Joint, branch: Unit) -> None:
-    """Let the branch's last unit, folded, write all channels of the stream, so that the joint needs no index."""
+def _write_by_rows(joint: Joint, branch: Unit) -> None:
+    """Let the folded last unit of a branch write all channels of the stream, so that the joint needs no index."""
     if joint.index is None or branch.groups > 1 or (branch.filters == 0 and joint.constant is None):
         return
     layer = branch.layer
@@ -89,7 +89,7 @@ def _place_by_rows(joint: Joint, branch: Unit) -> None:
 
 
 def _fill_up(network: Network, align: int) -> None:
-    """Fill every tensor of a folded network up to a multiple of channels, but for those whose number is fixed."""
+    """Fill the channels of every tensor of a folded network up to a multiple of `align`, except where they are fixed."""
     widths, fixed = network.widths(), _fixed_widths(network)
     widths = {node: n if node in fixed else -(-n // align) * align for node, n in widths.items()}
     for link in network.links:
@@ -102,10 +102,10 @@ def _fill_up(network: Network, align: int) -> None:
 
 
 def _fixed_widths(network: Network) -> set[str]:
-    """The nodes that are not filled up.
+    """Return the nodes that are not filled up.
 
-    They are input and outputs, what is copied to an output or tied to one of these, and what surrounds a convolution in
-    groups.
+    They are the input and the outputs, nodes that are copied to an output or tied to a fixed node, and the nodes around a
+    convolution in groups.
     """
     fixed, size = {"input", *network.outputs}, 0
     units = network.all_units
@@ -121,7 +121,7 @@ def _fixed_widths(network: Network) -> set[str]:
 
 
 def _fill_up_unit(unit: Unit, filters: int, channels: int, link: Link) -> None:
-    """Zero rows and columns up to so many filters and channels, in a folded unit. One that reads nothing still does."""
+    """Add rows and columns of zeros to a folded unit, up to so many filters and channels; a unit without inputs gets none."""
     layer, (rows, columns) = unit.layer, unit.layer.weight.shape[:2]
     width = columns if link.ties or unit.groups > 1 else channels
     weight = layer.weight.new_zeros(filters, width if columns else 0, *layer.weight.shape[2:])

@@ -15,9 +15,10 @@ WARM_UP, FEWEST, MOST, ENOUGH_SECONDS = 3, 5, 50, 4.0
 
 
 def alternate(runs: dict[str, Callable[[], object]], wait: Callable[[], object] = lambda: None, fewest: int = FEWEST) -> dict:
-    """Median seconds of each, measured in turns, so that what else the machine does meets all of them alike.
+    """Return the median seconds of each function, called in turns, so that other work of the machine meets all alike.
 
-    After a warm-up, between `fewest` and 50 rounds, fewer than 50 once 4 s have passed; `wait` ends asynchronous work.
+    A warm-up is followed by 50 rounds, or fewer once 4 s have passed, but at least `fewest`. `wait` returns when
+    asynchronous work has ended.
     """
     took, began = {name: [] for name in runs}, None
     for number in range(WARM_UP + MOST):
@@ -36,7 +37,7 @@ def alternate(runs: dict[str, Callable[[], object]], wait: Callable[[], object] 
 
 
 def networks(whole: Network, smaller: Network, image_size: int, batch: int, device: str) -> dict[str, dict]:
-    """Milliseconds and peak memory in MB of "dense" and "compact" for one batch, in float32 with batch norm folded."""
+    """Return milliseconds and peak memory in MB of "dense" and "compact" for a batch, in float32, batch norm folded."""
     forms = {"dense": folded(whole), "compact": folded(smaller)}
     images = torch.zeros(batch, whole.input_channels, image_size, image_size, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
@@ -47,7 +48,7 @@ def networks(whole: Network, smaller: Network, image_size: int, batch: int, devi
 
 
 def _pass(network: Network, images: torch.Tensor) -> Callable[[], object]:
-    """The forward pass; on CUDA as one graph, so that what is timed is its work and not the host that launches it."""
+    """Return a function that does the forward pass; on CUDA it replays a graph, so that no launch by the host is timed."""
     if not images.is_cuda:
         return lambda: network(images)
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
@@ -62,14 +63,14 @@ def _pass(network: Network, images: torch.Tensor) -> Callable[[], object]:
 
 
 def peak_memory(network: Network, images: torch.Tensor) -> int:
-    """Bytes of all tensors alive at once at the worst moment: weights, images and what lies between.
+    """Return the bytes of all tensors that are alive at the worst moment of a pass: weights, images, intermediate maps.
 
-    On CUDA the allocator's own peak; elsewhere counted tensor by tensor, without what a kernel takes for itself.
+    On CUDA the allocator tells its peak; elsewhere tensors are counted, without the memory that a kernel takes for itself.
     """
     if images.is_cuda:
         torch.cuda.reset_peak_memory_stats()
         network(images)
-        # other tensors of the process are alive at all times
+        # the rest of the process has tensors too, which do not count
         held = {value.untyped_storage() for value in (*network.parameters(), *network.buffers(), images)}
         before = torch.cuda.memory_allocated()
         return torch.cuda.max_memory_allocated() - before + sum(storage.nbytes() for storage in held)
@@ -81,7 +82,7 @@ def peak_memory(network: Network, images: torch.Tensor) -> int:
 
 
 class _Tensors(TorchDispatchMode):
-    """Counts the bytes of the storages that are alive."""
+    """A dispatch mode that counts the bytes of the storages that are alive."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""This file times, saves and exports the network that removal has left, beside the dense one."""
+"""This file times, saves and exports the smaller network that removal makes, beside the dense one."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -18,7 +18,10 @@ BATCHES = (1, 128)
 
 
 def timed(whole: Network, smaller: Network, image_size: int, device: str, check: Callable = lambda: None) -> list[dict]:
-    """Latency and peak memory of both, in PyTorch and, on the CPU where it is there, in onnxruntime; batches of 1 and 128."""
+    """Return a row for each engine and batch size with latency and peak memory of both networks.
+
+    The engines are PyTorch and, on the CPU, onnxruntime where it is installed; batches have 1 and 128 images.
+    """
     where = {"cpu": f"cpu, {torch.get_num_threads()} threads", "cuda": "cuda, by CUDA graphs"}.get(device, device)
     where += f", float32{' by TF32' if device == 'cuda' and torch.backends.cudnn.allow_tf32 else ''}, batch norm folded, medians"
     measured = {"PyTorch": []}
@@ -36,12 +39,12 @@ def timed(whole: Network, smaller: Network, image_size: int, device: str, check:
 
 
 def write(path: Path, whole: Network, smaller: Network, card: Card) -> dict:
-    """Save the smaller network; returns its size on disk and that of the whole one in the same format."""
+    """Save the smaller network; return the size of its file in bytes, and what the whole one would take in that format."""
     return {"file": str(path), "bytes": save(path, smaller, card), "dense_bytes": len(content(whole, card))}
 
 
 def save_smaller(run: Experiment, result: dict, path: Path) -> dict:
-    """Save a run's smaller network as model.pt, with what it was asked and what came of it; the file and its sizes."""
+    """Save a run's smaller network as model.pt, with its settings and its result; return the file and its sizes."""
     settings, task = run.settings, run.task
     asked = method(settings) | {"epochs": settings.training.epochs, "data_dir": settings.data.data_dir}
     trained = {"settings": asked, **{name: result[name] for name in ("test", "dense", "left", "last")}}
@@ -50,7 +53,10 @@ def save_smaller(run: Experiment, result: dict, path: Path) -> dict:
 
 
 def measure_and_export(run: Experiment, result: dict) -> None:
-    """Add to a run's result how long both networks take, and the exports. Stopped where a signal asks for it."""
+    """Add "speed" and "exports" to a run's result: how long both networks take, and the files of --export.
+
+    Raises Stopped where a signal asks for it.
+    """
     settings = run.settings
 
     def check() -> None:
@@ -66,6 +72,6 @@ def measure_and_export(run: Experiment, result: dict) -> None:
 
 
 def dense_network(run: Experiment) -> Network:
-    """The network that a run began with, but for its values."""
+    """Return a network of the shape that the run began with, with fresh values."""
     network = build(run.settings.network.arch, classes=run.task.outputs, channels=run.model.input_channels)
     return network.to(run.engine.device, memory_format=torch.channels_last)

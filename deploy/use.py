@@ -1,4 +1,7 @@
-"""A model.pt is put to use: --evaluate tests it, --predict names the classes of image files. No pruning code is imported."""
+"""This file puts a model.pt to use: --evaluate tests it, --predict names the classes of image files.
+
+It imports no pruning code, so that a model file is all that is needed.
+"""
 
 import torch
 
@@ -16,7 +19,7 @@ BEST = 5
 
 
 def main(settings: Settings) -> None:
-    """Do what --evaluate or --predict asks for."""
+    """Carry out --evaluate or --predict and print its lines."""
     engine = Engine.choose(settings.engine)
     if settings.use.predict:
         say_all(*predict(settings.use.predict[0], settings.use.predict[1:], engine.device))
@@ -25,21 +28,24 @@ def main(settings: Settings) -> None:
 
 
 def predict(model: str, images: list[str], device: str = "cpu") -> list[str]:
-    """A line for each image file: the most probable classes with their probabilities."""
+    """Return a line for each image file: its most probable classes, at most 5, with their probabilities."""
     network = models.load(model).to(device)
     card, lines = network.card, []
     pixels = read_images(images, card.image_size, len(card.mean))
     with torch.inference_mode():
         for path, image in zip(images, pixels, strict=True):
             batch = normalised(image[None].to(device), torch.tensor(card.mean), torch.tensor(card.std))
-            probabilities, places = network(batch)[0].softmax(0).topk(min(BEST, len(card.classes)))
-            ranked = zip(places.tolist(), probabilities.tolist(), strict=True)
-            lines.append(f"{path}: " + ", ".join(f"{card.classes[place]} {share:.4f}" for place, share in ranked))
+            probabilities, numbers = network(batch)[0].softmax(0).topk(min(BEST, len(card.classes)))
+            ranked = zip(numbers.tolist(), probabilities.tolist(), strict=True)
+            lines.append(f"{path}: " + ", ".join(f"{card.classes[number]} {chance:.4f}" for number, chance in ranked))
     return lines
 
 
 def test(settings: Settings, engine: Engine) -> list[str]:
-    """The measures on a data set's test images, with the file's normalisation; then what --export asks for."""
+    """Return the lines of --evaluate: the measures on the test images, and a line for each file of --export.
+
+    The images are normalised as the model file says. Refused if it does not know a class of the data.
+    """
     network = models.load(settings.use.evaluate).to(engine.device)
     card = network.card
     remembered = {name: card.training.get("settings", {}).get(name) for name in ("dataset", "data_dir")}

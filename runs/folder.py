@@ -108,7 +108,7 @@ class Folder:
 
     def result(self, settings) -> dict | None:
         """What came of the run, if it has ended and did all that is asked now."""
-        names = [name for name in of_kind("after") if name != "finetune_lr" or settings.ending.finetune_epochs]
+        names = [name for name in of_kind("ending") if name != "finetune_lr" or settings.ending.finetune_epochs]
         then = self._earlier["settings"]
         same = all((then.get(name) or None) == (settings.flat[name] or None) for name in names)
         result = self.read("summary.json")

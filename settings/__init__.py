@@ -1,1 +1,1 @@
-"""What was asked; imports no torch."""
+"""This package turns a command line into settings; nothing in it imports torch."""

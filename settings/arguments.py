@@ -1,4 +1,4 @@
-"""The command line becomes settings: what was typed is resolved once, checked, and frozen. Imports no torch."""
+"""This file turns a command line into settings: what was typed is resolved once, checked, and frozen. It imports no torch."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ from settings.rules import broken, scratch_model
 
 
 class Section:
-    """The values of some flags, by name. They are read, never assigned."""
+    """A section holds the values of some flags, by name. They are read, never assigned."""
 
     def __init__(self, values: dict):
         self.__dict__.update(values)
@@ -31,9 +31,10 @@ class Section:
 
 
 class Settings(Section):
-    """Every flag's value, resolved once and frozen, in sections such as `settings.data.val_size`.
+    """Settings hold every flag's value, resolved once and frozen, in sections such as `settings.data.val_size`.
 
-    `typed` holds what was typed, by flag; `flat` all values by flag, as config.json keeps them, a new dict each time.
+    `typed` maps the flags that were typed to their values. `flat` maps every flag to its value, as config.json keeps
+    them; each reading of it makes a new dict.
     """
 
     def __init__(self, values: dict, typed: dict):
@@ -45,14 +46,14 @@ class Settings(Section):
         return {name: value for section in SECTIONS for name, value in vars(self.__dict__[section]).items()}
 
     def replace(self, **changes) -> "Settings":
-        """The same settings but for these values, named by flag."""
+        """New settings with `changes`, values by flag, in place of these ones' values; AttributeError for an unknown flag."""
         if unknown := changes.keys() - FLAGS.keys():
             raise AttributeError(f"there is no setting '{min(unknown)}'")
         return Settings({**self.flat, **changes}, self.typed)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser alone: its defaults are those of the plain command."""
+def build_parser() -> Parser:
+    """The parser of modeling.py's flags; its defaults are those of the plain command. `parser.actions` is by flag."""
     parser = Parser(
         prog="modeling.py",
         allow_abbrev=False,
@@ -61,18 +62,18 @@ def build_parser() -> argparse.ArgumentParser:
     for title, flags in GROUPS.items():
         group = parser.add_argument_group(title, DESCRIPTIONS.get(title))
         for flag in flags:
-            flag.add_to(group)
+            parser.actions[flag.name] = flag.add_to(group)
     return parser
 
 
 def parse(argv: list[str]) -> Settings:
-    """Resolved settings: defaults, then the recipe's, then what was typed, which `settings.typed` holds too.
+    """Turn a command line into resolved settings: the defaults, over them the recipe's, over them what was typed.
 
-    Refused if they make no sense.
+    Raises Refused where they make no sense.
     """
     try:
         settings = asked(argv)
-    except ValueError as error:  # a file of a registry says what it must not
+    except ValueError as error:  # a signature in a registry's file holds a trait that is unknown or misplaced
         raise Refused(str(error)) from None
     if settings.use.evaluate or settings.use.predict:
         _refuse(broken(settings, "use", "ending"))
@@ -84,17 +85,17 @@ def parse(argv: list[str]) -> Settings:
 
 
 def asked(argv: list[str]) -> Settings:
-    """What was typed, over the recipe's and the other defaults; nothing is checked or resolved. Refused as by `typed_flags`."""
+    """The settings that a command line asks for, before they are checked and resolved; raises Refused as `typed_flags` does."""
     typed = typed_flags(argv)
     return Settings(defaults() | RECIPES.get(typed.get("recipe"), {}) | _of_preset(typed) | typed, typed)
 
 
 def typed_flags(argv: list[str]) -> dict:
-    """What was typed, by flag. Refused for a flag that does not exist, or a value that it cannot have."""
+    """The flags that were typed, with their values. Raises Refused for an unknown flag, or a value that it cannot have."""
     parser, nothing = build_parser(), object()
     values, unknown = parser.parse_known_args(argv, argparse.Namespace(**dict.fromkeys(FLAGS, nothing)))
     if unknown:
-        known = [option for action in parser._actions if action.dest != "help" for option in action.option_strings]
+        known = [word for flag in FLAGS.values() for word in flag.words]
         word = unknown[0].split("=")[0]
         raise Refused(f"unknown argument '{word}'" + (f": {suggest(word, known)}" if word.startswith("--") else ""))
     return {name: value for name, value in vars(values).items() if value is not nothing}
@@ -106,7 +107,7 @@ def _refuse(message: str | None) -> None:
 
 
 def _of_preset(typed: dict) -> dict:
-    """The settings that --preset stands for; its network, where none was typed."""
+    """The values, by flag, that --preset stands for, with its network where none was typed; empty without --preset."""
     if "preset" not in typed:
         return {}
     chosen = presets()[typed["preset"]]
@@ -115,7 +116,7 @@ def _of_preset(typed: dict) -> dict:
 
 
 def _resumed(path: Path, typed: dict) -> Settings:
-    """The settings of an earlier run. Refused if there is none, or if what was typed contradicts it."""
+    """The settings of the earlier run at `path`. Raises Refused where there is none, or where what was typed contradicts it."""
     folder = path if path.is_dir() else path.parent
     try:
         saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))["settings"]
@@ -124,9 +125,9 @@ def _resumed(path: Path, typed: dict) -> Settings:
         whole = False
     if not whole:
         raise Refused(f"--resume: no run in '{folder}'")
-    if saved.get("scratch"):  # a run that began before there were procedures has none in its record
+    if saved.get("scratch"):  # the record of a run that began before there were procedures has none
         saved.setdefault("procedure", _scratch(saved["scratch"]))
-    saved = defaults() | saved  # nor any other flag that is newer
+    saved = defaults() | saved  # a flag that is newer than the run was at its default
     for name, value in typed.items():
         allowed = FLAGS[name].on_resume
         more = allowed == "more" and value >= saved[name]
@@ -139,12 +140,12 @@ def _resumed(path: Path, typed: dict) -> Settings:
 
 
 def _scratch(model: str) -> str:
-    """The procedure that --scratch stands for."""
+    """The procedure that `--scratch MODEL` stands for."""
     return f"scratch(model={model!r})"
 
 
 def resolved(asked: Settings) -> Settings:
-    """The same settings with what depends on other flags filled in."""
+    """The settings that were asked for, with the values that depend on other flags filled in."""
     training = asked.training
     changes = _resolved_pruning(asked) | {"arch": _network(asked)}
     if model := scratch_model(asked):
@@ -159,7 +160,7 @@ def resolved(asked: Settings) -> Settings:
 
 
 def _network(asked: Settings) -> str:
-    """The network's name with its options."""
+    """The name of the network with its options, as --arch takes it."""
     arch = asked.network.arch or f"resnet{asked.network.layers}"
     if asked.network.shortcut is None:
         return arch
@@ -168,7 +169,7 @@ def _network(asked: Settings) -> str:
 
 
 def _resolved_pruning(asked: Settings) -> dict:
-    """What one flag of pruning says about the others."""
+    """The values, by flag, that follow from what other flags of pruning say."""
     pruning, changes = asked.pruning, {}
     if pruning.rounds:
         changes["prune_phase"] = f"iterative(rounds={pruning.rounds})"
@@ -181,18 +182,18 @@ def _resolved_pruning(asked: Settings) -> dict:
     if finds_counts(pruning.prune_imp):
         changes["prune_rate"] = 0.0
     if asked.network.init and "prune_until" not in asked.typed and phase == "after":
-        changes["prune_until"] = 0.0  # it has been trained
+        changes["prune_until"] = 0.0  # the network of --init has been trained: it is cut at once
     if (target := pruning.target_macs or pruning.target_params) is not None:
         changes["prune_rate"] = round(1 - target, 12)
     return changes
 
 
 def method(settings: Settings) -> dict:
-    """The settings that say what is computed, but for the number of epochs, which may grow."""
+    """The values, by flag, that say what is computed; without the number of epochs, which may grow."""
     values = settings.flat
     return {name: values[name] for name in of_kind("method") if name != "epochs"}
 
 
 def typed_over(settings: Settings) -> list[str]:
-    """The typed flags that say something about the method, for a run by a recipe."""
+    """The flags that were typed and say something about the method: those that a recipe's run departs by."""
     return sorted(f"--{name}" for name in settings.typed if FLAGS[name].kind == "method")

@@ -1,7 +1,7 @@
-"""Says when a flag has no effect: each condition is a function of the settings, named in the table of flags.
+"""This file says when a flag has no effect: each condition is a function of the settings, named in the table of flags.
 
-It returns the rest of the sentence that refuses the flag, `--NAME has no effect ...`, or None where the flag has its effect.
-All names in the settings are known when a condition is asked.
+A condition returns the rest of the sentence that refuses the flag, `--NAME has no effect ...`, or None where the flag has
+its effect. It may rely on every name in the settings being known to its registry.
 """
 
 from collections.abc import Callable
@@ -12,17 +12,17 @@ Condition = Callable[..., str | None]
 
 
 def finds_counts(criterion: str) -> bool:
-    """Whether a criterion as it was chosen says itself how many filters go."""
+    """Whether a criterion, with its options as they were chosen, itself says how many filters are cut."""
     return parse_call(criterion)[1].get("counts", "given") != "given"
 
 
 def phase_of(settings) -> Entry:
-    """The phase that is asked for, by --rounds or --prune_phase."""
+    """The registry's entry of the phase that --rounds or --prune_phase asks for."""
     return PHASES.entries["iterative"] if settings.pruning.rounds else PHASES.entry(settings.pruning.prune_phase)
 
 
 def network_is_typed(settings) -> bool:
-    """Whether a flag names the network, and not only a file of weights."""
+    """Whether a flag that names the network was typed, beside a file of weights."""
     return not {"arch", "layers"}.isdisjoint(settings.typed)
 
 
@@ -34,7 +34,7 @@ def no_pruning(settings) -> str | None:
 
 
 def smaller_pieces(settings) -> str:
-    """The granularity that is asked for, where it cuts smaller pieces than whole filters; empty otherwise."""
+    """The name of the granularity that is asked for, where it cuts smaller pieces than whole filters; empty otherwise."""
     kind = settings.pruning.prune_type
     return "" if kind == "none" or "whole filters" in GRANULARITIES.entry(kind).traits else kind
 
@@ -68,20 +68,21 @@ def finds_its_counts(settings) -> str | None:
 
 def one_cut(settings) -> str | None:
     """--prune_schedule, in a phase that cuts once."""
-    return _phase_decides(settings, "one cut" in phase_of(settings).traits)
+    return phase_decides(settings, "one cut" in phase_of(settings).traits)
 
 
 def due_is_unused(settings) -> str | None:
     """--prune_freq, in a phase that has times of its own."""
-    return _phase_decides(settings, "due" in phase_of(settings).traits.get("unused", ()))
+    return phase_decides(settings, "due" in phase_of(settings).traits.get("unused", ()))
 
 
 def until_is_unused(settings) -> str | None:
     """--prune_until, in a phase that ends by itself."""
-    return _phase_decides(settings, "until" in phase_of(settings).traits.get("unused", ()))
+    return phase_decides(settings, "until" in phase_of(settings).traits.get("unused", ()))
 
 
-def _phase_decides(settings, decides: bool) -> str | None:
+def phase_decides(settings, decides: bool) -> str | None:
+    """The words that refuse a flag about when masks are made, where the phase `decides` that itself; None otherwise."""
     if decides:
         return f"has no effect with --prune_phase {phase_of(settings).name}, which says itself when it cuts"
 
@@ -93,14 +94,14 @@ def beside_counts(settings) -> str | None:
 
 
 def beside_preset(settings) -> str | None:
-    """What --preset stands for."""
+    """Flags whose values --preset stands for."""
     return beside_counts(settings) if settings.pruning.preset else None
 
 
 def no_shortcut(settings) -> str | None:
     """--shortcut, on a network that has one kind, or whose name says which."""
     if settings.network.scratch or (settings.network.init is not None and not network_is_typed(settings)):
-        return None  # the file says which network: refused for that
+        return None  # the file says which network: a rule refuses the flag for that
     arch = settings.network.arch or f"resnet{settings.network.layers}"
     name, options = parse_call(arch)
     if name in NETWORKS.entries and ("shortcut" not in NETWORKS.entries[name].options or "shortcut" in options):

@@ -1,4 +1,4 @@
-"""The rules of what is done after the last mask, and of --evaluate and --predict; see settings/rules.py."""
+"""This file holds the rules of a run's ending, and of --evaluate and --predict; settings/rules.py says what a rule is."""
 
 import importlib.util
 import os
@@ -10,18 +10,18 @@ from settings.rules import rule, without_effect
 
 
 def use_of(settings) -> tuple[str, list[str]]:
-    """Which of --evaluate and --predict is asked for, and the model file and images that it names."""
+    """Which of "evaluate" and "predict" is asked for, and the paths that it names: a model file, then images."""
     typed = settings.typed
     return ("evaluate", [typed["evaluate"]]) if "evaluate" in typed else ("predict", typed["predict"])
 
 
 def files_to_write(settings) -> list[Path]:
-    """The files that --export names."""
+    """The paths that --export names."""
     return [Path(name) for name in settings.ending.export or ()]
 
 
 def folders_of_others(settings) -> list[tuple[Path, Path]]:
-    """The files that --export was now typed for and their folders, but for the folder that the run makes itself."""
+    """Each file that --export was typed for now, with its folder, unless that is the folder that the run makes itself."""
     out_dir = settings.run.out_dir
     own = None if out_dir is None else Path(out_dir).absolute()
     files = [(file, file.absolute().parent) for file in files_to_write(settings) if "export" in settings.typed]
@@ -66,7 +66,7 @@ def the_smaller_network_is_fine_tuned(settings) -> str | None:
 @rule("ending")
 def ending_flags_have_an_effect(settings) -> str | None:
     """By the table of flags."""
-    return without_effect(settings, of_kind("after"))
+    return without_effect(settings, of_kind("ending"))
 
 
 @rule("ending")

@@ -1,4 +1,4 @@
-"""The three ways in which a command ends early, and the one guard that turns them into a line and an exit status."""
+"""This file names the three ways in which a command ends early; one guard turns each into a line and an exit status."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class EndedEarly(Exception):
-    """A command that ends early. The message is one line for the user; `status` is the exit status."""
+    """A command ends early. The message is one line for the user; `status` is the exit status."""
 
     status = 1
 
@@ -20,7 +20,7 @@ class Refused(EndedEarly):
 
 
 class Failed(EndedEarly):
-    """What was begun did not succeed, such as a diverged loss; exit status 1."""
+    """The work that was begun did not succeed, for example because the loss diverged; exit status 1."""
 
 
 class Stopped(EndedEarly):
@@ -34,9 +34,9 @@ class Stopped(EndedEarly):
 
 @contextmanager
 def guard(program: str) -> Iterator[None]:
-    """Ends the program with one line on stderr and the error's exit status; of several processes only the first one speaks.
+    """End `program` with one line on stderr and the error's exit status; of several processes only the first one speaks.
 
-    What the system refuses (OSError) counts as Failed.
+    An OSError, by which the system refuses something, counts as Failed.
     """
     try:
         yield

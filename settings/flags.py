@@ -1,4 +1,4 @@
-"""The table of flags: the one place that says what can be typed, what it means, and when it has no effect.
+"""This file is the table of flags: it alone says what can be typed, what that means, and when it has no effect.
 
 The parser and its help, the sections of the settings, what may change on --resume, and the refusal of flags without effect
 are all derived from it. `FLAGS` maps a name to its flag, `SECTIONS` a section of the settings to the names of its flags.
@@ -112,15 +112,15 @@ GROUPS = {
                  choices=("free", "grouped"), default="free"),
     ),
     "and then": (
-        Flag("compact", "ending", "after", "take the pruned filters out: a smaller network with the same outputs, checked, "
+        Flag("compact", "ending", "ending", "take the pruned filters out: a smaller network with the same outputs, checked, "
              "timed, saved as model.pt", tells_apart=False, no_effect=(effects.no_pruning,), **SWITCH, **ANY),
-        Flag("recalibrate", "ending", "after", "measure batch norm's statistics anew on so many training batches after the last "
+        Flag("recalibrate", "ending", "ending", "measure batch norm's statistics anew on so many training batches after the last "
              "mask (default 0)", type=number(int, 0), default=0, metavar="BATCHES", **ANY),
-        Flag("finetune_epochs", "ending", "after", "epochs after --compact (default 0)", type=number(int, 0), default=0,
+        Flag("finetune_epochs", "ending", "ending", "epochs after --compact (default 0)", type=number(int, 0), default=0,
              noted=True, **ANY),
-        Flag("finetune_lr", "ending", "after", "its learning rate (default 0.01 x --lr)", type=number(float, 0, above=True),
+        Flag("finetune_lr", "ending", "ending", "its learning rate (default 0.01 x --lr)", type=number(float, 0, above=True),
              no_effect=(effects.no_finetuning,), **ANY),
-        Flag("export", "ending", "after", "write .onnx (checked by onnxruntime) or .pt2 files", nargs="+", metavar="FILE",
+        Flag("export", "ending", "ending", "write .onnx (checked by onnxruntime) or .pt2 files", nargs="+", metavar="FILE",
              tells_apart=False, **ANY, **EVALUATE),
         Flag("evaluate", "use", "use", "test a model.pt, on its own data set or on --dataset", metavar="MODEL"),
         Flag("predict", "use", "use", "classes and probabilities of image files", nargs="+", metavar=("MODEL", "IMAGE")),
@@ -165,7 +165,7 @@ SECTIONS = {
 
 
 def of_kind(*kinds: str) -> tuple[str, ...]:
-    """The names of the flags of these kinds."""
+    """The names of the flags of these kinds, in the order of the table."""
     return tuple(flag.name for flag in FLAGS.values() if flag.kind in kinds)
 
 

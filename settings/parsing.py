@@ -1,4 +1,4 @@
-"""A flag as argparse reads it: one dataclass for all that is known of a flag, and the types of numbers."""
+"""This file says how argparse reads a flag: one dataclass holds all that is known of it, and functions make its types."""
 
 import argparse
 import math
@@ -14,16 +14,16 @@ from settings.registry import Registry
 
 @dataclass(frozen=True)
 class Flag:
-    """One flag: where its value stands in the settings, what it is for, and how argparse reads it.
+    """A flag: in which section of the settings its value stands, what it is for, and how argparse reads it.
 
     `kind` says what it changes: the method (what is computed), the engine (where and how fast), the output (what is written
-    and said), what is done after the last mask, or the use of a model file. `{listing}` in `help` is replaced by the entries
-    of `registry`, `{names}` by their names; a value is checked against that registry.
+    and said), the ending (what is done after the last mask), or the use of a model file. `{listing}` in `help` is replaced
+    by the entries of `registry`, `{names}` by their names; a value is checked against that registry.
     """
 
     name: str
     section: str
-    kind: Literal["method", "engine", "output", "after", "use"]
+    kind: Literal["method", "engine", "output", "ending", "use"]
     help: str
     type: Callable | None = None
     default: object = None
@@ -43,29 +43,39 @@ class Flag:
     @property
     def makes_a_row(self) -> bool:
         """Whether runs that differ in this flag are rows of their own in report.py's table."""
-        return self.kind in ("method", "after") if self.tells_apart is None else self.tells_apart
+        return self.kind in ("method", "ending") if self.tells_apart is None else self.tells_apart
+
+    @property
+    def words(self) -> list[str]:
+        """What is typed for the flag: --NAME, and --no_NAME for a switch that has an opposite."""
+        return [f"--{self.name}", *([f"--no_{self.name}"] if self.opposite else [])]
 
     def legal(self) -> list[str]:
-        """The choices, or none where anything of the type is legal."""
+        """The values that may be typed; empty where every value of the type may."""
         return list(self.choices() if callable(self.choices) else self.choices)
 
-    def add_to(self, group) -> None:
-        """Give it to a group of an argparse parser."""
+    def add_to(self, group) -> argparse.Action:
+        """Add the flag to a group of an argparse parser; returns argparse's action for --NAME."""
         options = {name: value for name in ("type", "action", "nargs", "metavar") if (value := getattr(self, name)) is not None}
         if choices := self.legal():
             options["choices"] = choices
-        words = {}
+        entries = {}
         if "{" in self.help:
-            words = {"listing": _listing(self.registry), "names": ", ".join(self.registry.entries)}
-        group.add_argument(f"--{self.name}", default=self.default, help=self.help.format(**words), **options)
+            entries = {"listing": _listing(self.registry), "names": ", ".join(self.registry.entries)}
+        action = group.add_argument(f"--{self.name}", default=self.default, help=self.help.format(**entries), **options)
         if self.opposite:
             group.add_argument(
                 f"--no_{self.name}", action="store_false", dest=self.name, default=self.default, help=self.opposite
             )
+        return action
 
 
 def number(kind, low, high=math.inf, *, above: bool = False, below: bool = False):
-    """An argparse type: a finite number in a range, `above` / `below` leaving out the end itself."""
+    """An argparse type that reads a finite number of type `kind` from `low` to `high`.
+
+    With `above` the number must be larger than `low`, with `below` smaller than `high`. The type raises
+    argparse.ArgumentTypeError, whose message says the range.
+    """
     words = f"{'above' if above else 'at least'} {low:g}" + (
         f" and {'below' if below else 'at most'} {high:g}" if high < math.inf else ""
     )
@@ -85,13 +95,14 @@ def number(kind, low, high=math.inf, *, above: bool = False, below: bool = False
 
 
 def frequency(text: str) -> str:
-    """An argparse type: a number of epochs or iterations such as 1ep or 4it."""
+    """An argparse type that reads a number of epochs or iterations, such as 1ep or 4it; it returns the text as it is."""
     if not re.fullmatch(r"[1-9]\d*(ep|it)", text):
         raise argparse.ArgumentTypeError(f"'{text}' is not a number of epochs or iterations such as 1ep or 4it")
     return text
 
 
 def _listing(registry: Registry) -> str:
+    """The entries of a registry with their options and summaries, as a flag's help tells them."""
     lines = []
     for name, entry in registry.entries.items():
         options = ", ".join(f"{word}={option.default!r}" for word, option in entry.options.items())
@@ -100,7 +111,14 @@ def _listing(registry: Registry) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one-line errors that end the command as everywhere else: Refused."""
+    """An argparse parser whose errors are one line and end the command as everywhere else, by Refused.
+
+    `actions` maps the name of each flag to argparse's action for it.
+    """
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.actions: dict[str, argparse.Action] = {}
 
     def error(self, message: str):
         raise Refused(" ".join(message.split()))

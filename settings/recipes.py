@@ -1,4 +1,4 @@
-"""A recipe is a set of defaults: `--recipe NAME` sets the method of a published setting, or of the best one known here."""
+"""This file holds the recipes: `--recipe NAME` sets the defaults of a published setting, or of the best one known here."""
 
 import re
 
@@ -50,7 +50,7 @@ CURES = {
 
 
 def departures(settings) -> list[str]:
-    """Lines that say where a run differs from the paper's description, each with the flag that undoes it."""
+    """Lines that say where a run differs from the paper's description; each one ends with the flag that undoes the difference."""
     lines = []
     for name, (published, words) in CURES.items():
         value = settings.flat[name]
@@ -67,5 +67,5 @@ def departures(settings) -> list[str]:
 
 
 def quote(value) -> str:
-    """A value as it is typed in a shell."""
+    """A value as it is typed in a shell: in quotes where it holds more than letters, digits and dots."""
     return f'"{value}"' if re.search(r"[^\w.]", str(value)) else str(value)

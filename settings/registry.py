@@ -1,13 +1,13 @@
-"""Finds functions and classes by name: on the command line they are chosen as `name` or `name(option=value)`.
+"""A registry finds functions and classes by name: on the command line they are chosen as `name` or `name(option=value)`.
 
 A registry reads signatures from source, without importing the files, so that a wrong name or option is refused before
 torch is loaded. Every public function at the top of its files is an entry; so is every public class that no other class
 of its file derives from, named by its own name in lower case. A trailing underscore, which a Python keyword needs, is not
 part of a name (`global_` is chosen as `global`).
 
-What the program must know about an entry beside its options stands in its signature, in the words of the registry's
-`traits`: `context: Annotated[Context, "reads images"]`. A word that is unknown, or that stands where it means nothing, is a
-ValueError when the files are read.
+What else the program must know about an entry stands in its signature, in the words of the registry's `traits`:
+`context: Annotated[Context, "reads images"]`. A word that is unknown, or that stands at a parameter where it means nothing,
+is a ValueError when the files are read.
 """
 
 import ast
@@ -23,10 +23,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def parse_call(text: str) -> tuple[str, dict]:
-    """Split `name` or `name(option=literal, ...)`; ValueError where it is neither."""
+    """The name and the options of a text such as `name` or `name(option=literal, ...)`; ValueError where it is neither."""
     match = re.fullmatch(r"\s*(\w+)\s*(?:\((.*)\))?\s*", text, re.DOTALL)
     try:
-        # the name is checked by the registry; it may be a Python keyword
+        # the name is cut off before Python reads the rest: it may be a keyword, and the registry checks it
         call = ast.parse(f"f({match[2] or ''})", mode="eval").body
         names = [keyword.arg for keyword in call.keywords]
         if not isinstance(call.func, ast.Name) or call.args or None in names or len({*names}) < len(names):
@@ -37,7 +37,7 @@ def parse_call(text: str) -> tuple[str, dict]:
 
 
 class Registry:
-    """The public functions and classes of some files, by name.
+    """A registry knows the public functions and classes of some files, by name.
 
     `kind` is the word used in messages; `pattern` is a glob below the repository's root; files in `leave_out` hold no
     entries. `traits` says which words may stand at which parameter: {word: parameters}, "return" for what is returned and
@@ -56,7 +56,7 @@ class Registry:
 
     @cached_property
     def entries(self) -> dict[str, Entry]:
-        """Name to entry, read from source once."""
+        """The entries by name, read from source once; ValueError for a name that two files define, or a wrong trait."""
         entries = {}
         for path in sorted(self.root.glob(self.pattern)):
             if path.name in self.leave_out:
@@ -75,7 +75,7 @@ class Registry:
         return entries
 
     def check(self, text: str) -> tuple[str, dict]:
-        """Name and options of a choice; ValueError with the nearest legal word if there is no such thing."""
+        """The name and the options of a choice; ValueError, with the nearest legal word, for a name or option it lacks."""
         name, options = parse_call(text)
         if name not in self.entries:
             raise ValueError(f"unknown {self.kind} '{name}': {suggest(name, self.entries)}")
@@ -91,13 +91,13 @@ class Registry:
         return name, options
 
     def entry(self, text: str) -> Entry:
-        """The chosen entry. ValueError as from `check`."""
+        """The entry that a choice names; raises ValueError as `check` does."""
         return self.entries[self.check(text)[0]]
 
     def get(self, text: str, **options):
         """The chosen function or class with its options bound; `__name__` is the name that was chosen.
 
-        `options` are bound too, over those in the text. ValueError as from `check`.
+        `options` are bound too, and win over those in the text. Raises ValueError as `check` does.
         """
         name, typed = self.check(text)
         entry = self.entries[name]
@@ -112,7 +112,7 @@ class Registry:
 
 
 def _check_value(what: str, option: Option, value) -> None:
-    """ValueError unless the value is one of the option's choices, or of its default's type."""
+    """Raise ValueError unless `value` is one of the option's choices or, where it has none, of the type of its default."""
     if option.choices:
         if value not in option.choices:
             raise ValueError(f"{what} is one of {', '.join(map(repr, option.choices))}, not {value!r}")
@@ -141,8 +141,8 @@ CRITERIA = Registry(
         "reads maps": ("context",),
         "more images than filters": ("context",),
         "fraction": ("option",),
-        "instead of images": ("option",),  # where it is given, no images are read
-        "scope:": ("return",),  # what the scores are compared by, where --prune_scope is not typed
+        "instead of images": ("option",),  # where this option is typed, no images are read
+        "scope:": ("return",),  # the scope that compares the scores, where --prune_scope is not typed
     },
 )
 GRANULARITIES = Registry("granularity", "pruning/granularities.py", traits={"whole filters": ("class",)})
@@ -163,5 +163,5 @@ LEARNING_RATES = Registry("learning-rate schedule", "training/learning_rates.py"
 
 
 def presets() -> dict:
-    """The published counts in pruning/presets.json."""
+    """The published numbers of filters by the name of their preset, from pruning/presets.json."""
     return json.loads((ROOT / "pruning" / "presets.json").read_text(encoding="utf-8"))

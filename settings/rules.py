@@ -1,8 +1,9 @@
-"""The rules that a command must keep, beside those of single flags: one small function each, named by what must hold.
+"""This file holds the rules that a command must keep: each is a small function, named by what must hold.
 
 A rule takes the settings before they are resolved and returns the message of the refusal, or None where it is kept. RULES
 maps an occasion to its rules, in the order in which they are asked: "new" for a run that begins, "ending" for what is done
-after the last mask, also of a run that goes on, and "use" for --evaluate and --predict.
+after the last mask, also by a run that goes on, and "use" for --evaluate and --predict. What concerns one flag alone stands
+in the table of flags.
 """
 
 import importlib.util
@@ -18,7 +19,7 @@ RULES: dict[str, list[Callable]] = {"new": [], "ending": [], "use": []}
 
 
 def rule(*occasions: str):
-    """Puts a function among the rules of these occasions."""
+    """A decorator that puts a function among the rules of these occasions."""
 
     def add(function: Callable) -> Callable:
         for occasion in occasions:
@@ -29,13 +30,13 @@ def rule(*occasions: str):
 
 
 def broken(settings, *occasions: str) -> str | None:
-    """The message of the first rule that these settings break, or None."""
+    """The message of the first rule of these occasions that the settings break, or None where they keep all."""
     messages = (rule(settings) for occasion in occasions for rule in RULES[occasion])
     return next((message for message in messages if message is not None), None)
 
 
 def scratch_model(settings) -> str | None:
-    """The model.pt whose smaller network is trained anew, by --scratch or by --procedure."""
+    """The path of the model.pt whose smaller network --scratch or --procedure trains anew, or None."""
     name, options = parse_call(settings.run.procedure)
     return settings.network.scratch if name != "scratch" else options.get("model")
 
@@ -68,7 +69,7 @@ def fractions_are_at_most_one(settings) -> str | None:
 
 @rule("new")
 def learning_rates_are_numbers(settings) -> str | None:
-    """Tuples have items that the registry does not look into."""
+    """The schedule can be computed: the registry checks that an option is a tuple, but not the tuple's items."""
     try:
         LEARNING_RATES.get(settings.training.lr_schedule)(0.5)
     except TypeError:
@@ -83,12 +84,12 @@ def outputs_and_channels_are_the_data_sets(settings) -> str | None:
 
 @rule("new")
 def typed_flags_have_an_effect(settings) -> str | None:
-    """By the table of flags."""
+    """No flag was typed that the table of flags says has no effect."""
     return without_effect(settings, FLAGS)
 
 
 def without_effect(settings, names: Iterable[str]) -> str | None:
-    """The refusal of the first of these flags that was typed and has no effect, or None."""
+    """The refusal of the first of the flags `names` that was typed and has no effect, or None."""
     for name in names:
         for condition in FLAGS[name].no_effect if name in settings.typed else ():
             if words := condition(settings):

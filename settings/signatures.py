@@ -1,4 +1,4 @@
-"""Reads what a function's or class's signature says from its source: options, and traits in its annotations."""
+"""This file reads from source what the signature of a function or class says: its options, and traits in annotations."""
 
 import ast
 import difflib
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Option:
-    """One keyword-only option of an entry: its default (`required` if it has none) and the values it may take."""
+    """A keyword-only option of an entry: its default (`required` if it has none) and the values that it may take."""
 
     default: object = None
     required: bool = False
@@ -16,7 +16,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Entry:
-    """A function or class that can be named: where it is, the first line of its docstring, its options and traits.
+    """A function or class that can be named: its module, the first line of its docstring, its options and traits.
 
     `traits` maps each trait to the parameters that carry it, "return" standing for what is returned; a trait with a value,
     written "trait: value", is mapped to that value. `kind` is the registry's, but "proximal" for a function that is
@@ -33,13 +33,14 @@ class Entry:
 
 
 def suggest(word: str, known) -> str:
-    """The tail of an error message: the nearest known word, or all of them."""
+    """The end of the message for an unknown word: the known word that is nearest to it, or all known ones."""
     known = sorted(known)
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5) or [k for k in known if k.lower() == word.lower()]
     return f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(known)}"
 
 
 def _literal(node: ast.expr):
+    """The plain value that an expression stands for, or None where it is none."""
     try:
         return ast.literal_eval(node)
     except ValueError:
@@ -54,7 +55,7 @@ def _named(node: ast.expr | None, name: str) -> bool:
 
 
 def _taken_apart(annotation: ast.expr | None) -> tuple[ast.expr | None, list]:
-    """The type and the words of `Annotated[type, words...]`; of another annotation, itself and none."""
+    """The type and the words of `Annotated[type, words...]`; any other annotation is returned as it is, with no words."""
     if not _named(annotation, "Annotated"):
         return annotation, []
     kind, *words = getattr(annotation.slice, "elts", [annotation.slice])
@@ -62,7 +63,7 @@ def _taken_apart(annotation: ast.expr | None) -> tuple[ast.expr | None, list]:
 
 
 def _choices(annotation: ast.expr | None) -> tuple:
-    """The values of a `Literal[...]` annotation."""
+    """The values of a `Literal[...]` annotation; empty for any other one."""
     if not _named(annotation, "Literal"):
         return ()
     values = ast.literal_eval(annotation.slice)
@@ -70,14 +71,14 @@ def _choices(annotation: ast.expr | None) -> tuple:
 
 
 def _signature(node: ast.FunctionDef | ast.ClassDef) -> ast.FunctionDef | None:
-    """The function itself, or a class's `__init__`."""
+    """The function whose signature counts: a function itself, of a class its `__init__`, or None where it has none."""
     if isinstance(node, ast.FunctionDef):
         return node
     return next((part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == "__init__"), None)
 
 
 def _options(signature: ast.FunctionDef) -> dict[str, Option]:
-    """The keyword-only parameters."""
+    """The keyword-only parameters as options, by name."""
     pairs = zip(signature.args.kwonlyargs, signature.args.kw_defaults, strict=True)
     return {
         argument.arg: Option(
@@ -88,11 +89,10 @@ def _options(signature: ast.FunctionDef) -> dict[str, Option]:
 
 
 def read_entry(node: ast.FunctionDef | ast.ClassDef, module: str, kind: str, known: dict[str, tuple[str, ...]]) -> Entry:
-    """What the source of a function or class says.
+    """The entry that the source of a function or class makes, in the file `module`.
 
     `kind` is the word for it in messages; `known` maps each trait to the parameters where it may stand, or to "class" for
-    the annotation of a class's attribute. ValueError for a
-    trait that is unknown, or that stands elsewhere.
+    the annotation of a class's attribute. Raises ValueError for a trait that is unknown, or that stands elsewhere.
     """
     name = node.name.lower() if isinstance(node, ast.ClassDef) else node.name.removesuffix("_")
     summary = (ast.get_docstring(node) or "").split("\n")[0]
@@ -103,25 +103,25 @@ def read_entry(node: ast.FunctionDef | ast.ClassDef, module: str, kind: str, kno
     annotations += [("return", signature.returns)] if signature else []
     if isinstance(node, ast.ClassDef):
         annotations += [("class", part.annotation) for part in node.body if isinstance(part, ast.AnnAssign)]
-    for place, annotation in annotations:
-        where = f"{module}.{node.name}, {place}"
+    for parameter, annotation in annotations:
+        where = f"{module}.{node.name}, {parameter}"
         annotated, words = _taken_apart(annotation)
         if annotated is not None and any(_named(inner, "Annotated") for inner in ast.walk(annotated)):
             raise ValueError(f"{where}: Annotated inside of another type is not read: put it around the whole type")
         for word in words:
-            trait, value = _trait(word, "option" if place in options else place, kind, known, where)
-            traits[trait] = (*traits.get(trait, ()), value or place)
+            trait, value = _trait(word, "option" if parameter in options else parameter, kind, known, where)
+            traits[trait] = (*traits.get(trait, ()), value or parameter)
     nothing = isinstance(node, ast.FunctionDef) and isinstance(node.returns, ast.Constant) and node.returns.value is None
     return Entry(name, module, node.name, summary, "proximal" if nothing else kind, options, traits)
 
 
-def _trait(text, place: str, kind: str, known: dict[str, tuple[str, ...]], where: str) -> tuple[str, str]:
-    """A trait and its value, empty if it takes none. ValueError if it is unknown, or does not belong there."""
+def _trait(text, parameter: str, kind: str, known: dict[str, tuple[str, ...]], where: str) -> tuple[str, str]:
+    """The trait that `text` names and its value, empty if it takes none. ValueError if it is unknown or misplaced."""
     trait, colon, value = text.partition(": ") if isinstance(text, str) else (repr(text), "", "")
     word = trait + colon.strip()
     if word not in known:
         legal = suggest(word, known) if known else "it has none"
         raise ValueError(f"{where}: unknown trait {text!r} of a {kind}: {legal}")
-    if place not in known[word]:
+    if parameter not in known[word]:
         raise ValueError(f"{where}: trait {text!r} of a {kind} belongs to {' or '.join(known[word])}")
     return trait, value

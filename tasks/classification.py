@@ -15,7 +15,7 @@ from tasks.task import Task
 
 
 class Classification(Task):
-    """Images and their classes. A step learns from `batch` images; `images` is the data set on its device."""
+    """The task of naming the class of an image. A step learns from `batch` images; `images` is the data set on its device."""
 
     metric = "top1"
 
@@ -60,7 +60,10 @@ class Classification(Task):
         return self.images.mean.tolist(), self.images.std.tolist()
 
     def as_known_to(self, card) -> Images | None:
-        """The test images with the labels and the normalisation of a model file's card; None if a class is unknown to it."""
+        """Return the test images with the labels and the normalisation of a model file's card.
+
+        None if a class of the data is unknown to the card.
+        """
         if not set(self.classes) <= set(card.classes):
             return None
         device = self.images.device
@@ -117,11 +120,11 @@ class Classification(Task):
 
     @classmethod
     def last_line(cls, best: dict) -> str:
-        """The published list of the best epoch: its number, training accuracies, validation accuracies."""
+        """Return the published list of the best epoch: its number, its training accuracies, its validation accuracies."""
         scores = [best[part][name] for part in ("train", "valid") for name in ("top1", "top5")]
         return str([best["epoch"], *(round(score, 2) for score in scores)])
 
 
 def _source(data):
-    """Where the images of these settings come from."""
+    """Return the source of images that the data settings name."""
     return DATASETS.get(data.dataset)(Path(data.data_dir), image_size=data.image_size, channels=data.channels)

@@ -1,4 +1,4 @@
-"""Data sets of images live on the device as bytes; batches are cropped, flipped and normalised there."""
+"""This file keeps a data set of images on the device as bytes, where batches are cropped, flipped and normalised."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from settings.errors import Refused
 
 @dataclass
 class Images:
-    """Images as bytes, (n, height, width, channels), with labels, (n,)."""
+    """A set of images: `pixels` are bytes (n, height, width, channels), `labels` are the numbers of their classes, (n,)."""
 
     pixels: Tensor
     labels: Tensor
@@ -27,9 +27,10 @@ class Images:
 
 
 class Source:
-    """Where images come from; a class of a file in tasks/datasets/ is one, and its name in lower case is the --dataset.
+    """A source says where images come from. Each file in tasks/datasets/ has one; its name in lower case is the --dataset.
 
-    `image_size` and `channels` are asked of sources that can give any; `augment` is the default of --augment.
+    `directory` is --data_dir. Sources whose images have no size of their own scale them to `image_size` pixels and give
+    `channels` of them. `augment` is the default of --augment, `task` the name of the task that the data set is for.
     """
 
     task = "classification"
@@ -39,18 +40,19 @@ class Source:
         self.directory, self.image_size, self.channels = directory, image_size, channels
 
     def class_count(self) -> int:
-        """How many classes there are, found without reading the images. Refused if the data is missing."""
+        """Return the number of classes without reading the images. Refused if the data is missing."""
         raise NotImplementedError
 
     def read(self) -> tuple[Images, Images, list[str]]:
-        """Training images, test images and the names of the classes. Refused if they are missing or not usable."""
+        """Return the training images, the test images and the names of the classes. Refused if the data is not usable."""
         raise NotImplementedError
 
 
 class Dataset:
-    """The three splits on one device; `valid` is None if nothing is held out.
+    """A data set has three splits on one device: `train`, `valid` (None if no image is held out) and `test`.
 
-    Pixels are normalised by the training images' `mean` and `std`, one a channel, or all by half the range of a byte.
+    `normalise` says by what pixels are normalised: "dataset" by the mean and deviation of the training images, one value
+    for each channel; "half" by 127.5, half the range of a byte.
     """
 
     def __init__(self, train: Images, valid: Images | None, test: Images, classes: list[str], normalise: str, device):
@@ -60,10 +62,10 @@ class Dataset:
         else:
             mean, std = _statistics(train.pixels)
         self.mean, self.std = mean.to(device), std.to(device)
-        self.train, self.test = self._place(train), self._place(test)
-        self.valid = None if valid is None else self._place(valid)
+        self.train, self.test = self._on_device(train), self._on_device(test)
+        self.valid = None if valid is None else self._on_device(valid)
 
-    def _place(self, images: Images) -> Images:
+    def _on_device(self, images: Images) -> Images:
         return Images(images.pixels.contiguous().to(self.device), images.labels.to(self.device))
 
     def __str__(self) -> str:
@@ -79,56 +81,55 @@ class Dataset:
         return self.test.pixels.shape[3]
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """Bytes (n, height, width, channels) to floats (n, channels, height, width), in memory as channels_last."""
+        """Turn bytes (n, height, width, channels) into floats (n, channels, height, width), in memory as channels_last."""
         return normalised(pixels, self.mean, self.std)
 
     def ordered(self, images: Images, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """All images in their order, not augmented."""
+        """Yield all images of a split in their order, not augmented, as (inputs, labels)."""
         for start in range(0, len(images), batch):
             yield self.normalise(images.pixels[start : start + batch]), images.labels[start : start + batch]
 
     def sample(self, batch: int, batches: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Some training images for scoring, not augmented: the same ones at every call."""
-        count = batch * min(batches, self.steps(batch))
-        order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))[:count]
-        yield from self.ordered(self.train.pick(order.to(self.device)), batch)
+        """Yield some batches of training images for scoring, not augmented: the same ones at every call."""
+        order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))
+        chosen = order[: batch * min(batches, self.steps(batch))]
+        yield from self.ordered(self.train.pick(chosen.to(self.device)), batch)
 
     def steps(self, batch: int) -> int:
-        """Full batches an epoch has; the few images left over are others in every epoch."""
+        """Return the number of full batches of an epoch; the few images that fill none are others in every epoch."""
         return max(len(self.train) // batch, 1)
 
     def epoch(self, batch: int, augment: str, seed: int, epoch: int, part: tuple = (0, 1)) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch's training batches: the order, crops and flips depend on the seed and the epoch alone.
+        """Yield the training batches of an epoch; the order, crops and flips depend on the seed and the epoch alone.
 
-        part: (i, n) gives the i-th of n equal parts of every batch.
-
-        augment: "crop" (zero padding of an eighth, as 4 pixels of 32), "crop_flip", "none".
+        `part` (i, n) asks for the i-th of n equal parts of every batch. `augment` is "none", "crop" (after zero padding
+        by an eighth of the side, as 4 pixels of 32) or "crop_flip", which also mirrors every other image.
         """
-        count, size = len(self.train), self.image_size
+        images, size = len(self.train), self.image_size
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        order = torch.randperm(count, generator=generator)
+        order = torch.randperm(images, generator=generator)
         margin = 0 if augment == "none" else size // 8
-        corners = torch.randint(0, 2 * margin + 1, (count, 2), generator=generator)
-        flips = torch.rand(count, generator=generator) < (0.5 if augment == "crop_flip" else 0.0)
+        corners = torch.randint(0, 2 * margin + 1, (images, 2), generator=generator)
+        flips = torch.rand(images, generator=generator) < (0.5 if augment == "crop_flip" else 0.0)
         order, corners, flips = (part.to(self.device) for part in (order, corners, flips))
         pixels = F.pad(self.train.pixels, (0, 0, margin, margin, margin, margin))
         span = torch.arange(size, device=self.device)
-        number, share = part[0], batch // part[1]
+        number, width = part[0], batch // part[1]
         for step in range(self.steps(batch)):
-            these = slice(step * batch + number * share, step * batch + (number + 1) * share)
-            rows = corners[these, :1] + span
-            columns = corners[these, 1:] + torch.where(flips[these, None], span.flip(0), span)
-            images = pixels[order[these, None, None], rows[:, :, None], columns[:, None, :]]
-            yield self.normalise(images), self.train.labels[order[these]]
+            chosen = slice(step * batch + number * width, step * batch + (number + 1) * width)
+            rows = corners[chosen, :1] + span
+            columns = corners[chosen, 1:] + torch.where(flips[chosen, None], span.flip(0), span)
+            crops = pixels[order[chosen, None, None], rows[:, :, None], columns[:, None, :]]
+            yield self.normalise(crops), self.train.labels[order[chosen]]
 
 
 def normalised(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Bytes (n, height, width, channels) to floats (n, channels, height, width), each channel by its mean and deviation."""
+    """Normalise bytes (n, height, width, channels) to floats (n, channels, height, width) by a `mean` and `std` per channel."""
     return ((pixels.float() - mean.to(pixels.device)) / std.to(pixels.device)).permute(0, 3, 1, 2)
 
 
 def _statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel, of bytes."""
+    """Return the mean and the standard deviation of each channel of bytes (n, height, width, channels), exactly."""
     values = torch.arange(256, dtype=torch.float64)
     channels = pixels.unbind(-1)
     counts = torch.stack([torch.bincount(channel.flatten().int(), minlength=256) for channel in channels]).double()
@@ -139,7 +140,7 @@ def _statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def hold_out(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
-    """Indices of what is kept and of a stratified fraction held out: the same images in every run, whatever its seed."""
+    """Return the indices of the kept and of the held-out images: so large a fraction of each class, the same in every run."""
     shuffle, held = np.random.RandomState(0), []
     for label in range(int(labels.max()) + 1):
         members = np.flatnonzero(labels.numpy() == label)
@@ -150,11 +151,12 @@ def hold_out(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
 
 
 def one_line(error: Exception) -> str:
+    """Return an error's message on one line of at most 200 characters."""
     return " ".join(str(error).split())[:200]
 
 
 def read_images(paths: list[str], size: int, channels: int = 3) -> Tensor:
-    """Image files as bytes, (n, size, size, channels); see `fit`. Refused, naming them, if some cannot be read."""
+    """Read image files as bytes (n, size, size, channels); see `fit`. Refused, naming them, if some cannot be read."""
     from PIL import Image
 
     pixels, unreadable = [], []
@@ -170,9 +172,9 @@ def read_images(paths: list[str], size: int, channels: int = 3) -> Tensor:
 
 
 def fit(image, size: int, channels: int = 3) -> np.ndarray:
-    """A PIL image as bytes (size, size, channels): in colour or, for one channel, in grey.
+    """Turn a PIL image into bytes (size, size, channels): in colour or, for one channel, in grey.
 
-    The shorter side is scaled to `size`, and the centre cropped.
+    The shorter side is scaled to `size`, and the centre is cropped.
     """
     from PIL import Image, ImageOps
 

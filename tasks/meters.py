@@ -1,11 +1,14 @@
-"""Meters add up what a task measures over many batches."""
+"""This file holds the meters, which add up what a task measures over many batches."""
 
 import torch
 from torch import Tensor
 
 
 class Accuracy:
-    """A meter of classification: accuracies in %, and means of the loss and its terms, over all images added."""
+    """A meter of classification adds up accuracies and the terms of the loss over the batches that it is shown.
+
+    `first_bad` is the number of the first batch whose loss was not finite, -1 where there was none.
+    """
 
     def __init__(self, device):
         self.ranked = torch.zeros(2, device=device)
@@ -15,7 +18,7 @@ class Accuracy:
 
     @torch.no_grad()
     def add(self, outputs: Tensor, targets: Tensor, terms: dict[str, Tensor]) -> None:
-        """Add a batch: logits (images, classes), labels (images,), and the loss's terms."""
+        """Add a batch: logits (images, classes), labels (images,), and the terms of the loss by name."""
         hits = outputs.topk(min(5, outputs.shape[1])).indices == targets[:, None]
         self.ranked += torch.stack([hits[:, 0].sum(), hits.sum()])
         for name, term in terms.items():
@@ -28,7 +31,7 @@ class Accuracy:
     def gather(self, team) -> None:
         """Add up the sums of all processes of the team; call it before the last `read`."""
         images = torch.tensor(float(self.images), dtype=torch.float64)
-        # of a split with few batches the others may have seen none, and so no terms; the first one always has
+        # of a split with few batches the other processes may have seen none, and so no terms; the first one always has
         names = team.share(list(self.terms))
         self.terms = {name: self.terms.get(name, torch.zeros((), device=self.ranked.device)) for name in names}
         for total in (images, self.ranked, *self.terms.values()):
@@ -37,7 +40,7 @@ class Accuracy:
         self.images = int(images)
 
     def read(self) -> dict:
-        """Top-1 and top-5 accuracy in %, "loss" as the sum of its terms, each term by name, and the images seen."""
+        """Return top-1 and top-5 accuracy in %, "loss" as the sum of its terms, each term by name, and the images seen."""
         top1, top5 = (100 * (total / self.images) for total in self.ranked.tolist())
         terms = {name: float(total) / self.images for name, total in self.terms.items()}
         return {"top1": top1, "top5": top5, "loss": sum(terms.values()), **terms, "images": self.images}

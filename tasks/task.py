@@ -7,32 +7,32 @@ from torch import Tensor, nn
 
 
 class Split(Protocol):
-    """A part of the data, such as the held-out images; the task that made it knows what is in it."""
+    """A split is a part of the data, such as the held-out images; the task that made it knows what is in it."""
 
     def __len__(self) -> int: ...
 
 
 class Meter(Protocol):
-    """Sums over many batches, kept on the device, so that nothing is read back before `read`."""
+    """A meter sums over many batches. It keeps its sums on the device, so that nothing is copied back before `read`."""
 
     first_bad: Tensor
 
     def add(self, outputs, targets, terms: dict[str, Tensor]) -> None:
-        """Add a batch: the network's outputs, what was wanted, and each term of the loss, a mean over the batch."""
+        """Add a batch: the network's outputs, the targets, and the terms of the loss by name, each a mean over the batch."""
 
     def gather(self, team) -> None:
         """Add up the sums of all processes of the team; call it before the last `read`."""
 
     def read(self) -> dict:
-        """The task's metric first, in %, then its other measures, "loss" and each of its terms, and "images"."""
+        """Return the measures by name: the task's metric first, in %, then its others, "loss", each of its terms, "images"."""
 
 
 class Task:
-    """What every task offers. `train`, `valid` (None if nothing is held out) and `test` are its splits.
+    """A task offers data, loss and metric. Its splits are `train`, `valid` (None if no input is held out) and `test`.
 
     `inputs` is the shape of one input, (channels, height, width); `outputs` is how many numbers the network's head gives;
     `metric` names the measure that chooses the best epoch. A step learns from `batch` inputs, over all processes, and an
-    epoch has `steps` of them. A subclass `load`s itself, given the data settings, from what its data set reads.
+    epoch has `steps` of them. The class method `load` of a subclass makes the task from the data settings.
     """
 
     metric: str
@@ -46,56 +46,56 @@ class Task:
 
     @property
     def normalisation(self) -> tuple[list[float], list[float]]:
-        """The mean and the deviation of each channel, in bytes, that inputs are normalised by."""
+        """The mean and the deviation of each channel, in bytes, by which inputs are normalised."""
         raise NotImplementedError
 
     def as_known_to(self, card) -> Split | None:
-        """The test split in the terms of a model file's card, its classes and its normalisation; None if it does not fit."""
+        """Return the test split with the classes and the normalisation of a model file's card; None if it does not fit."""
         raise NotImplementedError
 
     def batches(self, epoch: int, part: tuple[int, int] = (0, 1)) -> Iterator:
-        """The training batches of an epoch, as (inputs, targets): the i-th of n equal parts of each, for part (i, n)."""
+        """Yield the training batches of an epoch as (inputs, targets); `part` (i, n) asks for the i-th of n parts of each."""
         raise NotImplementedError
 
     def ordered(self, split: Split, batch: int) -> Iterator:
-        """All of a split in its order, as (inputs, targets), not augmented."""
+        """Yield all of a split in its order, not augmented, as (inputs, targets)."""
         raise NotImplementedError
 
     def sample(self, batches: int) -> Iterator:
-        """So many batches of training images to score with, not augmented: the same ones at every call."""
+        """Yield so many batches of training images to score with, not augmented: the same ones at every call."""
         raise NotImplementedError
 
     def losses(self, outputs, targets) -> dict[str, Tensor]:
-        """The terms of the loss by name, each a float32 mean over the batch; their sum is minimised."""
+        """Return the terms of the loss by name, each a float32 mean over the batch; their sum is minimised."""
         raise NotImplementedError
 
     def image_losses(self, outputs, targets) -> Tensor:
-        """The loss of each image, (images,): what criteria differentiate."""
+        """Return the loss of each image, (images,), which criteria differentiate."""
         raise NotImplementedError
 
     def meter(self, device) -> Meter:
-        """A fresh meter on this device."""
+        """Return a fresh meter on this device."""
         raise NotImplementedError
 
     def comparable(self, network: nn.Module, inputs: Tensor) -> list[Tensor]:
-        """The outputs of a network that must not change when filters are removed, (images, ...) each."""
+        """Return the outputs of a network that must not change when filters are removed, (images, ...) each."""
         raise NotImplementedError
 
     def agreements(self, first: list[Tensor], second: list[Tensor]) -> int:
-        """On how many images two networks' `comparable` outputs say the same."""
+        """Return on how many images the `comparable` outputs of two networks say the same."""
         raise NotImplementedError
 
     @classmethod
     def epoch_lines(cls, row: dict) -> list[str]:
-        """The lines of stdout that tell an epoch, as they were published."""
+        """Return the lines of stdout that tell an epoch, in the published format."""
         raise NotImplementedError
 
     @classmethod
     def result_lines(cls, result: dict) -> list[str]:
-        """The lines that tell the last, the best and the test measures of a run."""
+        """Return the lines that tell the last, the best and the test measures of a run."""
         raise NotImplementedError
 
     @classmethod
     def last_line(cls, best: dict) -> str:
-        """The last line of stdout: the best epoch and its measures."""
+        """Return the last line of stdout: the best epoch and its measures."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""The command as its users type it: output format, records, refusals, recipes."""
+"""These tests type the command as its users do: its output, records, refusals and recipes."""
 
 import ast
 import json

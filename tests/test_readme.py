@@ -308,14 +308,14 @@ with guard("modeling.py"):
 @pytest.fixture
 def checkout(tmp_path):
     """A checkout whose environment is this one, so that run.sh has nothing to install."""
-    place = tmp_path / "checkout"
-    shutil.copytree(ROOT, place, ignore=shutil.ignore_patterns(".*", "result", "data", "__pycache__", "benchmarks", "tests"))
-    (place / ".venv" / "bin").mkdir(parents=True)
-    python = place / ".venv" / "bin" / "python"
+    checkout = tmp_path / "checkout"
+    shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(".*", "result", "data", "__pycache__", "benchmarks", "tests"))
+    (checkout / ".venv" / "bin").mkdir(parents=True)
+    python = checkout / ".venv" / "bin" / "python"
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
-    (place / ".venv" / "installed").touch()
-    return place
+    (checkout / ".venv" / "installed").touch()
+    return checkout
 
 
 @pytest.fixture
@@ -326,9 +326,9 @@ def reading(checkout):
     return checkout
 
 
-def run_sh(place, *flags):
+def run_sh(checkout, *flags):
     env = {**os.environ, "PYTHONWARNINGS": "error"}
-    return subprocess.run(["./run.sh", *flags], cwd=place, capture_output=True, text=True, env=env)
+    return subprocess.run(["./run.sh", *flags], cwd=checkout, capture_output=True, text=True, env=env)
 
 
 def test_run_sh_runs_the_paper_and_keeps_earlier_results(reading):

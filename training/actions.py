@@ -1,6 +1,6 @@
-"""Actions change the network between stages of training: a stage names those that it enters by.
+"""Actions change the network before a stage of training; `Stage.enter` names those of a stage.
 
-An action is a function of the run and keyword options. It trains nothing, and returns plain values for summary.json.
+An action takes the run and keyword-only options. It trains nothing, and returns plain values for summary.json.
 """
 
 from itertools import chain, count, islice
@@ -17,32 +17,36 @@ from training.statistics import recalibrate_statistics
 
 
 def recalibrate(run: Experiment, *, batches: int = 50) -> dict:
-    """Measure batch norm's statistics anew on so many training batches, and the metric before and after that."""
+    """Measure batch norm's statistics anew on `batches` training batches. Returns the metric before and after that."""
     task, number = run.task, min(batches, 2) if run.settings.run.dry_run else batches
-    split = task.valid or task.test
+    split = task.valid or task.test  # where the run is validated
     before = run.evaluate(split)[task.metric]
-    later = (run.batches(run.plan.first_epoch(run.stage) + epoch) for epoch in count())
-    recalibrate_statistics(run.model, islice(chain.from_iterable(later), number), run.engine.autocast)
+    # the batches of the epochs that follow: as many epochs as it takes
+    epochs = (run.batches(epoch) for epoch in count(run.plan.first_epoch(run.stage)))
+    recalibrate_statistics(run.model, islice(chain.from_iterable(epochs), number), run.engine.autocast)
     run.team.average_statistics(run.model)
     return {"recalibration": {"batches": number, "before": before, "after": run.evaluate(split)[task.metric]}}
 
 
 def remove(run: Experiment) -> dict:
-    """Take the pruned filters out of the network, and compare the outputs on the test images. Failed if they differ."""
+    """Take the pruned filters out of the network, and compare the outputs before and after on the test images.
+
+    The optimiser's momentum is cut like the weights. Raises Failed if outputs differ that should be the same.
+    """
     run.stop.check("before removal")
     note(run.settings, "taking the pruned filters out, and comparing the outputs on the test images")
     removal = Removal(run.model)
     smaller = removal.compact().eval()
     batches = 2 if run.settings.run.dry_run else None
-    record = compare(run.model, smaller, run.task, exact=removal.exact, batches=batches)
-    momentum = run.optimizer
+    comparison = compare(run.model, smaller, run.task, exact=removal.exact, batches=batches)
+    old_optimizer = run.optimizer
     run.go_on_with(smaller)
-    removal.carry(momentum, smaller, run.optimizer)
-    return {"removal": record}
+    removal.carry(old_optimizer, smaller, run.optimizer)
+    return {"removal": comparison}
 
 
 def shrink(run: Experiment, *, model: str) -> dict:
-    """Give the network the widths of a model.pt, and fresh weights."""
+    """Give the network the widths of the network in the file `model`, a model.pt, and fresh weights."""
     network = run.model.cpu()  # where fresh weights are the same on every device
     network.reshape(models.load(model).shapes())
     initialise(network)

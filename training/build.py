@@ -1,4 +1,4 @@
-"""The network, its masks and its optimiser are built from the settings; what cannot be built is refused."""
+"""This file builds the network, its masks and its optimiser from the settings, and refuses what cannot be built."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,31 +15,34 @@ from settings.registry import OPTIMISERS, REGULARIZERS, parse_call
 
 
 def build_pruner(model: models.Network, settings: Settings) -> Pruner | None:
-    """The pruner, its masks put on the network, or None where nothing is pruned. Refused if so much may not go."""
-    asked = settings.pruning
-    if asked.prune_type == "none":
+    """Build the pruner, which puts its masks on the network; None where nothing is pruned.
+
+    Raises Refused if the network cannot be pruned as asked, or not by so much.
+    """
+    pruning = settings.pruning
+    if pruning.prune_type == "none":
         return None
     budgets = {"target_macs": "macs", "target_params": "parameters"}
-    flag = next((name for name in budgets if getattr(asked, name) is not None), "prune_rate")
-    budget = budgets.get(flag)
-    flag = "prune_scope" if parse_call(asked.prune_scope)[0] in ("preset", "sensitivity") else flag
+    amount = next((name for name in budgets if getattr(pruning, name) is not None), "prune_rate")
+    # what is refused is the file that a scope reads, if it reads one, or else the amount
+    flag = "prune_scope" if parse_call(pruning.prune_scope)[0] in ("preset", "sensitivity") else amount
     try:
         return Pruner(
             model,
-            prune_type=asked.prune_type,
-            criterion=asked.prune_imp,
-            scope=asked.prune_scope,
-            phase=asked.prune_phase,
-            schedule=asked.prune_schedule,
-            rate=asked.prune_rate,
-            gate=asked.prune_gate,
+            prune_type=pruning.prune_type,
+            criterion=pruning.prune_imp,
+            scope=pruning.prune_scope,
+            phase=pruning.prune_phase,
+            schedule=pruning.prune_schedule,
+            rate=pruning.prune_rate,
+            gate=pruning.prune_gate,
             # a dry run is shorter than most frequencies
-            frequency="1ep" if settings.run.dry_run else asked.prune_freq,
-            until=asked.prune_until,
+            frequency="1ep" if settings.run.dry_run else pruning.prune_freq,
+            until=pruning.prune_until,
             seed=settings.run.seed,
-            residual=asked.residual,
-            budget=budget,
-            round_to=asked.round_to,
+            residual=pruning.residual,
+            budget=budgets.get(amount),
+            round_to=pruning.round_to,
             image_size=settings.data.image_size,
         )
     except ValueError as error:
@@ -47,14 +50,18 @@ def build_pruner(model: models.Network, settings: Settings) -> Pruner | None:
 
 
 def build_optimizer(network: models.Network, training, device: str) -> torch.optim.Optimizer:
-    """The optimiser that --optimizer names, over the parameters of a network and of the gates in it."""
-    return OPTIMISERS.get(training.optimizer)(parameter_groups(network), training, device != "mps")
+    """Build the optimiser that --optimizer names, over the parameters of a network and of its gates.
+
+    `training` is that section of the settings.
+    """
+    fused = device != "mps"
+    return OPTIMISERS.get(training.optimizer)(parameter_groups(network), training, fused)
 
 
 def parameter_groups(network: models.Network) -> list[dict]:
-    """The parameters in groups for an optimiser: the network's, and apart from them those of its gates, if there are any.
+    """Divide a network's parameters into the groups of an optimiser: the weights, then those of gates that learn.
 
-    Gates have no weight decay; `scale` is what the learning rate of their group is multiplied with.
+    Gates have no weight decay, and a group for each `Gate.learning_rate`, which stands in the group as `scale`.
     """
     gates = [unit.gate for unit in network.all_units.values() if unit.gate is not None]
     by_scale: dict[float, list] = {}
@@ -68,7 +75,7 @@ def parameter_groups(network: models.Network) -> list[dict]:
 
 
 def build_regulariser(training) -> tuple[dict[str, Callable], Callable | None]:
-    """What --reg names: penalties on the network by name, weighted by --odecay, and a proximal step or None."""
+    """Build what --reg names: penalties on the network by name, weighted by --odecay, and a proximal step or None."""
     if training.reg == "none":
         return {}, None
     function = REGULARIZERS.get(training.reg, weight=training.odecay)
@@ -78,14 +85,17 @@ def build_regulariser(training) -> tuple[dict[str, Callable], Callable | None]:
 
 
 def gate_penalties(network: models.Network) -> dict[str, Callable]:
-    """The penalty of the gates that learn, summed up under the name "gates"; nothing where no gate has parameters."""
+    """Build the term "gates" of the loss, the sum of the gates' penalties; no term where no gate has a penalty."""
     gates = [unit.gate for unit in network.all_units.values() if unit.gate is not None]
     learned = [gate for gate in gates if next(gate.parameters(), None) is not None]
     return {"gates": lambda _: torch.stack([gate.penalty() for gate in learned]).sum()} if learned else {}
 
 
 def build_network(settings: Settings, tensors: dict | None) -> tuple[models.Network, accounting.Count]:
-    """A network on the CPU, fresh or with trained `tensors`, and what it holds. Refused if it does not fit the data."""
+    """Build a network on the CPU, fresh or with trained `tensors`, and count its filters, parameters and MACs.
+
+    Raises Refused if it does not fit the data, or `tensors` do not fit it.
+    """
     arch, size, outputs = settings.network.arch, settings.data.image_size, tasks.outputs_of(settings.data)
     model = models.build(arch, classes=outputs, channels=settings.data.channels)
     try:
@@ -101,9 +111,10 @@ def build_network(settings: Settings, tensors: dict | None) -> tuple[models.Netw
 
 
 def begin_with(settings: Settings) -> tuple[Settings, dict[str, torch.Tensor] | None]:
-    """What --init and --scratch name: the settings with its network as --arch, and the weights to begin with, if any.
+    """Read the file that --init or --scratch names.
 
-    A run that goes on has its own network and weights already. Refused if the file is none, or does not fit.
+    Returns the settings, the file's network as --arch, and the weights to begin with, None for fresh ones. A run that goes
+    on needs no file: its checkpoint holds all. Raises Refused if the file cannot be read, or does not fit.
     """
     if settings.run.resume:
         return settings, None
@@ -112,20 +123,21 @@ def begin_with(settings: Settings) -> tuple[Settings, dict[str, torch.Tensor] | 
         return settings.replace(arch=arch), tensors
     if settings.network.scratch:
         smaller, outputs = models.load(settings.network.scratch), tasks.outputs_of(settings.data)
-        if (known := len(smaller.card.classes)) != outputs:
+        if (classes := len(smaller.card.classes)) != outputs:
             dataset = settings.data.dataset
-            raise Refused(f"--scratch: '{settings.network.scratch}' has {known} classes, --dataset {dataset} {outputs}")
+            raise Refused(f"--scratch: '{settings.network.scratch}' has {classes} classes, --dataset {dataset} {outputs}")
         return settings.replace(arch=smaller.card.arch), None
     return settings, None
 
 
 def starting_weights(settings: Settings) -> tuple[str, dict[str, torch.Tensor]]:
-    """The network and the tensors that --init names: a run's folder, a checkpoint, or a model.pt of a whole network.
+    """Read the network's name and its tensors from what --init names.
 
-    Refused if it is none of them, or of another network than the one that was typed.
+    That is a run's folder, a checkpoint, or a model.pt of a whole network. Raises Refused if it is none of them, has been
+    pruned, or is of another network than the one that was typed.
     """
-    asked = settings.network
-    path = Path(asked.init)
+    network = settings.network
+    path = Path(network.init)
     path = path / "checkpoint.pt" if path.is_dir() else path
     try:
         state = load_checkpoint(path)
@@ -142,9 +154,9 @@ def starting_weights(settings: Settings) -> tuple[str, dict[str, torch.Tensor]]:
         tensors = {name: value for name, value in state["model"].items() if ".gate." not in name}
         masks = [value for name, value in state["model"].items() if name.endswith(".gate.mask")]
         if not smaller and any((mask == 0).any() for mask in masks):
-            raise Refused(f"--init: '{asked.init}' has been pruned; a whole network is needed")
+            raise Refused(f"--init: '{network.init}' has been pruned; a whole network is needed")
     if smaller:
-        raise Refused(f"--init: filters have been taken out of '{asked.init}' already")
-    if {"arch", "layers"} & settings.typed.keys() and asked.arch != arch:
-        raise Refused(f"--init: '{asked.init}' is a {arch}, not a {asked.arch}")
+        raise Refused(f"--init: filters have been taken out of '{network.init}' already")
+    if {"arch", "layers"} & settings.typed.keys() and network.arch != arch:
+        raise Refused(f"--init: '{network.init}' is a {arch}, not a {network.arch}")
     return arch, tensors

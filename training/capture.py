@@ -1,4 +1,4 @@
-"""Both passes of a run are captured by torch.compile, before training, and with a way back where that fails."""
+"""This file compiles the passes of a run before training begins, and goes on without where the compiler fails."""
 
 from dataclasses import replace
 
@@ -10,14 +10,15 @@ from training.evaluation import BATCH
 
 
 def try_capture(run, begun: bool, trains: bool = True) -> None:
-    """Compile a run's evaluation pass now, and its training pass; where that fails, go on without torch.compile.
+    """Compile a run's evaluation pass now and, if it `trains`, its training pass; where that fails, go on without.
 
-    Refused if --compile was typed and the run has not begun. Nothing but the captured passes is left of the trial.
+    Raises Refused where it fails, --compile was typed, and the run has not `begun`: later, all training would be lost.
+    The network, its gradients and the random state are afterwards as they were.
     """
-    model, task, share = run.model, run.task, run.task.batch // run.team.size
+    model, task, size = run.model, run.task, run.task.batch // run.team.size  # of this process's part of a batch
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     random = torch.get_rng_state()
-    trained, targets = next(run.task.sample(1))
+    inputs, targets = next(run.task.sample(1))
     tested, _ = next(task.ordered(task.valid or task.test, BATCH))
     failure = ""
     try:
@@ -25,7 +26,7 @@ def try_capture(run, begun: bool, trains: bool = True) -> None:
             if trains:
                 run.optimizer.zero_grad(set_to_none=True)
                 model.train()
-                _, terms = run.losses(trained[:share], targets[:share])
+                _, terms = run.losses(inputs[:size], targets[:size])
                 sum(terms.values()).backward()
             model.eval()
             with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The masked network and the one without its filters are compared on every test image, before the smaller one is kept."""
+"""This file compares the masked network with the one whose filters were taken out, before the smaller one is kept."""
 
 import torch
 
@@ -8,16 +8,16 @@ from settings.errors import Failed
 from tasks import Task
 from training.evaluation import BATCH
 
-# of the largest output; float32 sums of thousands of terms, in another order
+# of the largest output: what float32 sums of thousands of terms may differ by when their order changes
 TOLERANCE = 1e-4
 
 
 @torch.no_grad()
 def compare(masked: Network, smaller: Network, task: Task, *, exact: bool, batches: int | None = None) -> dict:
-    """The largest difference of two networks' outputs on the test images, in float32; `batches` ends it early.
+    """Compare two networks' outputs on the test images, in float32; `batches` ends it early.
 
-    Returns plain values: the difference, the largest output, and on how many of the images both predict the same.
-    Failed if the outputs differ by more than 1e-4 of the largest one although they should be `exact`ly the same.
+    Returns plain values: the largest difference, the largest output, and on how many of the images both predict the same.
+    Raises Failed if the outputs differ by more than 1e-4 of the largest one although removal was `exact`.
     """
     masked.eval()
     smaller.eval()
@@ -27,12 +27,12 @@ def compare(masked: Network, smaller: Network, task: Task, *, exact: bool, batch
         for number, (inputs, _) in enumerate(task.ordered(task.test, BATCH)):
             if number == batches:
                 break
-            wanted, got = task.comparable(masked, inputs), task.comparable(smaller, inputs)
-            for first, second in zip(wanted, got, strict=True):
-                # torch.maximum, unlike max, lets nothing that is not a number pass
-                difference = torch.maximum(difference, (first - second).abs().max().cpu())
-                largest = torch.maximum(largest, first.abs().max().cpu())
-            same += task.agreements(wanted, got)
+            before, after_removal = task.comparable(masked, inputs), task.comparable(smaller, inputs)
+            for wanted, got in zip(before, after_removal, strict=True):
+                # torch.maximum, unlike max, keeps what is not a number, so that it is noticed
+                difference = torch.maximum(difference, (wanted - got).abs().max().cpu())
+                largest = torch.maximum(largest, wanted.abs().max().cpu())
+            same += task.agreements(before, after_removal)
             images += len(inputs)
     difference, largest = float(difference), float(largest)
     if exact and not difference <= TOLERANCE * largest:

@@ -25,9 +25,10 @@ class Engine:
 
     @classmethod
     def choose(cls, asked) -> "Engine":
-        """What --device, --amp and --compile say, or the best there is. Refused if the device asked for is not there.
+        """Choose what --device, --amp and --compile say, and where they say nothing what is fastest on this machine.
 
-        The process's threads and its use of memory are set up too.
+        `asked` is the section of the settings about the engine. The process's threads and its use of memory are set up
+        too. Raises Refused if the machine does not have the device.
         """
         present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
         device = asked.device or next(name for name, is_there in present.items() if is_there)
@@ -51,13 +52,14 @@ class Engine:
         return f"{precision}{', compiled' if self.compile else ''}"
 
     def autocast(self) -> torch.autocast:
-        """A context that puts a forward pass into the precision chosen."""
+        """Make a context in which a forward pass has the engine's precision."""
         return torch.autocast(self.device, torch.bfloat16, enabled=self.amp == "bfloat16")
 
     def compiled(self, function: Callable, alone: bool = True) -> Callable:
-        """The function captured by torch.compile where that is asked for: fused, and on CUDA replayed as CUDA graphs.
+        """Capture a function by torch.compile, where the engine compiles; otherwise return it as it is.
 
-        Graphs are for a process `alone`: DistributedDataParallel's own communication is not captured.
+        Its operations are fused, and on CUDA replayed as graphs, but only for a process `alone`: graphs cannot hold
+        DistributedDataParallel's communication.
         """
         if not self.compile:
             return function
@@ -71,7 +73,7 @@ class Engine:
         return step
 
     def seed(self, seed: int) -> None:
-        """Set every random state, and deterministic algorithms where they are asked for."""
+        """Seed every random state, and let torch be deterministic where that was asked for."""
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
@@ -82,14 +84,14 @@ class Engine:
 
 
 def keep_freed_memory() -> None:
-    """Let malloc keep what is freed: at every step each large tensor would be new pages from the system, zeroed.
+    """Let malloc keep what is freed, by glibc's mallopt; with other libraries nothing happens.
 
-    By glibc's mallopt; elsewhere nothing happens.
+    Otherwise every large tensor of every step would be new pages from the system, which it fills with zeros first.
     """
     threshold, trim = -3, -1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
     with contextlib.suppress(OSError, AttributeError, TypeError):
         library = ctypes.CDLL(None)
-        library.gnu_get_libc_version  # noqa: B018  (other libraries number their options otherwise)
+        library.gnu_get_libc_version  # noqa: B018  (other libraries number their options differently)
         library.mallopt(threshold, 2**31 - 1)
         library.mallopt(trim, 2**31 - 1)
 
@@ -101,11 +103,12 @@ class Stop:
         self.signal = None
 
     def check(self, where: str) -> None:
-        """Stopped, saying where the run is, if a signal asked for it."""
+        """Raise Stopped, whose message says `where` the run is, if a signal asked for it."""
         if self.signal:
             raise Stopped(self.signal, f"{self.signal.name} {where}")
 
     def listen(self) -> None:
+        """Take the signals from now on."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._note)
 

@@ -8,7 +8,7 @@ from models.network import Network
 from tasks import Task
 from training.team import Team
 
-BATCH = 500
+BATCH = 500  # images
 
 
 @torch.no_grad()
@@ -21,9 +21,9 @@ def evaluate(
     batches: int | None = None,
     team: Team | None = None,
 ) -> dict:
-    """The task's measures over a split, in evaluation mode; `batches` ends it early.
+    """Measure a network over a split of the task's data, in evaluation mode, and return the task's measures.
 
-    `predict` maps inputs to the model's outputs; the processes of a team take turns.
+    `predict` maps inputs to the model's outputs; `batches` ends it early. The processes of a team take turns, a batch each.
     """
     team = team or Team()
     model.eval()

@@ -1,4 +1,4 @@
-"""An experiment is everything that exists before the first step: network, masks, data, optimiser, plan of stages."""
+"""This file builds an experiment: all that exists before the first step, such as network, masks, data, optimiser and plan."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -24,13 +24,14 @@ from training.team import Team
 
 @dataclass
 class Experiment:
-    """Everything that exists before the first step.
+    """An experiment holds everything that exists before the first step.
 
-    `plan` holds the stages of the run and `stage` the number of the one that it is in; `results` gathers what the actions
-    returned. `regularisers` are penalties of the network by name, added to the loss; `proximal` is called with the network
-    and the learning rate after the optimiser's step. `whole` counts the network without masks. `loss` is the function of
-    (run, inputs, targets) that gives the network's outputs and the terms of the loss (modeling.losses); `losses` is that
-    function for this run, and `predict` maps inputs to outputs: both are captured where --compile asks for it.
+    `plan` holds the stages of the run, `stage` is the number of the present one, and an epoch has `steps`. `results` gathers
+    what the actions returned. `regularisers` are penalties on the network by name, terms of the loss; `proximal` is called
+    with the network and the learning rate after the optimiser's step. `whole` counts the network without masks.
+
+    `loss` is modeling.losses: it maps (run, inputs, targets) to the network's outputs and the terms of the loss. `losses` is
+    the same function of (inputs, targets), and `predict` maps inputs to outputs; both are captured where --compile asks.
     """
 
     settings: Settings
@@ -56,7 +57,7 @@ class Experiment:
         self.capture()
 
     def capture(self) -> None:
-        """Make `network`, `losses` and `predict` from the model as it is now."""
+        """Make `network`, `penalties`, `losses` and `predict` from the model as it is now; a stage compiles them as it begins."""
         model, engine = self.model, self.engine
         self.penalties = self.regularisers | gate_penalties(model)
         self.network = self.team.wrap(model)
@@ -75,11 +76,11 @@ class Experiment:
 
     @property
     def now(self) -> Stage:
-        """The stage that the run is in."""
+        """The present stage."""
         return self.plan.stages[self.stage]
 
     def batches(self, epoch: int) -> Iterator:
-        """This process's part of an epoch's training batches."""
+        """The training batches of an epoch, as (inputs, targets): this process's part of each."""
         return self.task.batches(epoch, (self.team.rank, self.team.size))
 
     def evaluate(self, split) -> dict:
@@ -88,9 +89,9 @@ class Experiment:
         return evaluate(self.model, self.task, split, self.predict, self.engine.device, batches, self.team)
 
     def learning_rate(self, epoch: int, step: int = 0) -> float:
-        """The learning rate of a step of an epoch, counted through the run."""
-        done = epoch - self.plan.first_epoch(self.stage) + step / self.steps
-        return self.now.learning_rate(done, self.steps, self.schedule)
+        """The learning rate of a step; the epoch is counted through the run."""
+        epochs_done = epoch - self.plan.first_epoch(self.stage) + step / self.steps
+        return self.now.learning_rate(epochs_done, self.steps, self.schedule)
 
     def set_learning_rate(self, epoch: int, step: int) -> None:
         """Give every group of parameters the learning rate of this step, times the group's own scale."""
@@ -99,19 +100,19 @@ class Experiment:
             group["lr"] = rate * group.get("scale", 1.0)
 
     def move_masks(self, epoch: int, step: int) -> None:
-        """Before a step: masks change, become fixed or stay, as the phase says; of several processes all have the same."""
+        """Let masks change, become fixed or stay before a step, as the phase says; all processes get those of the first."""
         if self.pruner is not None and self.pruner.before_step(epoch - self.plan.first_epoch(self.stage), step):
             self.team.same_([buffer for gate in self.pruner.gates.values() for buffer in gate.buffers()])
 
     def enter(self, number: int) -> None:
-        """Go on to a stage: carry out the actions that it enters by, whose plain values are added to `results`."""
+        """Go on to the stage of this number: carry out its actions, and add to `results` what they return."""
         self.stage = number
         for action in self.now.enter:
             self.results |= ACTIONS.get(action)(self)
         self._begin_stage(begun=number > 0)
 
     def _begin_stage(self, begun: bool) -> None:
-        """Tell the pruner how long the stage is, and capture the passes. Refused if no mask would ever be made in it."""
+        """Tell the pruner how long the stage is, and compile the passes. Raises Refused if no mask would ever be made in it."""
         if self.pruner is not None and self.now.epochs:
             sample = partial(self.task.sample, self.settings.pruning.score_batches)
             try:
@@ -123,13 +124,16 @@ class Experiment:
             try_capture(self, begun, trains=self.now.epochs > 0)
 
     def go_on_with(self, network: models.Network) -> None:
-        """This network takes the place of the one before, without masks and with an optimiser of its own."""
+        """Put this network, which has no masks, in place of the present one, with a fresh optimiser."""
         self.model, self.pruner = network, None
         self.optimizer = build_optimizer(network, self.settings.training, self.engine.device)
         self.capture()
 
     def state(self) -> dict:
-        """All that the next epoch depends on, as tensors and plain values. The data's order depends on the epoch alone."""
+        """All that the next epoch depends on, as tensors and plain values: what a checkpoint holds.
+
+        The order of the data depends on seed and epoch alone.
+        """
         cuda = torch.cuda.get_rng_state_all() if self.engine.device == "cuda" else []
         shapes = self.model.shapes()
         return {
@@ -144,7 +148,7 @@ class Experiment:
         }
 
     def restore(self, state: dict) -> None:
-        """Go on from a checkpoint. Refused if it is another run's, or if the plan that is asked for now contradicts it."""
+        """Go on from a checkpoint. Raises Refused if it is another run's, or if the plan that is asked for contradicts it."""
         for name, value in method(self.settings).items():
             saved = state["settings"].get(name, value)
             if saved != value:
@@ -153,8 +157,8 @@ class Experiment:
         self.stage, self.results = state["stage"], dict(state["results"])
         for name, value in state["fixed"].items():
             if self.settings.flat[name] != value:
-                before = f": go on from {self.now.keep} to change it" if self.now.keep else ""
-                raise Refused(f"{self.now.name} has begun with --{name} {value}{before}")
+                advice = f": go on from {self.now.keep} to change it" if self.now.keep else ""
+                raise Refused(f"{self.now.name} has begun with --{name} {value}{advice}")
         try:
             if state["shapes"]:
                 smaller = ungated(self.model)
@@ -184,9 +188,10 @@ def start(
     team: Team | None = None,
     state: dict | None = None,
 ) -> Experiment:
-    """Build everything, the data last, and enter the first stage, or the one of a checkpoint's `state`.
+    """Build an experiment, and enter its first stage or, given a checkpoint's `state`, go on from there.
 
-    What cannot work is refused before the data is read.
+    `loss` is modeling.losses; a run that only evaluates needs none. The data is read late, since a network or masks that
+    cannot be built raise Refused before that.
     """
     engine, team, stop = engine or Engine.choose(settings.engine), team or Team(), stop or Stop()
     engine.seed(settings.run.seed)

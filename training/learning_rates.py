@@ -1,4 +1,4 @@
-"""Learning-rate schedules: progress in [0, 1] of the run in, the factor of --lr out."""
+"""This file holds the learning-rate schedules: each maps the progress of a run, 0 to 1, to a factor of --lr."""
 
 import math
 

@@ -1,4 +1,7 @@
-"""Optimisers by name: each is a function of parameter groups and of the training settings."""
+"""This file holds the optimisers that --optimizer can name.
+
+Each takes groups of parameters, the training section of the settings, and whether the device has `fused` kernels.
+"""
 
 from typing import Annotated
 

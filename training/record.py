@@ -1,4 +1,4 @@
-"""A run's record: what config.json says of it, a row for each epoch, and the result that summary.json holds."""
+"""This file makes the record of a run: what config.json says, a row for each epoch, and the result for summary.json."""
 
 import platform
 import re
@@ -16,10 +16,11 @@ from training.experiment import Experiment
 
 @dataclass
 class Row:
-    """What came of one epoch; a row of metrics.jsonl.
+    """A row tells what came of one epoch; metrics.jsonl has a line for each.
 
-    `train` and `valid` are the task's measures, the metric first. Of pruned runs also the weights under a mask and all
-    weights, the mask entries that are 0, those that moved in this epoch, and the filters kept in each layer.
+    `train` and `valid` are the task's measures, the metric first. `pruning` is empty in a dense run; otherwise it holds the
+    weights under a mask and all weights (num_zero, num_total), the mask entries that are 0 (cut), those that moved in this
+    epoch (mask_changes), and the filters kept in each layer (kept_filters).
     """
 
     epoch: int
@@ -33,7 +34,7 @@ class Row:
 
     @classmethod
     def of(cls, run: Experiment, epoch: int, trained: dict, valid: dict, seconds: float, earlier: list[dict]) -> "Row":
-        """The row of the epoch that a run has just ended."""
+        """The row of the epoch that a run has just ended; `earlier` are the rows before it."""
         rate, images = run.learning_rate(epoch), run.steps * run.task.batch
         row = cls(epoch, run.now.name, trained, valid, rate, round(seconds, 3), round(images / seconds, 1))
         names = ("num_zero", "num_total", "cut", "mask_changes", "kept_filters")
@@ -42,23 +43,23 @@ class Row:
             kept = {name: int(live.sum()) for name, live in accounting.filter_masks(run.model).items()}
             row.pruning = dict(zip(names, (zero, total, run.pruner.cut(), run.pruner.take_changes(), kept), strict=True))
         elif earlier and "cut" in earlier[-1]:
-            # the filters are gone: what was pruned is as it was
+            # the filters have been taken out: what was cut stays as it was
             row.pruning = {name: earlier[-1][name] for name in names} | {"mask_changes": 0}
         return row
 
     def plain(self) -> dict:
-        """The row as plain values, pruning's among the others."""
+        """The row as plain values; those of `pruning` stand among the others."""
         values = asdict(self)
         return values | values.pop("pruning")
 
 
 @dataclass
 class Result:
-    """What came of a run: its last, its best and its test measures, and what it left of the network.
+    """A result tells what came of a run; summary.json holds it.
 
-    `last` and `best` are rows; `dense` and `left` count filters, parameters and MACs. `removable` says whether what is
-    masked can be taken out, `exact` whether that leaves the outputs as they are. `actions` holds what recalibration
-    and removal came to; of a network that was taken out of its masks there are its file, latencies and exports.
+    `last` and `best` are rows, `test` the measures on the test images. `dense` counts filters, parameters and MACs of the
+    whole network, `left` those that remain. `removable` says whether what is masked can be taken out, `exact` whether that
+    leaves the outputs as they are. `actions` holds what the actions returned, and the settings that they used.
     """
 
     last: dict
@@ -74,26 +75,26 @@ class Result:
 
     @classmethod
     def of(cls, run: Experiment, rows: list[dict], test: dict) -> "Result":
-        """The result of a run that has ended, given its rows and its measures on the test images."""
+        """The result of a run that has ended; `test` are its measures on the test images."""
         settings = run.settings
-        gone = settings.ending.compact or settings.network.scratch
-        left = (accounting.dense if gone else accounting.remaining)(run.model, settings.data.image_size)
-        fixed = {name: settings.flat[name] for name in ("epochs", "recalibrate", "finetune_lr")}
+        taken_out = settings.ending.compact or settings.network.scratch
+        count = accounting.dense if taken_out else accounting.remaining
+        used = {name: settings.flat[name] for name in ("epochs", "recalibrate", "finetune_lr")}
         return cls(
             rows[-1],
             best_row(rows, run.task.metric),
             test,
             asdict(run.whole),
-            asdict(left),
+            asdict(count(run.model, settings.data.image_size)),
             round(sum(row["seconds"] for row in rows), 1),
             run.task.valid is not None,
             run.pruner is None or run.pruner.granularity.removable,
             all(unit.gate is None or unit.gate.exact for unit in run.model.all_units.values()),
-            fixed | run.results,
+            used | run.results,
         )
 
     def plain(self) -> dict:
-        """The result as plain values, those of the actions among the others."""
+        """The result as plain values; those of `actions` stand among the others."""
         values = asdict(self)
         return values | values.pop("actions")
 
@@ -117,10 +118,10 @@ def config(run: Experiment) -> dict:
 
 def run_name(settings: Settings) -> str:
     """The default name of a run's folder, such as resnet50-structured-0.6-reg_cov."""
-    network, asked = settings.network, settings.pruning
-    parts = [network.arch, settings.run.recipe, "scratch" if network.scratch else asked.prune_type]
-    budget = "macs" if asked.target_macs else "params" if asked.target_params else ""
-    if asked.prune_type != "none":
-        parts.append(f"{budget}{1 - asked.prune_rate if budget else asked.prune_rate:g}")
+    network, pruning = settings.network, settings.pruning
+    parts = [network.arch, settings.run.recipe, "scratch" if network.scratch else pruning.prune_type]
+    budget = "macs" if pruning.target_macs else "params" if pruning.target_params else ""
+    if pruning.prune_type != "none":
+        parts.append(f"{budget}{1 - pruning.prune_rate if budget else pruning.prune_rate:g}")
     parts += [settings.training.reg] if settings.training.reg != "none" else []
     return "-".join(re.sub(r"[^\w.]+", "_", part).strip("_") for part in parts if part)

@@ -1,4 +1,4 @@
-"""A run is a plan of stages: each enters by some actions and then trains for some epochs."""
+"""This file defines the plan of a run: a list of stages, each of which carries out some actions and then trains."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -8,12 +8,12 @@ from settings.errors import Refused
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a run, as plain data.
+    """A stage is a part of a run, told in plain data.
 
     `enter` names the actions (training/actions.py) that are carried out before the first epoch, such as "remove". The
-    learning rate is `lr` times the schedule's factor, which goes through `progress` of the schedule, after a linear rise
-    over `warmup_epochs`. Before the stage is entered the checkpoint is kept under the name `keep`, if it has one. Once
-    the stage has begun, the flags named in `fixed` may not change on --resume.
+    learning rate is `lr` times a factor: that of --lr_schedule, of which the stage goes through the part `progress`, times
+    a linear rise over `warmup_epochs`. If `keep` names a file, the checkpoint before the stage is kept in it. Once the
+    stage has begun, the flags named in `fixed` may not change on --resume.
     """
 
     name: str
@@ -26,10 +26,10 @@ class Stage:
     fixed: tuple[str, ...] = ()
 
     def learning_rate(self, epochs_done: float, steps: int, schedule: Callable[[float], float]) -> float:
-        """The learning rate of the step at this point of the stage; an epoch has `steps` of them."""
+        """The learning rate of a step, `epochs_done` into the stage; an epoch has `steps` steps."""
         risen = min((epochs_done + 1 / steps) / self.warmup_epochs, 1.0) if self.warmup_epochs else 1.0
-        begin, end = self.progress
-        return self.lr * risen * schedule(begin + (end - begin) * (epochs_done / self.epochs))
+        first, last = self.progress
+        return self.lr * risen * schedule(first + (last - first) * (epochs_done / self.epochs))
 
     def __str__(self) -> str:
         words = [f"stage {self.name}: {', '.join(self.enter)}, then " if self.enter else f"stage {self.name}: "]
@@ -38,7 +38,7 @@ class Stage:
 
 
 class Plan:
-    """The stages of a run in their order; epochs are counted through all of them."""
+    """A plan holds the stages of a run in their order; epochs are counted through all of them."""
 
     def __init__(self, stages: list[Stage]):
         self.stages = stages
@@ -56,11 +56,11 @@ class Plan:
         return Plan([replace(stage, epochs=min(stage.epochs, 1)) for stage in self.stages])
 
     def record(self) -> list[dict]:
-        """The plan as plain values."""
+        """The plan as plain values, for config.json."""
         return [asdict(stage) for stage in self.stages]
 
     def check_progress(self, number: int, epochs: int) -> None:
-        """Refused if a run that is in a stage, after this many epochs, has gone beyond the plan."""
+        """Raise Refused if a run has gone beyond the plan that is in the stage of this number, after so many epochs."""
         if number >= len(self.stages):
             raise Refused("the run has gone further than the plan that is asked for now")
         stage, done = self.stages[number], epochs - self.first_epoch(number)

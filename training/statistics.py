@@ -1,4 +1,4 @@
-"""Batch norm's statistics are measured anew, where pruning has changed what it sees."""
+"""This file measures batch norm's statistics anew, since pruning changes what batch norm sees."""
 
 from collections.abc import Iterable
 
@@ -9,15 +9,15 @@ from models.network import Network
 
 @torch.no_grad()
 def recalibrate_statistics(network: Network, batches: Iterable, autocast) -> None:
-    """Set batch norm's running statistics to their mean over these batches of (inputs, targets), each with the same weight.
+    """Set batch norm's running statistics to the plain mean of the batches' own; a batch is (inputs, targets).
 
-    `autocast` gives the context that puts a forward pass into the run's precision.
+    `autocast` makes a context in which a forward pass has the run's precision.
     """
     norms = [unit.norm for unit in network.all_units.values() if unit.norm is not None]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the mean over all batches
+        norm.momentum = None  # torch then takes the mean over all batches
     network.train()
     for inputs, _ in batches:
         with autocast():

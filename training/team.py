@@ -1,4 +1,4 @@
-"""Several processes that train one network, a device each, as `torchrun` starts them."""
+"""This file lets several processes, started by `torchrun`, train one network with a device each."""
 
 import os
 import sys
@@ -13,15 +13,15 @@ from models import Network
 
 
 def launched() -> bool:
-    """Whether torchrun, or what sets the same variables, started this process among others."""
+    """Whether this process is one of several, by the variables that torchrun sets."""
     return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
 class Team:
-    """The processes of a run. With one, everything here does nothing.
+    """A team is the processes of a run. In a team of one, every method does nothing.
 
-    Each takes its part of every batch; gradients are their mean (DistributedDataParallel). Only the first writes files
-    and lines.
+    Each process takes its part of every batch; gradients are averaged over the team (DistributedDataParallel). Only the
+    first process, which leads, writes files and lines.
     """
 
     def __init__(self, rank: int = 0, size: int = 1, local: int = 0):
@@ -29,7 +29,7 @@ class Team:
 
     @classmethod
     def join(cls, device: str) -> "Team":
-        """Meet the others on this kind of device; here it becomes the process's own, cuda:N. Alone where none launched us."""
+        """Wait for the other processes, and take a device of this kind, such as cuda:1; a team of one if none was launched."""
         if not launched():
             return cls()
         team = cls(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", 0)))
@@ -50,20 +50,20 @@ class Team:
             dist.destroy_process_group()
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """The network for the training pass, its gradients averaged over the team; batch norm's statistics stay apart."""
+        """Wrap the network for the training pass: gradients are averaged over the team, batch norm's statistics are not."""
         if self.size == 1:
             return network
-        # what removal has emptied has no gradient to wait for
+        # a tensor that removal has emptied gets no gradient, which the others would wait for
         empty = [name for name, parameter in network.named_parameters() if parameter.numel() == 0]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(network, empty)
-        # a 1x1 convolution's gradient may be laid out in two ways that are one in memory
+        # a 1x1 convolution's gradient may have either of two strides, which mean the same memory
         warnings.filterwarnings("ignore", "Grad strides do not match")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # the flag has a new name in torch 2.14, and the old one before
             return DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def share(self, value):
-        """The first one's plain values and tensors, for all."""
+        """Give all processes the first one's value, made of plain values and tensors."""
         if self.size == 1:
             return value
         values = [value]
@@ -71,18 +71,18 @@ class Team:
         return values[0]
 
     def same_(self, tensors: list[Tensor]) -> None:
-        """The first one's tensors, in place of everybody's."""
+        """Overwrite these tensors with those of the first process."""
         if self.size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
     def sum_(self, tensor: Tensor) -> None:
-        """The sum over all, in place."""
+        """Overwrite a tensor with its sum over the team."""
         if self.size > 1:
             dist.all_reduce(tensor)
 
     def largest_(self, tensor: Tensor) -> None:
-        """The largest of all, in place."""
+        """Overwrite a tensor with its largest values over the team."""
         if self.size > 1:
             dist.all_reduce(tensor, dist.ReduceOp.MAX)
 

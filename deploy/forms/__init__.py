@@ -1,1 +1,1 @@
-"""This package holds the forms that a network is shipped in."""
+"""This package holds the forms in which a network is shipped."""

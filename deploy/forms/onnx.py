@@ -26,8 +26,9 @@ BLOCK, WORTH = 16, 2
 def export(network: Network, path: str, images: torch.Tensor) -> dict:
     """Write the network, batch norm folded, to a .onnx or .pt2 file that takes any number of images.
 
-    The file's own runtime (onnxruntime; PyTorch) must give what PyTorch gives on `images`, (n, channels, h, w), to within
-    1e-4 of each output's largest value: Failed otherwise, and nothing is written. Returns the difference and the bytes.
+    `images` (n, channels, height, width) are put through the file by its own runtime (onnxruntime or PyTorch) and through
+    the network. Returns the file, the largest difference of outputs as a fraction of the largest output, and the bytes.
+    Failed if that difference is above 1e-4 or the file cannot be made; nothing is written then.
     """
     images = images.detach().cpu().float().contiguous()
     form = folded(network).cpu()
@@ -36,12 +37,12 @@ def export(network: Network, path: str, images: torch.Tensor) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / f"network{Path(path).suffix}"
         try:
-            got = write_onnx(network, draft, images) if draft.suffix == ".onnx" else _write_pt2(form, draft, images)
+            outputs = write_onnx(network, draft, images) if draft.suffix == ".onnx" else _write_pt2(form, draft, images)
         except (RuntimeError, TypeError, ValueError) as error:
             raise Failed(f"'{path}' cannot be made: {' '.join(str(error).split())[:200]}") from None
-        pairs = zip(got, expected, strict=True)
+        pairs = zip(outputs, expected, strict=True)
         differences = [(made - wanted).abs().max() / wanted.abs().max().clamp_min(1e-30) for made, wanted in pairs]
-        difference = float(torch.stack(differences).max())  # one that is no number is not lost
+        difference = float(torch.stack(differences).max())  # unlike max(), this keeps a difference that is no number
         if not difference <= LARGEST_DIFFERENCE:
             raise Failed(f"'{path}' would not be the same network: it differs by {difference:.1e} of the largest output")
         content = draft.read_bytes()
@@ -51,12 +52,12 @@ def export(network: Network, path: str, images: torch.Tensor) -> dict:
 
 
 def outputs_of(output: torch.Tensor | tuple | list) -> list[torch.Tensor]:
-    """A network's outputs, one or several, as a list."""
+    """Return the outputs of a network, one or several, as a list."""
     return [output] if isinstance(output, torch.Tensor) else list(output)
 
 
 def write_onnx(network: Network, path: Path, images: torch.Tensor) -> list[torch.Tensor]:
-    """Write an ONNX file, batch norm folded and the weights inside; returns what onnxruntime makes of the images."""
+    """Write an ONNX file with batch norm folded and the weights inside; return what onnxruntime makes of the images."""
     form, batch = _in_blocks(folded(network, 1).cpu(), folded(network, BLOCK).cpu(), images), torch.export.Dim("n", min=1)
     names = ["logits"] if len(network.outputs) == 1 else list(network.outputs)
     with _silence():
@@ -68,7 +69,7 @@ def write_onnx(network: Network, path: Path, images: torch.Tensor) -> list[torch
 
 
 def _in_blocks(plain: Network, filled: Network, images: torch.Tensor) -> Network:
-    """The network filled up to whole blocks of channels, where that is worth it."""
+    """Return `filled`, whose channels fill whole blocks, unless it does more than twice the work of `plain`."""
     work = []
     for network in (plain, filled):
         with FlopCounterMode(display=False) as counter, torch.inference_mode():
@@ -78,6 +79,7 @@ def _in_blocks(plain: Network, filled: Network, images: torch.Tensor) -> Network
 
 
 def _write_pt2(form: Network, path: Path, images: torch.Tensor) -> list[torch.Tensor]:
+    """Write a torch.export file of a folded network; return what the loaded file makes of the images."""
     with _silence():
         program = torch.export.export(form, (images,), dynamic_shapes=({0: torch.export.Dim("n", min=1)},))
         torch.export.save(program, str(path))
@@ -85,19 +87,19 @@ def _write_pt2(form: Network, path: Path, images: torch.Tensor) -> list[torch.Te
 
 
 def session(path: Path):
-    """An onnxruntime session on the CPU with as many threads as torch has."""
+    """Open an onnxruntime session for a file, on the CPU with as many threads as torch has."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    # idle threads that spin would take the cores from whoever runs next
+    # threads that spin while idle would take the cores from whatever is timed next
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def onnxruntime_latency(whole: Network, smaller: Network, image_size: int, batches: tuple[int, ...]) -> list[dict]:
-    """Milliseconds of "dense" and "compact" in onnxruntime on the CPU, measured in turns, for each size of a batch."""
+    """Return, for each batch size, the milliseconds of "dense" and "compact" in onnxruntime, measured in turns on the CPU."""
     rows, sessions, channels = [], {}, whole.input_channels
     with tempfile.TemporaryDirectory() as folder:
         for name, network in (("dense", whole), ("compact", smaller)):
@@ -113,7 +115,7 @@ def onnxruntime_latency(whole: Network, smaller: Network, image_size: int, batch
 
 @contextlib.contextmanager
 def _silence():
-    """The exporters tell their progress; only their errors matter here."""
+    """Silence the exporters, which tell their progress; only their errors matter here."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
     levels = [logger.level for logger in loggers]
     try:

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 come through torchvision: checked by their MD5, and downloaded where they are not there."""
+"""This file reads CIFAR-10 and CIFAR-100 through torchvision, which checks their MD5 and downloads what is missing."""
 
 import contextlib
 import sys
@@ -11,13 +11,13 @@ from tasks.images import Images, Source, one_line
 
 
 class _CIFAR(Source):
-    """Either of the two; `name` says which, `count` how many classes it has."""
+    """Either of the two data sets; `name` says which one, `number_of_classes` how many classes it has."""
 
     name: str
-    count: int
+    number_of_classes: int
 
     def class_count(self) -> int:
-        return self.count
+        return self.number_of_classes
 
     def read(self) -> tuple[Images, Images, list[str]]:
         from torchvision import datasets
@@ -35,17 +35,17 @@ class _CIFAR(Source):
 class CIFAR10(_CIFAR):
     """CIFAR-10 (Krizhevsky, 2009): 50,000 training and 10,000 test images of 32x32 pixels in 10 classes."""
 
-    name, count = "cifar10", 10
+    name, number_of_classes = "cifar10", 10
 
 
 class CIFAR100(_CIFAR):
-    """CIFAR-100 (Krizhevsky, 2009): as CIFAR-10, with 100 classes."""
+    """CIFAR-100 (Krizhevsky, 2009): images like those of CIFAR-10 in 100 classes."""
 
-    name, count = "cifar100", 100
+    name, number_of_classes = "cifar100", 100
 
 
 def _part(source, name: str, directory: Path, train: bool):
-    """torchvision's training or test set. Refused where it is not usable and cannot be downloaded."""
+    """Return torchvision's training or test set. Refused if it is not usable and cannot be downloaded."""
     unusable = (RuntimeError, OSError, EOFError, ValueError)
     try:
         return source(str(directory), train=train, download=False)

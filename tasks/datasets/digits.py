@@ -1,4 +1,4 @@
-"""The handwritten digits come inside scikit-learn, so that nothing is downloaded."""
+"""This file reads the handwritten digits that scikit-learn comes with, so that nothing is downloaded."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""A folder of image files holds a data set of the user's own: DIR/train/CLASS/IMAGE and DIR/test/CLASS/IMAGE."""
+"""This file reads a data set of the user's own: image files in DIR/train/CLASS/IMAGE and DIR/test/CLASS/IMAGE."""
 
 import torch
 
@@ -7,7 +7,7 @@ from tasks.images import Images, Source, one_line, read_images
 
 
 class Folder(Source):
-    """Image files in the layout of torchvision's ImageFolder, scaled and cropped to one size."""
+    """A folder of image files in the layout of torchvision's ImageFolder, scaled and cropped to one size."""
 
     def class_count(self) -> int:
         return len(self.class_names())
@@ -29,7 +29,7 @@ class Folder(Source):
         return train, test, classes
 
     def class_names(self) -> list[str]:
-        """The names of the class folders in DIR/train, sorted; Refused unless they are those in DIR/test."""
+        """Return the sorted names of the class folders in DIR/train. Refused unless DIR/test has the same ones."""
         names = {}
         for part in ("train", "test"):
             folder = self.directory / part

@@ -1,4 +1,4 @@
-"""Each granularity trains and resumes at each place of its masks. Shapes and counts are in tests/pruning."""
+"""Each granularity trains and resumes at each gate. Shapes and counts are in tests/pruning."""
 
 import pytest
 from promises import trains_and_resumes

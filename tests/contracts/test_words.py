@@ -1,4 +1,4 @@
-"""What a stranger reads of each entry: one line of what it is, and where it comes from or how it is computed."""
+"""Each entry of each registry says in one line what it is, and then where it comes from or how it is computed."""
 
 import importlib
 import inspect

@@ -1,4 +1,4 @@
-"""What comes after the last mask, as users type it: smaller networks, their files, exports, numbers."""
+"""These tests type what users type to get smaller networks: removal, model files, exports, measurements."""
 
 import json
 import subprocess
@@ -57,9 +57,8 @@ def card(**changes):
 
 
 def line(lines, start):
-    found = [line for line in lines if line.startswith(f"result {start}")]
-    assert len(found) == 1, (start, lines)
-    return found[0]
+    (single,) = (line for line in lines if line.startswith(f"result {start}"))
+    return single
 
 
 @pytest.mark.measures
@@ -272,8 +271,8 @@ def test_the_program_predicts_and_names_what_it_cannot_read(tmp_path):
     done = program("--predict", "model.pt", *images)
     assert (done.returncode, done.stderr) == (0, "")
     assert [one.split(": ")[0] for one in done.stdout.splitlines()] == images
-    shares = [float(word.rstrip(",")) for word in done.stdout.splitlines()[0].split(": ")[1].split(" ")[1::2]]
-    assert sum(shares) == pytest.approx(1, abs=2e-4)
+    chances = [float(word.rstrip(",")) for word in done.stdout.splitlines()[0].split(": ")[1].split(" ")[1::2]]
+    assert sum(chances) == pytest.approx(1, abs=2e-4)
     refused = program("--predict", "model.pt", images[0], "broken.png")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr == "modeling.py: error: 1 unreadable images: broken.png\n"
@@ -287,11 +286,11 @@ def test_a_file_is_tested_on_another_data_set_by_class_names(call, tmp_path):
     models.save("model.pt", network, models.Card("resnet20", ["red", "green", "blue"], 16, [127.0] * 3, [60.0] * 3))
     out = call("--evaluate", "model.pt", *TINY_DATA[:4], "--quiet")
     right = 0
-    for place, name in enumerate(("red", "green", "blue")):
+    for number, name in enumerate(("red", "green", "blue")):
         for path in (IMAGES / name).iterdir():
             pixels = torch.from_numpy(np.array(Image.open(path))).float().permute(2, 0, 1)[None]
             with torch.no_grad():
-                right += int(network((pixels - 127) / 60).argmax()) == place
+                right += int(network((pixels - 127) / 60).argmax()) == number
     assert line(out, "test accuracy").startswith(f"result test accuracy: {100 * right / 24:.2f}, loss ")
     models.save("other.pt", network, card())
     with pytest.raises(Refused, match="knows no class"):

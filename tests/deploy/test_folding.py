@@ -1,4 +1,4 @@
-"""The folded copy that is timed and exported: the same outputs, whatever the wiring, and nothing of the original touched."""
+"""These tests say that the folded copy gives the same outputs, whatever the wiring, and leaves the original alone."""
 
 import pytest
 import torch

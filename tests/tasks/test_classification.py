@@ -1,4 +1,4 @@
-"""The task of classification: its loss, its meter, grey images, and the lines that it prints."""
+"""These tests are about the task of classification: its loss, its meter, grey images."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Splits, augmentation and normalisation, and data that is not there."""
+"""These tests are about splits, augmentation and normalisation, and about data that is missing or not usable."""
 
 from pathlib import Path
 
@@ -79,7 +79,7 @@ def test_batches_lie_in_memory_as_channels_last():
 
 @pytest.mark.parametrize("augment", ["none", "crop", "crop_flip"])
 def test_crops_and_flips_are_windows_of_the_padded_image(augment):
-    """Every batch image is found again in numpy.pad of its original, and all windows occur."""
+    """Every batch image is looked up in numpy.pad of its original, and all windows occur."""
     dataset, shifts, flips = numbered(), set(), set()
     for epoch in range(12):
         for images, labels in dataset.epoch(8, augment, 0, epoch):
@@ -87,16 +87,16 @@ def test_crops_and_flips_are_windows_of_the_padded_image(augment):
                 number = image[..., 0].max()
                 assert (number - 1) % 3 == label
                 original = np.pad(dataset.train.pixels[number - 1].numpy(), ((2, 2), (2, 2), (0, 0)))
-                found = [
+                windows = [
                     (dy, dx, flip)
                     for dy in range(5)
                     for dx in range(5)
                     for flip in (1, -1)
                     if np.array_equal(original[dy : dy + 16, dx : dx + 16][:, ::flip], image)
                 ]
-                assert len(found) == 1
-                shifts.add(found[0][:2])
-                flips.add(found[0][2])
+                assert len(windows) == 1
+                shifts.add(windows[0][:2])
+                flips.add(windows[0][2])
     assert shifts == ({(2, 2)} if augment == "none" else {(y, x) for y in range(5) for x in range(5)})
     assert flips == ({1, -1} if augment == "crop_flip" else {1})
 
@@ -129,11 +129,11 @@ def test_the_scoring_sample_is_always_the_same():
 def write_folder(root, classes=("cat", "dog"), test_classes=None, count=6):
     for part, names in (("train", classes), ("test", test_classes or classes)):
         for label, name in enumerate(names):
-            place = root / part / name
-            place.mkdir(parents=True)
+            folder = root / part / name
+            folder.mkdir(parents=True)
             for number in range(count):
                 colour = (40 * label + number, 100, 200)
-                Image.new("RGB", (20 + number, 12), colour).save(place / f"{number}.png")
+                Image.new("RGB", (20 + number, 12), colour).save(folder / f"{number}.png")
     return root
 
 
@@ -199,9 +199,9 @@ def cifar(tmp_path_factory):
     import subprocess
     import sys
 
-    place = tmp_path_factory.mktemp("cifar")
-    subprocess.run([sys.executable, CIFAR / "unpack.py", place], check=True, capture_output=True)
-    return place
+    folder = tmp_path_factory.mktemp("cifar")
+    subprocess.run([sys.executable, CIFAR / "unpack.py", folder], check=True, capture_output=True)
+    return folder
 
 
 def test_real_cifar10(cifar, capsys):

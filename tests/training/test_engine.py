@@ -1,4 +1,4 @@
-"""The step that is captured, the control trained from scratch, and malloc's memory."""
+"""These tests are about the captured step, the control that is trained from scratch, and malloc's memory."""
 
 import contextlib
 import inspect
@@ -173,10 +173,10 @@ def test_scratch_trains_the_smaller_network_anew(tmp_path, monkeypatch, capsys):
 def test_scratch_has_fresh_weights_and_refuses_other_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_program(*TINY, *PRUNED, "--epochs", "1", "--compact", "--out_dir", "pruned")
-    given = models.load("pruned/model.pt")
+    smaller = models.load("pruned/model.pt")
     run = modeling.start(parse(["--scratch", "pruned/model.pt", *TINY_DATA, "--seed", "5"]))
-    assert run.model.shapes() == given.shapes()
-    assert not torch.equal(run.model.stem.weight, given.stem.weight)
+    assert run.model.shapes() == smaller.shapes()
+    assert not torch.equal(run.model.stem.weight, smaller.stem.weight)
     with pytest.raises(Refused, match="has 3 classes, --dataset digits 10"):
         modeling.start(parse(["--scratch", "pruned/model.pt", "--dataset", "digits"]))
 

@@ -1,4 +1,4 @@
-"""Optimisers by name, and the groups of parameters that they get."""
+"""These tests are about optimisers by name, and the groups of parameters that they get."""
 
 import pytest
 import torch

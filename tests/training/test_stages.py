@@ -1,4 +1,4 @@
-"""The plan of a run: stages, their learning rates, what --resume may change of them, and checkpoints from before them."""
+"""These tests are about the plan of a run: its stages, their learning rates, and checkpoints from before there were any."""
 
 import json
 import shutil

@@ -55,11 +55,11 @@ def torchrun(*command, cwd, processes=2, **environment):
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    place = tmp_path_factory.mktemp("ranks")
-    (place / "process.py").write_text(PROCESS)
-    done = programs.team(place / "process.py", ROOT, place, *FLAGS, cwd=place)
+    folder = tmp_path_factory.mktemp("ranks")
+    (folder / "process.py").write_text(PROCESS)
+    done = programs.team(folder / "process.py", ROOT, folder, *FLAGS, cwd=folder)
     assert done.returncode == 0, done.stderr
-    return [torch.load(place / f"{rank}.pt") for rank in range(2)]
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
 def test_weights_masks_momentum_and_statistics_are_bit_equal(ranks):

@@ -1,1 +1,1 @@
-"""A procedure is the plan of a run: a function of the settings that lists the stages of training, one procedure a file."""
+"""This package holds the procedures, one a file: each is a function that maps the settings to a list of stages."""

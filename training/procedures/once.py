@@ -1,4 +1,4 @@
-"""The plain procedure trains once, and afterwards does what was asked with the network that is left."""
+"""The plain procedure trains once, and then recalibrates, removes and fine-tunes where that is asked for."""
 
 from settings.arguments import Settings
 from training.stages import Stage

@@ -1,4 +1,4 @@
-"""The control of pruning: a network that was made smaller, trained anew from fresh weights."""
+"""The control of pruning trains a network that pruning made smaller anew, from fresh weights."""
 
 from settings.arguments import Settings
 from training.stages import Stage
