@@ -255,7 +255,7 @@ def example(page: str) -> str:
 
 
 def test_every_python_example_has_a_test():
-    assert {param.values[0] for param in blocks("python")} == {"models/README.md", "pruning/README.md"}
+    assert {param.values[0] for param in blocks("python")} == {"models/README.md", "pruning/README.md", "training/README.md"}
 
 
 def test_the_criterion_is_one_file(tmp_path, two_blocks):
@@ -292,6 +292,23 @@ def test_the_network_is_one_file(tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(smaller(images), network.eval()(images))
     assert sum(unit.filters for unit in smaller.units.values()) == 32
+
+
+def test_the_procedure_is_one_file(tmp_path, monkeypatch, capsys):
+    """The example, put into a folder of procedures, is a flag; its two stages are trained, and its plan is shown."""
+    source = example("training/README.md")
+    (tmp_path / "twice.py").write_text(source)
+    procedures = Registry("procedure", "*.py", root=tmp_path)
+    assert procedures.check("twice(factor=0.5)") == ("twice", {"factor": 0.5})
+    scope = {}
+    exec(source, scope)
+    monkeypatch.setattr(registry.PROCEDURES, "entries", registry.PROCEDURES.entries | procedures.entries)
+    monkeypatch.setattr(registry.PROCEDURES, "get", lambda _: scope["twice"])
+    run_program("--layers", "20", "--procedure", "twice", *DRY)
+    said = capsys.readouterr()
+    assert "stage again: recalibrate(batches=50), then 300 epochs at learning rate 0.02" in said.err
+    assert "train 1 ====>" in said.out
+    assert "result recalibration" in said.out
 
 
 # reads a command as modeling.py does and says its first line, so that what run.sh makes of its flags costs no import of torch

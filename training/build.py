@@ -53,10 +53,13 @@ def build_pruner(model: models.Network, settings: Settings) -> Pruner | None:
 def build_optimizer(network: models.Network, training, device: str) -> torch.optim.Optimizer:
     """Build the optimiser that --optimizer names, over the parameters of a network and of its gates.
 
-    `training` is that section of the settings.
+    `training` is that section of the settings. Raises Refused for options that torch refuses.
     """
     fused = device != "mps"
-    return OPTIMISERS.get(training.optimizer)(parameter_groups(network), training, fused)
+    try:
+        return OPTIMISERS.get(training.optimizer)(parameter_groups(network), training, fused)
+    except ValueError as error:
+        raise Refused(f"--optimizer {training.optimizer}: {error}") from None
 
 
 def parameter_groups(network: models.Network) -> list[dict]:

@@ -61,6 +61,12 @@ def test_momentum_belongs_to_sgd():
         parse(["--optimizer", "adam", "--momentum", "0.5"])
 
 
+@pytest.mark.parametrize("flags", [["adam(beta1=2.0)"], ["sgd(nesterov=True)", "--momentum", "0"]])
+def test_options_that_torch_refuses_are_refused(flags):
+    with pytest.raises(Refused, match="--optimizer "):
+        modeling.start(parse([*TINY, "--optimizer", *flags]))
+
+
 class Scale(Gate):
     """A gate that learns a factor for each filter, pushed to zero by its penalty, ten times as fast as the weights."""
 
