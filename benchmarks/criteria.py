@@ -23,6 +23,7 @@ from pruning.removal import Removal
 from runs.figures import COLOURS
 from runs.tables import write_table
 from settings.arguments import parse
+from settings.errors import guard
 from settings.registry import CRITERIA
 
 # criteria with options that make another method of them
@@ -169,4 +170,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with guard("criteria.py"):
+        main(sys.argv[1:])

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from pruning.context import Context, lift
 from runs.tables import write_table
 from settings.arguments import parse
+from settings.errors import guard
 from settings.registry import CRITERIA
 from training.experiment import start
 
@@ -58,4 +59,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with guard("images.py"):
+        main(sys.argv[1:])

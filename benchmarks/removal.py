@@ -19,6 +19,7 @@ from deploy.folding import folded
 from deploy.measure import timed, write
 from pruning import Pruner, accounting
 from pruning.removal import Removal, ungated
+from settings.errors import guard
 
 HEAD = (
     "network | residual | filters cut | parameters left | MACs left | file MB (dense) | gain in MACs | in lanes "
@@ -107,4 +108,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with guard("removal.py"):
+        main()
