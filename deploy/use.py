@@ -7,6 +7,7 @@ import tasks
 from deploy.forms.onnx import export
 from runs.console import export_line, note, say_all
 from settings.arguments import Settings
+from settings.earlier import with_data_of
 from settings.errors import Refused
 from tasks.images import normalised, read_images
 from training.engine import Engine
@@ -42,9 +43,8 @@ def test(settings: Settings, engine: Engine) -> list[str]:
     """The measures on a data set's test images, with the file's normalisation; then what --export asks for."""
     network = models.load(settings.use.evaluate).to(engine.device)
     card = network.card
-    remembered = {name: card.training.get("settings", {}).get(name) for name in ("dataset", "data_dir")}
-    asked = {name: value for name, value in remembered.items() if value is not None and name not in settings.typed}
-    data = settings.replace(**asked, val_size=0.0, normalise="half", image_size=card.image_size, channels=len(card.mean)).data
+    settings = with_data_of(settings, card.training.get("settings", {}))
+    data = settings.replace(val_size=0.0, normalise="half", image_size=card.image_size, channels=len(card.mean)).data
     task = tasks.load(data, batch_size=settings.training.batch_size, seed=settings.run.seed, device=engine.device)
     split = task.as_known_to(card)
     if split is None:

@@ -1,10 +1,10 @@
 """This file turns a command line into settings: what was typed is resolved once, checked, and frozen. It imports no torch."""
 
 import argparse
-import json
 from pathlib import Path
 
 from settings import ending_rules  # noqa: F401  (its rules are among those that are asked)
+from settings.earlier import folder_of, saved_settings, with_data_of_run
 from settings.effects import finds_counts
 from settings.errors import Refused
 from settings.flags import DESCRIPTIONS, FLAGS, GROUPS, SECTIONS, defaults, of_kind
@@ -87,7 +87,8 @@ def parse(argv: list[str]) -> Settings:
 def asked(argv: list[str]) -> Settings:
     """The settings that a command line asks for, before they are checked and resolved; raises Refused as `typed_flags` does."""
     typed = typed_flags(argv)
-    return Settings(defaults() | RECIPES.get(typed.get("recipe"), {}) | _of_preset(typed) | typed, typed)
+    settings = Settings(defaults() | RECIPES.get(typed.get("recipe"), {}) | _of_preset(typed) | typed, typed)
+    return with_data_of_run(settings, settings.network.init or scratch_model(settings))
 
 
 def typed_flags(argv: list[str]) -> dict:
@@ -117,13 +118,9 @@ def _of_preset(typed: dict) -> dict:
 
 def _resumed(path: Path, typed: dict) -> Settings:
     """The settings of the earlier run at `path`. Raises Refused where there is none, or where what was typed contradicts it."""
-    folder = path if path.is_dir() else path.parent
-    try:
-        saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))["settings"]
-        whole = saved.keys() >= {"arch", "typed"} and isinstance(saved["epochs"], int)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        whole = False
-    if not whole:
+    folder = folder_of(path)
+    saved = saved_settings(folder)
+    if saved is None:
         raise Refused(f"--resume: no run in '{folder}'")
     if saved.get("scratch"):  # the record of a run that began before there were procedures has none
         saved.setdefault("procedure", _scratch(saved["scratch"]))
