@@ -1,5 +1,9 @@
 """A model.pt is put to use: --evaluate tests it, --predict names the classes of image files. No pruning code is imported."""
 
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
 import torch
 
 import models
@@ -8,7 +12,7 @@ from deploy.forms.onnx import export
 from runs.console import export_line, note, say_all
 from settings.arguments import Settings
 from settings.earlier import with_data_of
-from settings.errors import Refused
+from settings.errors import Failed, Refused
 from tasks.images import normalised, read_images
 from training.engine import Engine
 from training.evaluation import evaluate
@@ -18,25 +22,51 @@ BEST = 5
 
 def main(settings: Settings) -> None:
     """Do what --evaluate or --predict asks for."""
-    engine = Engine.choose(settings.engine)
+    # float32 unless --amp asks for less: a file has one accuracy, whatever the machine, and the one that --predict goes by
+    engine = Engine.choose(settings.replace(amp=settings.engine.amp or "off").engine)
     if settings.use.predict:
-        say_all(*predict(settings.use.predict[0], settings.use.predict[1:], engine.device))
+        for line in predict(settings.use.predict[0], settings.use.predict[1:], engine.device):
+            say_all(line)
     else:
         say_all(*test(settings, engine))
 
 
-def predict(model: str, images: list[str], device: str = "cpu") -> list[str]:
-    """A line for each image file: the most probable classes with their probabilities."""
+def predict(model: str, paths: list[str], device: str = "cpu") -> Iterator[str]:
+    """Yield a line for each image file, in float32: its most probable classes, at most 5, with their probabilities.
+
+    `paths` are image files, or folders of them. A file that cannot be read is named on stderr; the others are predicted, and
+    Failed is raised at the end.
+    """
     network = models.load(model).to(device)
-    card, lines = network.card, []
-    pixels = read_images(images, card.image_size, len(card.mean))
-    with torch.inference_mode():
-        for path, image in zip(images, pixels, strict=True):
-            batch = normalised(image[None].to(device), torch.tensor(card.mean), torch.tensor(card.std))
-            probabilities, places = network(batch)[0].softmax(0).topk(min(BEST, len(card.classes)))
-            ranked = zip(places.tolist(), probabilities.tolist(), strict=True)
-            lines.append(f"{path}: " + ", ".join(f"{card.classes[place]} {share:.4f}" for place, share in ranked))
-    return lines
+    card, files, unreadable = network.card, image_files(paths), 0
+    for path in files:
+        try:
+            pixels = read_images([path], card.image_size, len(card.mean))
+        except Refused as error:
+            unreadable += 1
+            print(f"modeling.py: {error}", file=sys.stderr)
+            continue
+        with torch.inference_mode():
+            batch = normalised(pixels.to(device), torch.tensor(card.mean), torch.tensor(card.std))
+            probabilities, numbers = network(batch)[0].softmax(0).topk(min(BEST, len(card.classes)))
+        ranked = zip(numbers.tolist(), probabilities.tolist(), strict=True)
+        yield f"{path}: " + ", ".join(f"{card.classes[number]} {probability:.4f}" for number, probability in ranked)
+    if unreadable:
+        raise Failed(f"{unreadable} of {len(files)} images could not be read")
+
+
+def image_files(paths: list[str]) -> list[str]:
+    """The image files that `paths` name; of a folder those in it, by name, whose type Pillow reads and that are not hidden."""
+    from PIL import Image
+
+    types, files = Image.registered_extensions(), []
+    for path in map(Path, paths):
+        inside = sorted(path.iterdir()) if path.is_dir() else []
+        images = [file for file in inside if file.suffix.lower() in types and not file.name.startswith(".")]
+        if path.is_dir() and not images:
+            raise Refused(f"--predict: no image in '{path}'")
+        files += map(str, images or [path])
+    return files
 
 
 def test(settings: Settings, engine: Engine) -> list[str]:
@@ -57,6 +87,7 @@ def test(settings: Settings, engine: Engine) -> list[str]:
             return network(inputs)
 
     result = evaluate(network, task, split, predict, engine.device)
-    lines = [f"result test accuracy: {result[task.metric]:.2f}, loss {result['loss']:.4f} ({result['images']} images)"]
+    images, precision = f"{result['images']} images", "float32" if engine.amp == "off" else engine.amp
+    lines = [f"result test accuracy: {result[task.metric]:.2f}, loss {result['loss']:.4f} ({images}), {precision}"]
     sample = next(task.ordered(task.test, 16))[0]
     return lines + [export_line(export(network, path, sample)) for path in settings.ending.export or ()]
