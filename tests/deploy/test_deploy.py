@@ -79,7 +79,10 @@ def test_a_run_ends_with_a_smaller_network_in_a_file(call):
         *(("PyTorch", batch) for batch in (1, 128)),
         *(("onnxruntime", batch) for batch in (1, 128)),
     ]
-    assert all(row[which]["ms"] > 0 for row in summary["speed"] for which in ("dense", "compact"))
+    for measured in (row[which] for row in summary["speed"] for which in ("dense", "compact")):
+        low, high = measured["middle_ms"]
+        assert 0 < low <= measured["ms"] <= high
+    assert "; the middle half of 1 rounds: " in "".join(out)
     assert network.card.classes == ["blue", "green", "red"]
     assert network.card.training["settings"]["prune_rate"] == 0.6
     assert [Path(exported["file"]).stat().st_size for exported in summary["exports"]] == [
@@ -441,6 +444,11 @@ def test_latencies_are_medians_of_turns(monkeypatch):
     took = latency.alternate({"a": lambda: work("a", 1), "b": lambda: work("b", 2)})
     assert turns == ["a", "b"] * 7
     assert took == {"a": 30.0, "b": 60.0}
+
+
+def test_the_middle_half_of_the_rounds_is_kept():
+    assert latency.summed_up([0.05, 0.01, 0.03, 0.02, 0.04]) == {"ms": 30.0, "middle_ms": [20.0, 40.0], "rounds": 5}
+    assert latency.summed_up([0.5]) == {"ms": 500.0, "middle_ms": [500.0, 500.0], "rounds": 1}
 
 
 def test_peak_memory_counts_what_is_alive_at_once():
