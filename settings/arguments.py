@@ -10,8 +10,9 @@ from settings.errors import Refused
 from settings.flags import DESCRIPTIONS, FLAGS, GROUPS, SECTIONS, defaults, of_kind
 from settings.parsing import Parser
 from settings.recipes import RECIPES
-from settings.registry import CRITERIA, REGULARIZERS, parse_call, presets, suggest
+from settings.registry import CRITERIA, REGULARIZERS, parse_call, presets
 from settings.rules import broken, scratch_model
+from settings.signatures import suggest_flag
 
 
 class Section:
@@ -96,9 +97,9 @@ def typed_flags(argv: list[str]) -> dict:
     parser, nothing = build_parser(), object()
     values, unknown = parser.parse_known_args(argv, argparse.Namespace(**dict.fromkeys(FLAGS, nothing)))
     if unknown:
-        known = [word for flag in FLAGS.values() for word in flag.words]
         word = unknown[0].split("=")[0]
-        raise Refused(f"unknown argument '{word}'" + (f": {suggest(word, known)}" if word.startswith("--") else ""))
+        known = [word for flag in FLAGS.values() for word in flag.words]
+        raise Refused(f"unknown argument '{word}'" + (f": {suggest_flag(word, known)}" if word.startswith("--") else ""))
     return {name: value for name, value in vars(values).items() if value is not nothing}
 
 

@@ -50,7 +50,8 @@ GROUPS = {
              **ANY),
         Flag("tensorboard", "run", "output", "also write the scalars as TensorBoard events", **SWITCH, **ANY),
         Flag("quiet", "run", "output", "no bar and no notes on stderr", **SWITCH, **ANY, **BOTH),
-        Flag("dry_run", "run", "output", "two batches of everything, then stop; writes no file", **SWITCH),
+        Flag("dry_run", "run", "output", "two batches of everything, then stop; writes no file. The data must be there, as with "
+             "--dataset digits it always is", **SWITCH),
     ),
     "network and data": (
         Flag("layers", "network", "method", "ResNet depth: 20 32 44 56 110, 18 34 50 101 152 (default 50)", type=int, default=50),
