@@ -12,6 +12,7 @@ from pathlib import Path
 from runs.figures import draw
 from runs.records import Run, best_row, name_apart, read_run
 from runs.tables import write_table
+from settings.errors import guard
 from settings.flags import FLAGS, defaults
 
 
@@ -129,4 +130,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with guard("report.py"):
+        sys.exit(main(sys.argv[1:]))

@@ -1,9 +1,9 @@
 """This command measures what accuracy each layer costs when it alone is pruned: `python sensitivity.py MODEL > sensitivity.md`.
 
 The method is of Li et al., 2017 (arXiv 1608.08710), section 3.2. MODEL is a run's folder, a checkpoint, or a model.pt of a
-whole network. The scan is on the held-out images, without training. `--out` names the file that --prune_scope
-"sensitivity(file=...)" reads, `--plot` a figure. Flags of modeling.py such as --dataset, --data_dir, --prune_imp and
---device are passed on.
+whole network. The scan is on the run's own held-out images, without training. `--out` names the file that --prune_scope
+"sensitivity(file=...)" reads, `--plot` a figure. Flags of modeling.py such as --data_dir, --prune_imp and --device are
+passed on.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from runs.tables import write_table
 from settings.arguments import parse
+from settings.earlier import as_measured_on
 from settings.effects import finds_counts
 from settings.errors import Refused, guard
 
@@ -96,6 +97,7 @@ def read(argv: list[str]):
     if taken := {"--prune_type", "--prune_phase", "--init", "--scratch", "--out_dir"} & {word.split("=")[0] for word in rest}:
         fail(f"{min(taken)} has no effect on a scan")
     settings = parse(["--init", options.model, "--prune_type", "structured", "--prune_phase", "init", "--quiet", *rest])
+    settings = as_measured_on(settings, options.model)
     if finds_counts(settings.pruning.prune_imp):
         fail(f"--prune_imp {settings.pruning.prune_imp} finds its own counts, and gives no order to cut in")
     return options, settings

@@ -20,6 +20,7 @@ import models
 from deploy.latency import alternate
 from pruning import Pruner, accounting
 from pruning.removal import Removal, ungated
+from settings.errors import guard
 
 
 class Block(nn.Module):
@@ -165,4 +166,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with guard("beside_torch_pruning.py"):
+        main()

@@ -23,6 +23,8 @@ from pruning.removal import Removal
 from runs.figures import COLOURS
 from runs.tables import write_table
 from settings.arguments import parse
+from settings.earlier import as_measured_on
+from settings.errors import guard
 from settings.registry import CRITERIA
 
 # criteria with options that make another method of them
@@ -31,13 +33,15 @@ MORE = ["Taylor2019(at='filter')", "LcP(learn='scale_and_offset')", "FPGM(by_nor
 
 def settings_for(options, criterion: str, rate: float):
     """The settings that cut RUN's network by this criterion and fine-tune it at this learning rate."""
-    typed = ["--init", options.run, "--data_dir", options.data_dir, "--device", options.device, "--quiet"]
+    typed = ["--init", options.run, "--device", options.device, "--quiet"]
     typed += ["--prune_type", "structured", "--target_macs", str(options.macs), "--prune_imp", criterion]
     typed += ["--prune_phase", "init", "--epochs", str(options.epochs), "--lr", str(rate), "--lr_schedule", "cosine"]
-    typed += ["--weight_decay", str(options.weight_decay), "--dataset", options.dataset, "--batch_size", str(options.batch_size)]
+    typed += ["--weight_decay", str(options.weight_decay)]
     typed += ["--prune_scope", options.scope] if options.scope else []
-    typed += ["--image_size", str(options.image_size)] if options.dataset == "folder" else []
-    return parse(typed + (["--threads", str(options.threads)] if options.threads else []))
+    for name in ("dataset", "data_dir", "image_size", "batch_size", "threads"):
+        if (value := getattr(options, name)) is not None:
+            typed += [f"--{name}", str(value)]
+    return as_measured_on(parse(typed), options.run)
 
 
 def score(options, criterion: str) -> dict:
@@ -142,10 +146,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--steps", type=int, help="of an epoch, the first so many (default all)")
     parser.add_argument("--lr", type=float, nargs="+", default=[0.01, 0.05], help="learning rates tried (default 0.01 0.05)")
     parser.add_argument("--weight_decay", type=float, default=5e-4)
-    parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument("--dataset", default="cifar10")
-    parser.add_argument("--data_dir", default="data")
-    parser.add_argument("--image_size", type=int, default=32)
+    for name, kind in (("dataset", str), ("data_dir", str), ("image_size", int), ("batch_size", int)):
+        parser.add_argument(f"--{name}", type=kind, help="default: the run's own")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--out", type=Path, default=Path("result/criteria"))
@@ -155,6 +157,7 @@ def main(argv: list[str]) -> None:
     if options.only_score:
         print(json.dumps(score(options, options.only_score)))
         return
+    settings_for(options, options.criteria[0], options.lr[0])  # what the run cannot be used with is refused at once
     options.out.mkdir(parents=True, exist_ok=True)
     asked = {name: value for name, value in vars(options).items() if name not in ("criteria", "lr", "out", "plot", "threads")}
     if done_once(options.out / "options.json", lambda: asked) != asked:
@@ -169,4 +172,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with guard("criteria.py"):
+        main(sys.argv[1:])

@@ -21,6 +21,9 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from settings.errors import guard  # noqa: E402
+
 FIXED = ["--deterministic", "--threads", "1", "--device", "cpu"]
 DIGITS = ["--dataset", "digits", "--layers", "20", "--epochs", "2"]
 HALF = ["--prune_type", "structured", "--prune_rate", "0.5"]
@@ -163,4 +166,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with guard("frozen.py"):
+        sys.exit(main(sys.argv[1:]))

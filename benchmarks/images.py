@@ -16,6 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from pruning.context import Context, lift
 from runs.tables import write_table
 from settings.arguments import parse
+from settings.earlier import as_measured_on
+from settings.errors import guard
 from settings.registry import CRITERIA
 from training.experiment import start
 
@@ -36,7 +38,8 @@ def main(argv: list[str]) -> None:
     readers = [name for name in CRITERIA.entries if "reads images" in CRITERIA.entries[name].traits]
     parser.add_argument("--criteria", nargs="+", default=[name for name in readers if name not in ("LcP", "zero_fraction")])
     options, rest = parser.parse_known_args(argv)
-    run = start(parse(["--init", options.run, "--prune_type", "structured", "--quiet", *rest]))
+    settings = parse(["--init", options.run, "--prune_type", "structured", "--quiet", *rest])
+    run = start(as_measured_on(settings, options.run))
     order = torch.randperm(len(run.task.train), generator=torch.Generator().manual_seed(0))
 
     def scores(criterion: str, images: Tensor) -> dict[str, Tensor]:
@@ -58,4 +61,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with guard("images.py"):
+        main(sys.argv[1:])

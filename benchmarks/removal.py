@@ -19,6 +19,8 @@ from deploy.folding import folded
 from deploy.measure import timed, write
 from pruning import Pruner, accounting
 from pruning.removal import Removal, ungated
+from runs.console import speed_range, too_wide
+from settings.errors import guard
 
 HEAD = (
     "network | residual | filters cut | parameters left | MACs left | file MB (dense) | gain in MACs | in lanes "
@@ -78,7 +80,8 @@ def line(row: dict) -> str:
         for batch in (1, 128):
             took = speed[engine, batch]
             faster = took["dense"]["ms"] / took["compact"]["ms"]
-            cells.append(f"{faster:.2f} ({took['compact']['ms']:.2f} ms; {faster / gain:.2f})")
+            busy = "; TOO WIDE, {:.2f} to {:.2f}".format(*speed_range(took)) if too_wide(took) else ""
+            cells.append(f"{faster:.2f} ({took['compact']['ms']:.2f} ms; {faster / gain:.2f}{busy})")
     memory = speed["PyTorch", 128]
     cells.append(f"{memory['compact']['peak_mb']:.1f} ({memory['dense']['peak_mb']:.1f})")
     return " | ".join(cells)
@@ -107,4 +110,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with guard("removal.py"):
+        main()

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import models
 from benchmarks.step_variants import Apart, Own, wait
 from pruning import accounting
+from settings.errors import guard
 
 OURS = ["--prune_type", "structured", "--prune_rate", "0.6", "--reg", "reg_cov", "--odecay", "0.7"]
 CIFAR = 45_000  # training images, a tenth held out: masks move once an epoch
@@ -205,4 +206,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with guard("step.py"):
+        main(sys.argv[1:])

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.table_records import Records  # noqa: E402
 from benchmarks.table_rows import Row, plan  # noqa: E402
 from settings.arguments import parse  # noqa: E402
-from settings.errors import Refused  # noqa: E402
+from settings.errors import Refused, guard  # noqa: E402
 
 SCRIPT = ROOT / "modeling.py"
 AGAIN = 75  # EX_TEMPFAIL: call again
@@ -226,6 +226,8 @@ def main(argv: list[str]) -> int:
             print(*table.listing(), sep="\n")
             return 0
         table.out.mkdir(parents=True, exist_ok=True)
+    except BrokenPipeError:  # the reader of the list has gone: no fault of the command
+        raise
     except (Refused, OSError) as error:
         fail(str(error))
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -242,4 +244,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with guard("table"):
+        sys.exit(main(sys.argv[1:]))

@@ -14,11 +14,13 @@ from models import Network
 WARM_UP, FEWEST, MOST, ENOUGH_SECONDS = 3, 5, 50, 4.0
 
 
-def alternate(runs: dict[str, Callable[[], object]], wait: Callable[[], object] = lambda: None, fewest: int = FEWEST) -> dict:
-    """Return the median seconds of each function, called in turns, so that other work of the machine meets all alike.
+def in_turns(
+    runs: dict[str, Callable[[], object]], wait: Callable[[], object] = lambda: None, fewest: int = FEWEST
+) -> dict[str, list[float]]:
+    """The seconds of each run in each round; runs take turns, so that what else the machine does meets all of them alike.
 
-    A warm-up is followed by 50 rounds, or fewer once 4 s have passed, but at least `fewest`. `wait` returns when
-    asynchronous work has ended.
+    After a warm-up there are between `fewest` and 50 rounds, fewer than 50 once 4 s have passed; `wait` ends asynchronous
+    work.
     """
     took, began = {name: [] for name in runs}, None
     for number in range(WARM_UP + MOST):
@@ -33,18 +35,29 @@ def alternate(runs: dict[str, Callable[[], object]], wait: Callable[[], object] 
             wait()
             if began:
                 took[name].append(time.perf_counter() - start)
-    return {name: statistics.median(seconds) for name, seconds in took.items()}
+    return took
+
+
+def alternate(runs: dict[str, Callable[[], object]], wait: Callable[[], object] = lambda: None, fewest: int = FEWEST) -> dict:
+    """The median seconds of each run, measured as `in_turns` does."""
+    return {name: statistics.median(seconds) for name, seconds in in_turns(runs, wait, fewest).items()}
+
+
+def summed_up(seconds: list[float]) -> dict:
+    """What is kept of a network's rounds: their number, the median, and the quartiles, between which the middle half is."""
+    low, _, high = statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else 3 * seconds
+    return {"ms": 1e3 * statistics.median(seconds), "middle_ms": [1e3 * low, 1e3 * high], "rounds": len(seconds)}
 
 
 def networks(whole: Network, smaller: Network, image_size: int, batch: int, device: str) -> dict[str, dict]:
-    """Return milliseconds and peak memory in MB of "dense" and "compact" for a batch, in float32, batch norm folded."""
+    """What one batch costs "dense" and "compact", in float32 with batch norm folded: `summed_up`, and peak memory in MB."""
     forms = {"dense": folded(whole), "compact": folded(smaller)}
     images = torch.zeros(batch, whole.input_channels, image_size, image_size, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
     wait = getattr(torch, device).synchronize if device != "cpu" else lambda: None
     with torch.inference_mode():
-        took = alternate({name: _pass(network, images) for name, network in forms.items()}, wait)
-        return {name: {"ms": 1e3 * took[name], "peak_mb": peak_memory(network, images) / 1e6} for name, network in forms.items()}
+        took = in_turns({name: _pass(network, images) for name, network in forms.items()}, wait)
+        return {name: summed_up(took[name]) | {"peak_mb": peak_memory(network, images) / 1e6} for name, network in forms.items()}
 
 
 def _pass(network: Network, images: torch.Tensor) -> Callable[[], object]:

@@ -3,6 +3,10 @@
 It imports no pruning code, so that a model file is all that is needed.
 """
 
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
 import torch
 
 import models
@@ -10,7 +14,8 @@ import tasks
 from deploy.forms.onnx import export
 from runs.console import export_line, note, say_all
 from settings.arguments import Settings
-from settings.errors import Refused
+from settings.earlier import with_data_of
+from settings.errors import Failed, Refused
 from tasks.images import normalised, read_images
 from training.engine import Engine
 from training.evaluation import evaluate
@@ -19,26 +24,52 @@ BEST = 5
 
 
 def main(settings: Settings) -> None:
-    """Carry out --evaluate or --predict and print its lines."""
-    engine = Engine.choose(settings.engine)
+    """Do what --evaluate or --predict asks for."""
+    # float32 unless --amp asks for less: a file has one accuracy, whatever the machine, and the one that --predict goes by
+    engine = Engine.choose(settings.replace(amp=settings.engine.amp or "off").engine)
     if settings.use.predict:
-        say_all(*predict(settings.use.predict[0], settings.use.predict[1:], engine.device))
+        for line in predict(settings.use.predict[0], settings.use.predict[1:], engine.device):
+            say_all(line)
     else:
         say_all(*test(settings, engine))
 
 
-def predict(model: str, images: list[str], device: str = "cpu") -> list[str]:
-    """Return a line for each image file: its most probable classes, at most 5, with their probabilities."""
+def predict(model: str, paths: list[str], device: str = "cpu") -> Iterator[str]:
+    """Yield a line for each image file, in float32: its most probable classes, at most 5, with their probabilities.
+
+    `paths` are image files, or folders of them. A file that cannot be read is named on stderr; the others are predicted, and
+    Failed is raised at the end.
+    """
     network = models.load(model).to(device)
-    card, lines = network.card, []
-    pixels = read_images(images, card.image_size, len(card.mean))
-    with torch.inference_mode():
-        for path, image in zip(images, pixels, strict=True):
-            batch = normalised(image[None].to(device), torch.tensor(card.mean), torch.tensor(card.std))
+    card, files, unreadable = network.card, image_files(paths), 0
+    for path in files:
+        try:
+            pixels = read_images([path], card.image_size, len(card.mean))
+        except Refused as error:
+            unreadable += 1
+            print(f"modeling.py: {error}", file=sys.stderr)
+            continue
+        with torch.inference_mode():
+            batch = normalised(pixels.to(device), torch.tensor(card.mean), torch.tensor(card.std))
             probabilities, numbers = network(batch)[0].softmax(0).topk(min(BEST, len(card.classes)))
-            ranked = zip(numbers.tolist(), probabilities.tolist(), strict=True)
-            lines.append(f"{path}: " + ", ".join(f"{card.classes[number]} {chance:.4f}" for number, chance in ranked))
-    return lines
+        ranked = zip(numbers.tolist(), probabilities.tolist(), strict=True)
+        yield f"{path}: " + ", ".join(f"{card.classes[number]} {probability:.4f}" for number, probability in ranked)
+    if unreadable:
+        raise Failed(f"{unreadable} of {len(files)} images could not be read")
+
+
+def image_files(paths: list[str]) -> list[str]:
+    """The image files that `paths` name; of a folder those in it, by name, whose type Pillow reads and that are not hidden."""
+    from PIL import Image
+
+    types, files = Image.registered_extensions(), []
+    for path in map(Path, paths):
+        inside = sorted(path.iterdir()) if path.is_dir() else []
+        images = [file for file in inside if file.suffix.lower() in types and not file.name.startswith(".")]
+        if path.is_dir() and not images:
+            raise Refused(f"--predict: no image in '{path}'")
+        files += map(str, images or [path])
+    return files
 
 
 def test(settings: Settings, engine: Engine) -> list[str]:
@@ -48,9 +79,8 @@ def test(settings: Settings, engine: Engine) -> list[str]:
     """
     network = models.load(settings.use.evaluate).to(engine.device)
     card = network.card
-    remembered = {name: card.training.get("settings", {}).get(name) for name in ("dataset", "data_dir")}
-    asked = {name: value for name, value in remembered.items() if value is not None and name not in settings.typed}
-    data = settings.replace(**asked, val_size=0.0, normalise="half", image_size=card.image_size, channels=len(card.mean)).data
+    settings = with_data_of(settings, card.training.get("settings", {}))
+    data = settings.replace(val_size=0.0, normalise="half", image_size=card.image_size, channels=len(card.mean)).data
     task = tasks.load(data, batch_size=settings.training.batch_size, seed=settings.run.seed, device=engine.device)
     split = task.as_known_to(card)
     if split is None:
@@ -63,6 +93,7 @@ def test(settings: Settings, engine: Engine) -> list[str]:
             return network(inputs)
 
     result = evaluate(network, task, split, predict, engine.device)
-    lines = [f"result test accuracy: {result[task.metric]:.2f}, loss {result['loss']:.4f} ({result['images']} images)"]
+    images, precision = f"{result['images']} images", "float32" if engine.amp == "off" else engine.amp
+    lines = [f"result test accuracy: {result[task.metric]:.2f}, loss {result['loss']:.4f} ({images}), {precision}"]
     sample = next(task.ordered(task.test, 16))[0]
     return lines + [export_line(export(network, path, sample)) for path in settings.ending.export or ()]

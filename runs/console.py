@@ -81,14 +81,42 @@ def _compact_lines(result: dict) -> list[str]:
     if file := result.get("file"):
         lines.append(f"result file: {file['file']}, {file['bytes'] / 1e6:.3f} MB, dense {file['dense_bytes'] / 1e6:.3f} MB")
     gain = result["dense"]["macs"] / max(result["left"]["macs"], 1)
-    for row in result.get("speed", ()):
-        dense, compact = row["dense"], row["compact"]
-        line = f"result latency: {row['engine']}, batch {row['batch']}: {compact['ms']:.2f} ms, dense {dense['ms']:.2f} ms, "
-        line += f"{dense['ms'] / compact['ms']:.2f} times as fast ({gain:.2f} in MACs)"
-        if "peak_mb" in dense:
-            line += f", peak memory {compact['peak_mb']:.1f} MB, dense {dense['peak_mb']:.1f} MB"
-        lines.append(line + f"; {row['where']}")
+    lines += [latency_line(row, gain) for row in result.get("speed", ())]
     return lines + [export_line(exported) for exported in result.get("exports", ())]
+
+
+def latency_line(row: dict, gain: float) -> str:
+    """The line that tells how long a batch took both networks; `gain` is how many times fewer MACs the smaller one has.
+
+    It ends with the spread, which older results lack: between the quartiles lies the middle half of the rounds.
+    """
+    dense, compact = row["dense"], row["compact"]
+    line = f"result latency: {row['engine']}, batch {row['batch']}: {compact['ms']:.2f} ms, dense {dense['ms']:.2f} ms, "
+    line += f"{dense['ms'] / compact['ms']:.2f} times as fast ({gain:.2f} in MACs)"
+    if "peak_mb" in dense:
+        line += f", peak memory {compact['peak_mb']:.1f} MB, dense {dense['peak_mb']:.1f} MB"
+    line += f"; {row['where']}"
+    if "middle_ms" in dense:
+        middles = ["{:.2f} to {:.2f} ms".format(*network["middle_ms"]) for network in (compact, dense)]
+        line += f"; the middle half of {dense['rounds']} rounds: {middles[0]}, dense {middles[1]}"
+    if too_wide(row):
+        low, high = speed_range(row)
+        line += f": {low:.2f} to {high:.2f} times as fast, TOO WIDE to mean anything, the machine is busy"
+    return line
+
+
+def speed_range(row: dict) -> tuple[float, float]:
+    """How many times as fast as dense the smaller network is at the least and at the most, by both networks' quartiles."""
+    (low, high), (dense_low, dense_high) = row["compact"]["middle_ms"], row["dense"]["middle_ms"]
+    return dense_low / high, dense_high / low
+
+
+def too_wide(row: dict) -> bool:
+    """Whether a row's latencies spread so far, by the factor 2, that their medians mean nothing; older rows do not say."""
+    if "middle_ms" not in row["dense"]:
+        return False
+    low, high = speed_range(row)
+    return high > 2 * low
 
 
 def export_line(exported: dict) -> str:

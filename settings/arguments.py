@@ -1,17 +1,18 @@
 """This file turns a command line into settings: what was typed is resolved once, checked, and frozen. It imports no torch."""
 
 import argparse
-import json
 from pathlib import Path
 
 from settings import ending_rules  # noqa: F401  (its rules are among those that are asked)
+from settings.earlier import folder_of, saved_settings, with_data_of_run
 from settings.effects import finds_counts
 from settings.errors import Refused
 from settings.flags import DESCRIPTIONS, FLAGS, GROUPS, SECTIONS, defaults, of_kind
 from settings.parsing import Parser
 from settings.recipes import RECIPES
-from settings.registry import CRITERIA, REGULARIZERS, parse_call, presets, suggest
+from settings.registry import CRITERIA, REGULARIZERS, parse_call, presets
 from settings.rules import broken, scratch_model
+from settings.signatures import suggest_flag
 
 
 class Section:
@@ -87,7 +88,8 @@ def parse(argv: list[str]) -> Settings:
 def asked(argv: list[str]) -> Settings:
     """The settings that a command line asks for, before they are checked and resolved; raises Refused as `typed_flags` does."""
     typed = typed_flags(argv)
-    return Settings(defaults() | RECIPES.get(typed.get("recipe"), {}) | _of_preset(typed) | typed, typed)
+    settings = Settings(defaults() | RECIPES.get(typed.get("recipe"), {}) | _of_preset(typed) | typed, typed)
+    return with_data_of_run(settings, settings.network.init or scratch_model(settings))
 
 
 def typed_flags(argv: list[str]) -> dict:
@@ -95,9 +97,9 @@ def typed_flags(argv: list[str]) -> dict:
     parser, nothing = build_parser(), object()
     values, unknown = parser.parse_known_args(argv, argparse.Namespace(**dict.fromkeys(FLAGS, nothing)))
     if unknown:
-        known = [word for flag in FLAGS.values() for word in flag.words]
         word = unknown[0].split("=")[0]
-        raise Refused(f"unknown argument '{word}'" + (f": {suggest(word, known)}" if word.startswith("--") else ""))
+        known = [word for flag in FLAGS.values() for word in flag.words]
+        raise Refused(f"unknown argument '{word}'" + (f": {suggest_flag(word, known)}" if word.startswith("--") else ""))
     return {name: value for name, value in vars(values).items() if value is not nothing}
 
 
@@ -117,13 +119,9 @@ def _of_preset(typed: dict) -> dict:
 
 def _resumed(path: Path, typed: dict) -> Settings:
     """The settings of the earlier run at `path`. Raises Refused where there is none, or where what was typed contradicts it."""
-    folder = path if path.is_dir() else path.parent
-    try:
-        saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))["settings"]
-        whole = saved.keys() >= {"arch", "typed"} and isinstance(saved["epochs"], int)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        whole = False
-    if not whole:
+    folder = folder_of(path)
+    saved = saved_settings(folder)
+    if saved is None:
         raise Refused(f"--resume: no run in '{folder}'")
     if saved.get("scratch"):  # the record of a run that began before there were procedures has none
         saved.setdefault("procedure", _scratch(saved["scratch"]))

@@ -46,8 +46,9 @@ def an_image_is_named(settings) -> str | None:
 @rule("use")
 def used_files_exist(settings) -> str | None:
     use, paths = use_of(settings)
-    for path in paths:
-        if not Path(path).is_file():
+    for number, path in enumerate(paths):
+        pictures = use == "predict" and number > 0 and Path(path).is_dir()
+        if not (pictures or Path(path).is_file()):
             return f"--{use}: no file at '{path}'"
 
 

@@ -36,10 +36,19 @@ class Stopped(EndedEarly):
 def guard(program: str) -> Iterator[None]:
     """End `program` with one line on stderr and the error's exit status; of several processes only the first one speaks.
 
-    An OSError, by which the system refuses something, counts as Failed.
+    An OSError, by which the system refuses something, counts as Failed. Where the reader of stdout has gone, as `head` does,
+    the program ends without a word and with the status that the shell gives for that, 128 + SIGPIPE.
     """
     try:
-        yield
+        try:
+            yield
+        except SystemExit:
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()  # at the interpreter's end a reader that has gone would be a traceback
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still in its buffer goes nowhere
+        raise SystemExit(128 + signal.SIGPIPE) from None
     except (EndedEarly, OSError) as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"{program}: error: {error}", file=sys.stderr)

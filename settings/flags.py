@@ -50,7 +50,8 @@ GROUPS = {
              **ANY),
         Flag("tensorboard", "run", "output", "also write the scalars as TensorBoard events", **SWITCH, **ANY),
         Flag("quiet", "run", "output", "no bar and no notes on stderr", **SWITCH, **ANY, **BOTH),
-        Flag("dry_run", "run", "output", "two batches of everything, then stop; writes no file", **SWITCH),
+        Flag("dry_run", "run", "output", "two batches of everything, then stop; writes no file. The data must be there, as with "
+             "--dataset digits it always is", **SWITCH),
     ),
     "network and data": (
         Flag("layers", "network", "method", "ResNet depth: 20 32 44 56 110, 18 34 50 101 152 (default 50)", type=int, default=50),
@@ -123,7 +124,8 @@ GROUPS = {
         Flag("export", "ending", "ending", "write .onnx (checked by onnxruntime) or .pt2 files", nargs="+", metavar="FILE",
              tells_apart=False, **ANY, **EVALUATE),
         Flag("evaluate", "use", "use", "test a model.pt, on its own data set or on --dataset", metavar="MODEL"),
-        Flag("predict", "use", "use", "classes and probabilities of image files", nargs="+", metavar=("MODEL", "IMAGE")),
+        Flag("predict", "use", "use", "classes and probabilities of image files, or of those in a folder", nargs="+",
+             metavar=("MODEL", "IMAGE")),
     ),
     "regulariser": (
         _training("reg", "none, or: {listing} (default none)", default="none", registry=REGULARIZERS),
@@ -142,8 +144,8 @@ GROUPS = {
     ),
     "engine": (
         Flag("device", "engine", "engine", "default: the best there is", choices=("cpu", "cuda", "mps"), **ANY, **BOTH),
-        Flag("amp", "engine", "engine", "default: bfloat16 where the device is faster with it", choices=("bfloat16", "off"),
-             tells_apart=True, **EVALUATE),
+        Flag("amp", "engine", "engine", "default: bfloat16 where the device is faster with it; --evaluate: off",
+             choices=("bfloat16", "off"), tells_apart=True, **EVALUATE),
         Flag("compile", "engine", "engine", "capture the step by torch.compile, on CUDA with CUDA graphs; the start takes longer "
              "(default: on CUDA)", action="store_true", opposite="run each operation by itself", noted=True, **ANY),
         Flag("threads", "engine", "engine", "CPU threads (default: torch's choice)", type=number(int, 1, 1024), **ANY, **BOTH),

@@ -39,6 +39,18 @@ def suggest(word: str, known) -> str:
     return f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(known)}"
 
 
+def suggest_flag(word: str, known) -> str:
+    """The end of the message for an unknown flag: the known one that it is nearly, else where all of them are told.
+
+    Nearly is a spelling that agrees to three quarters, or the beginning of a single flag. Flags of other programs that do
+    something else are not led to one of ours.
+    """
+    bare = {flag.removeprefix("--"): flag for flag in known}
+    asked = word.removeprefix("--").replace("-", "_").lower()
+    near = difflib.get_close_matches(asked, bare, n=1, cutoff=0.75) or [name for name in bare if name.startswith(asked)]
+    return f"did you mean '{bare[near[0]]}'?" if asked and len(near) == 1 else "--help lists all of them"
+
+
 def _literal(node: ast.expr):
     """The plain value that an expression stands for, or None where it is none."""
     try:

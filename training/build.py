@@ -11,6 +11,7 @@ from models.layers import Gate
 from pruning import Pruner, accounting
 from runs.folder import load_checkpoint
 from settings.arguments import Settings
+from settings.earlier import with_data_of
 from settings.errors import Refused
 from settings.registry import OPTIMISERS, REGULARIZERS, parse_call
 
@@ -123,10 +124,12 @@ def begin_with(settings: Settings) -> tuple[Settings, dict[str, torch.Tensor] | 
     if settings.run.resume:
         return settings, None
     if settings.network.init:
-        arch, tensors = starting_weights(settings)
-        return settings.replace(arch=arch), tensors
+        arch, tensors, saved = starting_weights(settings)
+        return with_data_of(settings, saved).replace(arch=arch), tensors
     if settings.network.scratch:
-        smaller, outputs = models.load(settings.network.scratch), tasks.outputs_of(settings.data)
+        smaller = models.load(settings.network.scratch)
+        settings = with_data_of(settings, smaller.card.training.get("settings", {}))
+        outputs = tasks.outputs_of(settings.data)
         if (classes := len(smaller.card.classes)) != outputs:
             dataset = settings.data.dataset
             raise Refused(f"--scratch: '{settings.network.scratch}' has {classes} classes, --dataset {dataset} {outputs}")
@@ -138,8 +141,8 @@ def begin_with(settings: Settings) -> tuple[Settings, dict[str, torch.Tensor] | 
     return settings, None
 
 
-def starting_weights(settings: Settings) -> tuple[str, dict[str, torch.Tensor]]:
-    """Read the network's name and its tensors from what --init names.
+def starting_weights(settings: Settings) -> tuple[str, dict[str, torch.Tensor], dict]:
+    """Read the network's name, its tensors and the settings of its run from what --init names.
 
     That is a run's folder, a checkpoint, or a model.pt of a whole network. Raises Refused if it is none of them, has been
     pruned, or is of another network than the one that was typed.
@@ -154,11 +157,11 @@ def starting_weights(settings: Settings) -> tuple[str, dict[str, torch.Tensor]]:
             saved = models.load(path)
         except Refused:
             raise Refused(f"--init: {not_a_checkpoint}") from None
-        arch, tensors = saved.card.arch, saved.state_dict()
+        arch, tensors, asked_then = saved.card.arch, saved.state_dict(), saved.card.training.get("settings", {})
         smaller = saved.shapes() != models.build(arch, classes=len(saved.card.classes), channels=saved.input_channels).shapes()
     else:
         arch, shapes = state["settings"]["arch"], state["shapes"]
-        smaller = bool(shapes)
+        smaller, asked_then = bool(shapes), state["settings"]
         tensors = {name: value for name, value in state["model"].items() if ".gate." not in name}
         masks = [value for name, value in state["model"].items() if name.endswith(".gate.mask")]
         if not smaller and any((mask == 0).any() for mask in masks):
@@ -167,4 +170,4 @@ def starting_weights(settings: Settings) -> tuple[str, dict[str, torch.Tensor]]:
         raise Refused(f"--init: filters have been taken out of '{network.init}' already")
     if {"arch", "layers"} & settings.typed.keys() and network.arch != arch:
         raise Refused(f"--init: '{network.init}' is a {arch}, not a {network.arch}")
-    return arch, tensors
+    return arch, tensors, asked_then

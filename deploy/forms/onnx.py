@@ -12,7 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from deploy.folding import folded
-from deploy.latency import alternate
+from deploy.latency import in_turns, summed_up
 from models import Network
 from runs.storage import replace, unused
 from settings.errors import Failed
@@ -108,8 +108,8 @@ def onnxruntime_latency(whole: Network, smaller: Network, image_size: int, batch
             sessions[name] = session(path)
         for batch in batches:
             images = np.zeros((batch, channels, image_size, image_size), dtype=np.float32)
-            took = alternate({name: lambda s=s, x=images: s.run(None, {"images": x}) for name, s in sessions.items()})
-            rows.append({name: {"ms": 1e3 * seconds} for name, seconds in took.items()})
+            took = in_turns({name: lambda s=s, x=images: s.run(None, {"images": x}) for name, s in sessions.items()})
+            rows.append({name: summed_up(seconds) for name, seconds in took.items()})
     return rows
 
 

@@ -1,6 +1,7 @@
 """These tests type what users type to get smaller networks: removal, model files, exports, measurements."""
 
 import json
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -15,7 +16,7 @@ from PIL import Image
 
 import modeling
 import models
-from deploy import latency, measure
+from deploy import latency, measure, use
 from deploy.folding import folded
 from deploy.forms import onnx as export
 from pruning import OutputGate, Pruner
@@ -77,15 +78,20 @@ def test_a_run_ends_with_a_smaller_network_in_a_file(call):
         *(("PyTorch", batch) for batch in (1, 128)),
         *(("onnxruntime", batch) for batch in (1, 128)),
     ]
-    assert all(row[which]["ms"] > 0 for row in summary["speed"] for which in ("dense", "compact"))
+    for measured in (row[which] for row in summary["speed"] for which in ("dense", "compact")):
+        low, high = measured["middle_ms"]
+        assert 0 < low <= measured["ms"] <= high
+    assert "; the middle half of 1 rounds: " in "".join(out)
     assert network.card.classes == ["blue", "green", "red"]
     assert network.card.training["settings"]["prune_rate"] == 0.6
     assert [Path(exported["file"]).stat().st_size for exported in summary["exports"]] == [
         exported["bytes"] for exported in summary["exports"]
     ]
-    # the file tests as the run did, on the data set that it names itself
+    # the file tests as the run did, in the run's precision, on the data set that it names itself
     accuracy = line(out, "test accuracy").split(": ")[1].split(" ")[0]
-    assert line(call("--evaluate", "run/model.pt", "--quiet"), "test accuracy").startswith(f"result test accuracy: {accuracy}, ")
+    precision = json.loads(Path("run/config.json").read_text())["settings"]["amp"]
+    tested = line(call("--evaluate", "run/model.pt", "--quiet", "--amp", precision), "test accuracy")
+    assert tested.startswith(f"result test accuracy: {accuracy}, ")
 
 
 @pytest.mark.core
@@ -271,14 +277,41 @@ def test_the_program_predicts_and_names_what_it_cannot_read(tmp_path):
     done = program("--predict", "model.pt", *images)
     assert (done.returncode, done.stderr) == (0, "")
     assert [one.split(": ")[0] for one in done.stdout.splitlines()] == images
-    chances = [float(word.rstrip(",")) for word in done.stdout.splitlines()[0].split(": ")[1].split(" ")[1::2]]
-    assert sum(chances) == pytest.approx(1, abs=2e-4)
-    refused = program("--predict", "model.pt", images[0], "broken.png")
-    assert (refused.returncode, refused.stdout) == (2, "")
-    assert refused.stderr == "modeling.py: error: 1 unreadable images: broken.png\n"
+    shares = [float(word.rstrip(",")) for word in done.stdout.splitlines()[0].split(": ")[1].split(" ")[1::2]]
+    assert sum(shares) == pytest.approx(1, abs=2e-4)
+    one_bad = program("--predict", "model.pt", "broken.png", *images)
+    assert (one_bad.returncode, one_bad.stdout) == (1, done.stdout)  # the others are predicted
+    unreadable, error = one_bad.stderr.splitlines()
+    assert "broken.png" in unreadable
+    assert error == "modeling.py: error: 1 of 3 images could not be read"
+    shutil.copytree(IMAGES / "red", tmp_path / "pictures")
+    (tmp_path / "pictures" / "notes.txt").touch()
+    (tmp_path / "pictures" / "._0.png").touch()
+    folder = program("--predict", "model.pt", "pictures")
+    assert (folder.returncode, folder.stderr) == (0, "")
+    assert [line.split(": ")[0] for line in folder.stdout.splitlines()] == [f"pictures/{number}.png" for number in range(8)]
+    (tmp_path / "empty").mkdir()
+    empty = program("--predict", "model.pt", "empty")
+    assert (empty.returncode, empty.stderr) == (2, "modeling.py: error: --predict: no image in 'empty'\n")
     foreign = program("--evaluate", "broken.png")
     assert (foreign.returncode, foreign.stdout) == (2, "")
     assert foreign.stderr == "modeling.py: error: 'broken.png' is truncated or no model file\n"
+
+
+def test_a_file_has_one_accuracy_in_float32_unless_asked(call):
+    """Whatever precision the machine trains with: the loss is that of --predict's probabilities."""
+    models.save("model.pt", smaller_network(), models.Card("resnet20", ["blue", "green", "red"], 16, [127.0] * 3, [60.0] * 3))
+    plain = line(call("--evaluate", "model.pt", *TINY_DATA[:4], "--quiet"), "test accuracy")
+    assert plain == line(call("--evaluate", "model.pt", *TINY_DATA[:4], "--quiet", "--amp", "off"), "test accuracy")
+    assert plain.endswith("(24 images), float32")
+    coarse = line(call("--evaluate", "model.pt", *TINY_DATA[:4], "--quiet", "--amp", "bfloat16"), "test accuracy")
+    assert coarse.endswith("(24 images), bfloat16")
+    losses = []
+    for number, name in enumerate(("blue", "green", "red")):
+        for told in use.predict("model.pt", [str(IMAGES / name)]):
+            words = dict(word.split(" ") for word in told.split(": ")[1].split(", "))
+            losses.append(-np.log(float(words[("blue", "green", "red")[number]])))
+    assert float(plain.split("loss ")[1].split(" ")[0]) == pytest.approx(np.mean(losses), abs=1e-3)
 
 
 def test_a_file_is_tested_on_another_data_set_by_class_names(call, tmp_path):
@@ -414,6 +447,11 @@ def test_latencies_are_medians_of_turns(monkeypatch):
     took = latency.alternate({"a": lambda: work("a", 1), "b": lambda: work("b", 2)})
     assert turns == ["a", "b"] * 7
     assert took == {"a": 30.0, "b": 60.0}
+
+
+def test_the_middle_half_of_the_rounds_is_kept():
+    assert latency.summed_up([0.05, 0.01, 0.03, 0.02, 0.04]) == {"ms": 30.0, "middle_ms": [20.0, 40.0], "rounds": 5}
+    assert latency.summed_up([0.5]) == {"ms": 500.0, "middle_ms": [500.0, 500.0], "rounds": 1}
 
 
 def test_peak_memory_counts_what_is_alive_at_once():

@@ -133,6 +133,28 @@ def test_a_wrong_trait_is_one_line(monkeypatch):
         parse([])
 
 
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("--prune_typ", "did you mean '--prune_type'?"),
+        ("--batch-size", "did you mean '--batch_size'?"),
+        ("--Epochs", "did you mean '--epochs'?"),
+        ("--lr_scheduler", "did you mean '--lr_schedule'?"),
+        ("--no_compil", "did you mean '--no_compile'?"),
+        ("--preci", "--help lists all of them"),
+        ("--weight", "did you mean '--weight_decay'?"),
+        ("--prune", "--help lists all of them"),  # it begins many
+        ("--ema", "--help lists all of them"),
+        ("--workers", "--help lists all of them"),
+        ("--dropout", "--help lists all of them"),
+    ],
+)
+def test_an_unknown_flag_is_led_only_to_one_that_is_near(word, told):
+    with pytest.raises(Refused) as caught:
+        parse([word, "1"])
+    assert str(caught.value) == f"unknown argument '{word}': {told}"
+
+
 def test_settings_are_whole():
     with pytest.raises(KeyError):
         Settings({"epochs": 3}, {})

@@ -1,0 +1,61 @@
+"""This file gives every command that takes an earlier run that run's own settings.
+
+--resume goes on with all of them. --init, --scratch, --evaluate, sensitivity.py and the benchmarks that take a run take its
+data settings: the data set, where it is, the size of its images and how they are normalised and held out.
+"""
+
+import json
+from pathlib import Path
+
+from settings.errors import Refused
+from settings.flags import FLAGS, SECTIONS, defaults
+from settings.recipes import RECIPES
+
+
+def folder_of(path: Path) -> Path:
+    """The folder of the run that `path` names: a folder is itself, a checkpoint or a model.pt is in it."""
+    return path if path.is_dir() else path.parent
+
+
+def saved_settings(folder: Path) -> dict | None:
+    """The settings of the run in a folder, by flag, as its config.json keeps them; None where it holds no run."""
+    try:
+        saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))["settings"]
+        whole = saved.keys() >= {"arch", "typed"} and isinstance(saved["epochs"], int)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return saved if whole else None
+
+
+def with_data_of(settings, saved: dict):
+    """The settings with the data settings of an earlier run; `saved` holds that run's settings by flag.
+
+    What was typed, and what a recipe says, is kept. Where another data set was typed, nothing is taken from the run.
+    """
+    data = {name: saved[name] for name in SECTIONS["data"] if saved.get(name) is not None}
+    if settings.typed.get("dataset", data.get("dataset")) != data.get("dataset"):
+        return settings
+    chosen = settings.typed.keys() | RECIPES.get(settings.run.recipe, {}).keys()
+    return settings.replace(**{name: value for name, value in data.items() if name not in chosen})
+
+
+def with_data_of_run(settings, path: str | None):
+    """The settings with the data settings of the run that `path` names, where it has a config.json; see `with_data_of`."""
+    saved = saved_settings(folder_of(Path(path))) if path and Path(path).exists() else None
+    return settings if saved is None else with_data_of(settings, saved)
+
+
+def as_measured_on(settings, path: str):
+    """The settings of a command that measures the network of the run that `path` names: its data, batch size and seed.
+
+    Raises Refused for a typed flag that says other data than the run was trained on; only where it is may have changed.
+    """
+    folder = folder_of(Path(path))
+    saved = saved_settings(folder)
+    if saved is None:  # a file by itself: what it holds of its run is read with its weights
+        return settings
+    saved = defaults() | saved  # a flag that is newer than the run was at its default
+    for name in SECTIONS["data"]:
+        if name in settings.typed and FLAGS[name].kind == "method" and settings.typed[name] != saved[name]:
+            raise Refused(f"--{name} {settings.typed[name]} contradicts the run in '{folder}', which has {saved[name]}")
+    return settings.replace(**{name: saved[name] for name in ("batch_size", "seed") if name not in settings.typed})
