@@ -12,6 +12,8 @@ import shlex
 import sys
 from pathlib import Path
 
+from runs.fonts import drawing
+from runs.maps import number_map
 from runs.tables import write_table
 from settings.arguments import parse
 from settings.earlier import as_measured_on
@@ -48,22 +50,16 @@ def scan(run, rates: list[float], images: int | None) -> tuple[float, dict[str, 
 
 
 def draw(rates: list[float], whole: float, losses: dict[str, list[float]], path: Path) -> None:
-    """Write a figure of the accuracy over the rate to `path`: one line for each layer, later layers darker."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 5), layout="constrained")
-    colours = pyplot.get_cmap("viridis_r")
-    for number, (name, points) in enumerate(losses.items()):
-        values = [whole, *(whole - point for point in points)]
-        axes.plot([0, *(100 * rate for rate in rates)], values, color=colours(number / max(len(losses) - 1, 1)), label=name)
-    axes.set_xlabel("filters of one layer cut (%)")
-    axes.set_ylabel("accuracy without training (%)")
-    axes.legend(fontsize=6, ncol=2)
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
+    """Write a map to `path`: layers down, rates across, the accuracy in % that is left when that layer alone is cut."""
+    accuracies = [[whole - point for point in points] for points in losses.values()]
+    texts = [[f"{accuracy:.1f}" for accuracy in row] for row in accuracies]
+    columns = [f"{100 * rate:g}" for rate in rates]
+    with drawing(*losses) as pyplot:
+        measure = "filters of one layer cut (%)"
+        figure = number_map(pyplot, accuracies, texts, list(losses), columns, measure, "accuracy without training (%)")
+        figure.axes[0].set_title(f"Accuracy when one layer is cut alone: {whole:.2f} % with all filters")
+        figure.savefig(path, dpi=150, bbox_inches="tight")
+        pyplot.close(figure)
 
 
 def fail(message: str):

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from runs.fonts import drawing
+from runs.maps import number_map
 from runs.records import Run
 
 # told apart by people with any colour vision: Okabe and Ito, 2008
@@ -11,42 +13,49 @@ MARKERS = "osD^vPX*"
 
 
 def draw(runs: list[Run], folder: Path) -> list[Path]:
-    """Write the figures of these runs as PNG files into `folder`; returns their paths."""
-    import matplotlib
+    """Write the figures of these runs as PNG files into `folder`; returns their paths.
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    Runs of different data sets are in figures of their own: their accuracies cannot be compared.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-
-    def save(figure, name: str) -> None:
-        written.append(folder / f"{name}.png")
-        figure.savefig(written[-1], dpi=130, bbox_inches="tight")
-        pyplot.close(figure)
-
     runs = [run for run in runs if run.rows]
     # a run looks the same in every figure, and eight times eight of them differ
     styles = {run.name: (COLOURS[i % 8], MARKERS[(i + i // 8) % 8]) for i, run in enumerate(runs)}
-    curves = [("accuracy", "validation accuracy (%)", runs, lambda row, run: row["valid"][run.metric])]
-    curves += [
-        (
-            "sparsity",
-            "weights under a mask (% of all)",
-            [run for run in runs if run.pruned],
-            published_sparsity,
-        )
-    ]
-    for name, axis, drawn, value in curves:
-        if drawn:
-            save(curve_figure(pyplot, styles, drawn, axis, value), name)
-    ended = [run for run in runs if run.summary]
-    if ended:
-        save(trade_figure(pyplot, styles, ended), "trade_off")
-    for run in runs:
-        if run.pruned:
-            save(kept_figure(pyplot, run), "kept_" + re.sub(r"[^\w.-]+", "_", run.name))
+    data_sets = by_data_set(runs)
+    with drawing(*(run.label for run in runs), *data_sets) as pyplot:
+
+        def save(figure, name: str) -> None:
+            written.append(folder / (re.sub(r"[^\w.-]+", "_", name) + ".png"))
+            figure.savefig(written[-1], dpi=130, bbox_inches="tight")
+            pyplot.close(figure)
+
+        for data_set, alike in data_sets.items():
+            ending = "" if len(data_sets) == 1 else f"_{data_set}"
+            axis = f"validation accuracy on {data_set} (%)"
+            save(curve_figure(pyplot, styles, alike, axis, lambda row, run: row["valid"][run.metric]), f"accuracy{ending}")
+            if pruned := [run for run in alike if run.pruned]:
+                axis = "weights under a mask (% of all)"
+                save(curve_figure(pyplot, styles, pruned, axis, published_sparsity), f"sparsity{ending}")
+            if ended := [run for run in alike if run.summary]:
+                save(trade_figure(pyplot, styles, ended, data_set), f"trade_off{ending}")
+        for run in runs:
+            if run.pruned:
+                save(kept_figure(pyplot, run), f"kept_{run.name}")
     return written
+
+
+def by_data_set(runs: list[Run]) -> dict[str, list[Run]]:
+    """The runs by the name of their data set; folders of images that share a name are numbered."""
+    groups, names = {}, {}
+    for run in runs:
+        dataset, data_dir = run.data_set
+        if (dataset, data_dir) not in names:
+            name = f"{dataset} {Path(data_dir).name}".strip()
+            same = sum(other == name or other.startswith(f"{name} (") for other in names.values())
+            names[dataset, data_dir] = f"{name} ({same + 1})" if same else name
+        groups.setdefault(names[dataset, data_dir], []).append(run)
+    return groups
 
 
 def published_sparsity(row: dict, run: Run | None = None) -> float:
@@ -69,7 +78,7 @@ def curve_figure(pyplot, styles: dict, runs: list[Run], axis: str, value):
     return figure
 
 
-def trade_figure(pyplot, styles: dict, runs: list[Run]):
+def trade_figure(pyplot, styles: dict, runs: list[Run], data_set: str):
     """A figure of the runs' test accuracy against the parameters, and against the MACs, that they keep."""
     figure, panels = pyplot.subplots(1, 2, figsize=(11, 4.5), sharey=True)
     for axes, what, word in zip(panels, ("parameters", "macs"), ("parameters", "MACs"), strict=True):
@@ -79,28 +88,19 @@ def trade_figure(pyplot, styles: dict, runs: list[Run]):
             axes.plot(*point, color=colour, marker=marker, markersize=8, linestyle="none", label=run.name)
         axes.set(xlabel=f"{word} left (% of the dense network)", title=f"Accuracy against {word}")
         axes.grid(alpha=0.3)
-    panels[0].set_ylabel("test accuracy, last epoch (%)")
+    panels[0].set_ylabel(f"test accuracy on {data_set}, last epoch (%)")
     panels[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return figure
 
 
 def kept_figure(pyplot, run: Run):
-    """A map of a run: layers down, epochs across, the fraction of the layer's filters that are kept as colour."""
+    """A map of a run: layers down, epochs across, the number of filters kept, and as colour their part of the layer's."""
     totals = run.config["filters"]
-    fractions = [[row["kept_filters"][name] / total for row in run.rows] for name, total in totals.items()]
-    figure, axes = pyplot.subplots(figsize=(9, 1.2 + 0.2 * len(totals)))
-    epochs = [run.rows[0]["epoch"] - 0.5, run.rows[-1]["epoch"] + 0.5]
-    image = axes.imshow(
-        fractions,
-        aspect="auto",
-        cmap="cividis",
-        vmin=0,
-        vmax=1,
-        interpolation="nearest",
-        extent=[*epochs, len(totals) - 0.5, -0.5],
-    )
-    axes.set_yticks(range(len(totals)), list(totals), fontsize=7)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set(xlabel="epoch", title=f"Filters kept per layer: {run.label}")
-    figure.colorbar(image, ax=axes, label="fraction of the layer's filters")
+    kept = [[row["kept_filters"][name] for row in run.rows] for name in totals]
+    fractions = [[number / total for number in numbers] for numbers, total in zip(kept, totals.values(), strict=True)]
+    texts = [list(map(str, numbers)) for numbers in kept]
+    rows = [f"{name}, of {total}" for name, total in totals.items()]
+    epochs = [str(row["epoch"]) for row in run.rows]
+    figure = number_map(pyplot, fractions, texts, rows, epochs, "epoch", "fraction of the layer's filters")
+    figure.axes[0].set_title(f"Filters kept per layer: {run.label}")
     return figure

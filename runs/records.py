@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from settings.flags import FLAGS
+
 
 @dataclass
 class Run:
@@ -26,6 +28,13 @@ class Run:
     def metric(self) -> str:
         """The measure that chooses the best epoch; where an older record does not name it, the first one of its rows."""
         return self.config.get("metric") or next(iter(self.rows[0]["valid"]))
+
+    @property
+    def data_set(self) -> tuple[str, str]:
+        """The name of the data set that the run learned; of a folder of images also where it is, else an empty text."""
+        settings = self.config["settings"]
+        dataset = settings.get("dataset", FLAGS["dataset"].default)  # an older run may not say
+        return dataset, str(settings.get("data_dir", "")) if dataset == "folder" else ""
 
     @property
     def pruned(self) -> bool:
