@@ -48,7 +48,7 @@ def save_smaller(run: Experiment, result: dict, path: Path) -> dict:
     settings, task = run.settings, run.task
     asked = method(settings) | {"epochs": settings.training.epochs, "data_dir": settings.data.data_dir}
     trained = {"settings": asked, **{name: result[name] for name in ("test", "dense", "left", "last")}}
-    card = Card(settings.network.arch, task.classes, settings.data.image_size, *task.normalisation, trained)
+    card = Card(settings.network.arch, task.classes, settings.data.image_size, *task.normalisation, trained, settings.data.fit)
     return write(path, dense_network(run), run.model, card)
 
 

@@ -11,7 +11,8 @@ from deploy.forms.onnx import export
 from runs.console import export_line, note, say_all
 from settings.arguments import Settings
 from settings.errors import Refused
-from tasks.images import normalised, read_images
+from tasks.images import normalised
+from tasks.pictures import read_pictures
 from training.engine import Engine
 from training.evaluation import evaluate
 
@@ -31,7 +32,7 @@ def predict(model: str, images: list[str], device: str = "cpu") -> list[str]:
     """Return a line for each image file: its most probable classes, at most 5, with their probabilities."""
     network = models.load(model).to(device)
     card, lines = network.card, []
-    pixels = read_images(images, card.image_size, len(card.mean))
+    pixels = read_pictures(images, card.image_size, len(card.mean), card.fit)
     with torch.inference_mode():
         for path, image in zip(images, pixels, strict=True):
             batch = normalised(image[None].to(device), torch.tensor(card.mean), torch.tensor(card.std))
@@ -50,7 +51,9 @@ def test(settings: Settings, engine: Engine) -> list[str]:
     card = network.card
     remembered = {name: card.training.get("settings", {}).get(name) for name in ("dataset", "data_dir")}
     asked = {name: value for name, value in remembered.items() if value is not None and name not in settings.typed}
-    data = settings.replace(**asked, val_size=0.0, normalise="half", image_size=card.image_size, channels=len(card.mean)).data
+    data = settings.replace(
+        **asked, val_size=0.0, normalise="half", image_size=card.image_size, channels=len(card.mean), fit=card.fit
+    ).data
     task = tasks.load(data, batch_size=settings.training.batch_size, seed=settings.run.seed, device=engine.device)
     split = task.as_known_to(card)
     if split is None:

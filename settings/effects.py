@@ -113,6 +113,12 @@ def no_image_size(settings) -> str | None:
         return f"is for --dataset folder; images of {settings.data.dataset} are 32x32"
 
 
+def no_fit(settings) -> str | None:
+    """--fit, for a data set whose images are square."""
+    if settings.data.dataset != "folder":
+        return f"is for --dataset folder; images of {settings.data.dataset} are square"
+
+
 def no_channels(settings) -> str | None:
     """--channels, for a data set whose images have three."""
     if settings.data.dataset != "folder":

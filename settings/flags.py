@@ -70,6 +70,8 @@ GROUPS = {
              no_effect=(effects.no_image_size,)),
         Flag("channels", "data", "method", "of the images of folder: 1 grey, 3 colours (default 3)", type=int, choices=(1, 3),
              default=3, no_effect=(effects.no_channels,)),
+        Flag("fit", "data", "method", "how pictures of folder become square: crop the sides of the longer edge, pad with white, "
+             "or stretch (default crop)", choices=("crop", "pad", "stretch"), default="crop", no_effect=(effects.no_fit,)),
         Flag("val_size", "data", "method", "fraction of the training set held out for every choice; 0 validates on the test set, "
              "as the authors did (default 0.1)", type=number(float, 0, 1, below=True), default=0.1),
         Flag("augment", "data", "method", "default crop_flip, for digits crop", choices=("crop_flip", "crop", "none")),

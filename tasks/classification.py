@@ -127,4 +127,5 @@ class Classification(Task):
 
 def _source(data):
     """Return the source of images that the data settings name."""
-    return DATASETS.get(data.dataset)(Path(data.data_dir), image_size=data.image_size, channels=data.channels)
+    source = DATASETS.get(data.dataset)
+    return source(Path(data.data_dir), image_size=data.image_size, channels=data.channels, fit=data.fit)

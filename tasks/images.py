@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from settings.errors import Refused
-
 
 @dataclass
 class Images:
@@ -29,15 +27,16 @@ class Images:
 class Source:
     """A source says where images come from. Each file in tasks/datasets/ has one; its name in lower case is the --dataset.
 
-    `directory` is --data_dir. Sources whose images have no size of their own scale them to `image_size` pixels and give
-    `channels` of them. `augment` is the default of --augment, `task` the name of the task that the data set is for.
+    `directory` is --data_dir. Sources whose images have no size of their own scale them to `image_size` pixels, which
+    `fit` makes square, and give `channels` of them. `augment` is the default of --augment, `task` the name of the task that
+    the data set is for.
     """
 
     task = "classification"
     augment = "crop_flip"
 
-    def __init__(self, directory: Path, *, image_size: int = 32, channels: int = 3):
-        self.directory, self.image_size, self.channels = directory, image_size, channels
+    def __init__(self, directory: Path, *, image_size: int = 32, channels: int = 3, fit: str = "crop"):
+        self.directory, self.image_size, self.channels, self.fit = directory, image_size, channels, fit
 
     def class_count(self) -> int:
         """Return the number of classes without reading the images. Refused if the data is missing."""
@@ -153,32 +152,3 @@ def hold_out(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
 def one_line(error: Exception) -> str:
     """Return an error's message on one line of at most 200 characters."""
     return " ".join(str(error).split())[:200]
-
-
-def read_images(paths: list[str], size: int, channels: int = 3) -> Tensor:
-    """Read image files as bytes (n, size, size, channels); see `fit`. Refused, naming them, if some cannot be read."""
-    from PIL import Image
-
-    pixels, unreadable = [], []
-    for path in paths:
-        try:
-            with Image.open(path) as image:
-                pixels.append(fit(image, size, channels))
-        except (OSError, ValueError, SyntaxError):
-            unreadable.append(path)
-    if unreadable:
-        raise Refused(f"{len(unreadable)} unreadable images: {', '.join(unreadable[:5])}")
-    return torch.from_numpy(np.stack(pixels))
-
-
-def fit(image, size: int, channels: int = 3) -> np.ndarray:
-    """Turn a PIL image into bytes (size, size, channels): in colour or, for one channel, in grey.
-
-    The shorter side is scaled to `size`, and the centre is cropped.
-    """
-    from PIL import Image, ImageOps
-
-    if image.mode.startswith("I"):  # 16 bits a pixel, which PIL would clip to 8
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
-    image = ImageOps.fit(image.convert("L" if channels == 1 else "RGB"), (size, size), Image.Resampling.BILINEAR)
-    return np.array(image).reshape(size, size, channels)

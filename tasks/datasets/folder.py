@@ -3,11 +3,12 @@
 import torch
 
 from settings.errors import Refused
-from tasks.images import Images, Source, one_line, read_images
+from tasks.images import Images, Source, one_line
+from tasks.pictures import read_pictures
 
 
 class Folder(Source):
-    """A folder of image files in the layout of torchvision's ImageFolder, scaled and cropped to one size."""
+    """A folder of image files in the layout of torchvision's ImageFolder, scaled to one size."""
 
     def class_count(self) -> int:
         return len(self.class_names())
@@ -23,7 +24,7 @@ class Folder(Source):
             except FileNotFoundError as error:
                 raise Refused(f"'{self.directory / part}': {one_line(error)}") from None
         paths = [path for part in samples for path, _ in part]
-        pixels = read_images(paths, self.image_size, self.channels).split([len(part) for part in samples])
+        pixels = read_pictures(paths, self.image_size, self.channels, self.fit).split([len(part) for part in samples])
         labels = [torch.tensor([label for _, label in part]) for part in samples]
         train, test = (Images(*part) for part in zip(pixels, labels, strict=True))
         return train, test, classes
