@@ -3,6 +3,8 @@
 It imports no pruning code, so that a model file is all that is needed.
 """
 
+from pathlib import Path
+
 import torch
 
 import models
@@ -11,6 +13,7 @@ from deploy.forms.onnx import export
 from runs.console import export_line, note, say_all
 from settings.arguments import Settings
 from settings.errors import Refused
+from settings.paths import located
 from tasks.images import normalised
 from tasks.pictures import read_pictures
 from training.engine import Engine
@@ -49,23 +52,50 @@ def test(settings: Settings, engine: Engine) -> list[str]:
     """
     network = models.load(settings.use.evaluate).to(engine.device)
     card = network.card
-    remembered = {name: card.training.get("settings", {}).get(name) for name in ("dataset", "data_dir")}
-    asked = {name: value for name, value in remembered.items() if value is not None and name not in settings.typed}
-    data = settings.replace(
-        **asked, val_size=0.0, normalise="half", image_size=card.image_size, channels=len(card.mean), fit=card.fit
-    ).data
-    task = tasks.load(data, batch_size=settings.training.batch_size, seed=settings.run.seed, device=engine.device)
+    task = _test_data(settings, card, engine.device)
     split = task.as_known_to(card)
     if split is None:
         strange = ", ".join(sorted(set(task.classes) - set(card.classes))[:5])
         raise Refused(f"'{settings.use.evaluate}' knows no class {strange}: it has {', '.join(card.classes[:10])}")
+    for line in task.notes:
+        note(settings, line)
     note(settings, f"{card.arch} with {sum(p.numel() for p in network.parameters())} parameters on {engine.device}")
 
     def predict(inputs):
         with engine.autocast():
             return network(inputs)
 
-    result = evaluate(network, task, split, predict, engine.device)
+    result = evaluate(network, task, split, predict, engine.device, classes=card.classes)
     lines = [f"result test accuracy: {result[task.metric]:.2f}, loss {result['loss']:.4f} ({result['images']} images)"]
+    lines += _class_lines(result)
     sample = next(task.ordered(task.test, 16))[0]
     return lines + [export_line(export(network, path, sample)) for path in settings.ending.export or ()]
+
+
+def _test_data(settings: Settings, card: models.Card, device: str) -> tasks.Task:
+    """Read the test images of the data set that the model file remembers, or of the one that was typed. Refused as by it."""
+    model, typed = Path(settings.use.evaluate), settings.typed
+    remembered = card.training.get("settings", {})
+    # a split belongs to the folder that it was made of
+    names = ["dataset", "data_dir"] + ([] if {"dataset", "data_dir"} & typed.keys() else ["test_size"])
+    asked = {name: remembered[name] for name in names if remembered.get(name) is not None and name not in typed}
+    if "data_dir" in asked:
+        asked["data_dir"] = located(asked["data_dir"], model.parent, card.training.get("began_in"))
+    changes = {"image_size": card.image_size, "channels": len(card.mean), "fit": card.fit}
+    try:
+        return tasks.load_test(settings.replace(**asked, **changes).data, device=device)
+    except Refused as error:
+        if "data_dir" not in asked:
+            raise
+        raise Refused(f"{error} ('{model}' remembers '{asked['data_dir']}': name another --data_dir)") from None
+
+
+def _class_lines(result: dict) -> list[str]:
+    """Return lines on the worst classes and the commonest confusions of a test."""
+    rows = [f"{name} {accuracy:.2f} ({images})" for name, (accuracy, images) in result["classes"].items()]
+    more = f", {len(rows) - BEST} more" if len(rows) > BEST else ""
+    lines = [f"result classes, worst first, and their images: {', '.join(rows[:BEST])}{more}"]
+    if result["confusions"]:
+        told = ", ".join(f"{images} {true} for {said}" for true, said, images in result["confusions"][:BEST])
+        lines.append(f"result confusions: {told}")
+    return lines

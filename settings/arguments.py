@@ -9,6 +9,7 @@ from settings.effects import finds_counts
 from settings.errors import Refused
 from settings.flags import DESCRIPTIONS, FLAGS, GROUPS, SECTIONS, defaults, of_kind
 from settings.parsing import Parser
+from settings.paths import located
 from settings.recipes import RECIPES
 from settings.registry import CRITERIA, REGULARIZERS, parse_call, presets, suggest
 from settings.rules import broken, scratch_model
@@ -118,7 +119,8 @@ def _resumed(path: Path, typed: dict) -> Settings:
     """The settings of an earlier run. Refused if there is none, or if what was typed contradicts it."""
     folder = path if path.is_dir() else path.parent
     try:
-        saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))["settings"]
+        record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        saved = record["settings"]
         whole = saved.keys() >= {"arch", "typed"} and isinstance(saved["epochs"], int)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         whole = False
@@ -133,6 +135,8 @@ def _resumed(path: Path, typed: dict) -> Settings:
         if allowed != "any" and not more and value != saved[name]:
             raise Refused(f"--{name} {value} contradicts the run in '{folder}', which has {saved[name]}")
     values = saved | typed | {"out_dir": None}
+    if "data_dir" not in typed:
+        values["data_dir"] = located(saved["data_dir"], folder, record.get("began_in"))
     values["finetune_lr"] = values["finetune_lr"] or 0.01 * values["lr"]
     _refuse(broken(Settings(values, typed), "ending"))
     return Settings(values, saved["typed"])

@@ -148,3 +148,13 @@ def starting_weights(settings: Settings) -> tuple[str, dict[str, torch.Tensor]]:
     if {"arch", "layers"} & settings.typed.keys() and asked.arch != arch:
         raise Refused(f"--init: '{asked.init}' is a {arch}, not a {asked.arch}")
     return arch, tensors
+
+
+def starting_classes(settings: Settings) -> list[str] | None:
+    """Return the names of the classes that what --init names was trained on; None where an older run does not say."""
+    path = Path(settings.network.init)
+    path = path / "checkpoint.pt" if path.is_dir() else path
+    try:
+        return load_checkpoint(path).get("data", {}).get("classes")
+    except Refused:
+        return models.load(path).card.classes

@@ -1,6 +1,6 @@
 """Evaluation measures a network over a split of the data, with its masks in force."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -20,14 +20,16 @@ def evaluate(
     device: str,
     batches: int | None = None,
     team: Team | None = None,
+    classes: Sequence[str] = (),
 ) -> dict:
     """The task's measures over a split, in evaluation mode; `batches` ends it early.
 
-    `predict` maps inputs to the model's outputs; the processes of a team take turns.
+    `predict` maps inputs to the model's outputs; the processes of a team take turns. Where the names of the `classes` are given,
+    the measures are told for each of them too.
     """
     team = team or Team()
     model.eval()
-    meter = task.meter(device)
+    meter = task.meter(device, classes)
     for number, (inputs, targets) in enumerate(task.ordered(split, BATCH)):
         if number == batches:
             break
