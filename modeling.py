@@ -168,6 +168,7 @@ def describe(run: Experiment) -> None:
     if recipe := settings.run.recipe:
         typed = typed_over(settings)
         lines.append(f"recipe {recipe}" + (f", typed over it: {', '.join(typed)}" if typed else ""))
+    lines += run.task.notes
     if run.task.batch < settings.training.batch_size:
         size = settings.training.batch_size
         lines.append(f"batches hold all {run.task.batch} training images, fewer than --batch_size {size}")

@@ -12,6 +12,7 @@ from models import Card, Network, build, save
 from models.files import content
 from runs.console import note
 from settings.arguments import method
+from settings.paths import began_in
 from training.experiment import Experiment
 
 BATCHES = (1, 128)
@@ -48,7 +49,8 @@ def save_smaller(run: Experiment, result: dict, path: Path) -> dict:
     settings, task = run.settings, run.task
     asked = method(settings) | {"epochs": settings.training.epochs, "data_dir": settings.data.data_dir}
     trained = {"settings": asked, **{name: result[name] for name in ("test", "dense", "left", "last")}}
-    card = Card(settings.network.arch, task.classes, settings.data.image_size, *task.normalisation, trained)
+    trained["began_in"] = began_in(path.parent)
+    card = Card(settings.network.arch, task.classes, settings.data.image_size, *task.normalisation, trained, settings.data.fit)
     return write(path, dense_network(run), run.model, card)
 
 

@@ -14,9 +14,10 @@ import tasks
 from deploy.forms.onnx import export
 from runs.console import export_line, note, say_all
 from settings.arguments import Settings
-from settings.earlier import with_data_of
 from settings.errors import Failed, Refused
-from tasks.images import normalised, read_images
+from settings.paths import located
+from tasks.images import normalised
+from tasks.pictures import read_pictures
 from training.engine import Engine
 from training.evaluation import evaluate
 
@@ -44,7 +45,7 @@ def predict(model: str, paths: list[str], device: str = "cpu") -> Iterator[str]:
     card, files, unreadable = network.card, image_files(paths), 0
     for path in files:
         try:
-            pixels = read_images([path], card.image_size, len(card.mean))
+            pixels = read_pictures([path], card.image_size, len(card.mean), card.fit)
         except Refused as error:
             unreadable += 1
             print(f"modeling.py: {error}", file=sys.stderr)
@@ -79,21 +80,51 @@ def test(settings: Settings, engine: Engine) -> list[str]:
     """
     network = models.load(settings.use.evaluate).to(engine.device)
     card = network.card
-    settings = with_data_of(settings, card.training.get("settings", {}))
-    data = settings.replace(val_size=0.0, normalise="half", image_size=card.image_size, channels=len(card.mean)).data
-    task = tasks.load(data, batch_size=settings.training.batch_size, seed=settings.run.seed, device=engine.device)
+    task = _test_data(settings, card, engine.device)
     split = task.as_known_to(card)
     if split is None:
         strange = ", ".join(sorted(set(task.classes) - set(card.classes))[:5])
         raise Refused(f"'{settings.use.evaluate}' knows no class {strange}: it has {', '.join(card.classes[:10])}")
+    for line in task.notes:
+        note(settings, line)
     note(settings, f"{card.arch} with {sum(p.numel() for p in network.parameters())} parameters on {engine.device}")
 
     def predict(inputs):
         with engine.autocast():
             return network(inputs)
 
-    result = evaluate(network, task, split, predict, engine.device)
+    result = evaluate(network, task, split, predict, engine.device, classes=card.classes)
     images, precision = f"{result['images']} images", "float32" if engine.amp == "off" else engine.amp
     lines = [f"result test accuracy: {result[task.metric]:.2f}, loss {result['loss']:.4f} ({images}), {precision}"]
+    lines += _class_lines(result)
     sample = next(task.ordered(task.test, 16))[0]
     return lines + [export_line(export(network, path, sample)) for path in settings.ending.export or ()]
+
+
+def _test_data(settings: Settings, card: models.Card, device: str) -> tasks.Task:
+    """Read the test images of the data set that the model file remembers, or of the one that was typed. Refused as by it."""
+    model, typed = Path(settings.use.evaluate), settings.typed
+    remembered = card.training.get("settings", {})
+    # a split belongs to the folder that it was made of
+    names = ["dataset", "data_dir"] + ([] if {"dataset", "data_dir"} & typed.keys() else ["test_size"])
+    asked = {name: remembered[name] for name in names if remembered.get(name) is not None and name not in typed}
+    if "data_dir" in asked:
+        asked["data_dir"] = located(asked["data_dir"], model.parent, card.training.get("began_in"))
+    changes = {"image_size": card.image_size, "channels": len(card.mean), "fit": card.fit}
+    try:
+        return tasks.load_test(settings.replace(**asked, **changes).data, device=device)
+    except Refused as error:
+        if "data_dir" not in asked:
+            raise
+        raise Refused(f"{error} ('{model}' remembers '{asked['data_dir']}': name another --data_dir)") from None
+
+
+def _class_lines(result: dict) -> list[str]:
+    """Return lines on the worst classes and the commonest confusions of a test."""
+    rows = [f"{name} {accuracy:.2f} ({images})" for name, (accuracy, images) in result["classes"].items()]
+    more = f", {len(rows) - BEST} more" if len(rows) > BEST else ""
+    lines = [f"result classes, worst first, and their images: {', '.join(rows[:BEST])}{more}"]
+    if result["confusions"]:
+        told = ", ".join(f"{images} {true} for {said}" for true, said, images in result["confusions"][:BEST])
+        lines.append(f"result confusions: {told}")
+    return lines

@@ -18,7 +18,7 @@ class Card:
     """A card says what a network is and where it comes from, as plain values.
 
     Pixels are bytes; they are normalised by `mean` and `std`, which have one entry a channel. `training` is what the run
-    was asked and what came of it.
+    was asked and what came of it. `fit` says how pictures become square; files from before it was a choice were cropped.
     """
 
     arch: str
@@ -27,6 +27,7 @@ class Card:
     mean: list[float]
     std: list[float]
     training: dict = field(default_factory=dict)
+    fit: str = "crop"
 
 
 def save(path: str | Path, network: Network, card: Card) -> int:
@@ -55,7 +56,7 @@ def load(path: str | Path) -> Network:
     Refused if the file is none of these, or does not fit this program.
     """
     keys = {entry.name for entry in fields(Card)}
-    state = read_tensors(Path(path), "model file", {*keys, "shapes", "tensors"}, FORMAT)
+    state = {"fit": "crop"} | read_tensors(Path(path), "model file", {*keys - {"fit"}, "shapes", "tensors"}, FORMAT)
     try:
         with torch.device("meta"):
             network = NETWORKS.get(state["arch"])(classes=len(state["classes"]), channels=len(state["mean"]))
@@ -77,5 +78,6 @@ def _check(state: dict) -> None:
     channels = len(mean) == len(std) > 0 and all(isinstance(value, float) for value in (*mean, *std))
     names = isinstance(state["classes"], list) and all(isinstance(name, str) for name in state["classes"])
     size = isinstance(state["image_size"], int) and state["image_size"] > 0
-    if not (channels and min(std) > 0 and names and size and isinstance(state["training"], dict)):
-        raise ValueError("its classes, image size, normalisation or training summary are none")
+    fit = state["fit"] in ("crop", "pad", "stretch")
+    if not (channels and min(std) > 0 and names and size and fit and isinstance(state["training"], dict)):
+        raise ValueError("its classes, image size, fit, normalisation or training summary are none")

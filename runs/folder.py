@@ -17,6 +17,7 @@ from pathlib import Path
 from runs.storage import packed, read_tensors, replace
 from settings.errors import Refused
 from settings.flags import FLAGS, of_kind
+from settings.paths import began_in
 
 ROOT = Path(__file__).resolve().parent.parent
 FORMAT = 2
@@ -102,7 +103,7 @@ class Folder:
             config = {**self._earlier, "settings": settings, "resumed": [*self._earlier.get("resumed", []), session]}
             if len(self.rows) < settings["epochs"] + settings["finetune_epochs"]:
                 (self.path / "summary.json").unlink(missing_ok=True)
-        self.write("config.json", config)
+        self.write("config.json", {**config, "began_in": began_in(self.path)})
 
     def changed(self, config: dict) -> list[str]:
         """Lines such as "threads was 2, is 1": each keeps the run from ending bit for bit as it would have."""

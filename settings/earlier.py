@@ -9,6 +9,7 @@ from pathlib import Path
 
 from settings.errors import Refused
 from settings.flags import FLAGS, SECTIONS, defaults
+from settings.paths import located
 from settings.recipes import RECIPES
 
 
@@ -18,13 +19,15 @@ def folder_of(path: Path) -> Path:
 
 
 def saved_settings(folder: Path) -> dict | None:
-    """The settings of the run in a folder, by flag, as its config.json keeps them; None where it holds no run."""
+    """The settings of the run in a folder, by flag, its data where that is now; None without a run."""
     try:
-        saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))["settings"]
-        whole = saved.keys() >= {"arch", "typed"} and isinstance(saved["epochs"], int)
+        record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        saved = record["settings"]
+        if not (saved.keys() >= {"arch", "typed"} and isinstance(saved["epochs"], int)):
+            return None
+        return saved | {"data_dir": located(saved["data_dir"], folder, record.get("began_in"))}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return saved if whole else None
 
 
 def with_data_of(settings, saved: dict):

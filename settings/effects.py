@@ -114,6 +114,18 @@ def no_image_size(settings) -> str | None:
         return f"is for --dataset folder; images of {settings.data.dataset} are 32x32"
 
 
+def no_fit(settings) -> str | None:
+    """--fit, for a data set whose images are square."""
+    if settings.data.dataset != "folder":
+        return f"is for --dataset folder; images of {settings.data.dataset} are square"
+
+
+def no_test_size(settings) -> str | None:
+    """--test_size, for a data set that has a test part."""
+    if settings.data.dataset != "folder":
+        return f"is for --dataset folder; {settings.data.dataset} has a test part"
+
+
 def no_channels(settings) -> str | None:
     """--channels, for a data set whose images have three."""
     if settings.data.dataset != "folder":

@@ -71,8 +71,15 @@ GROUPS = {
              no_effect=(effects.no_image_size,)),
         Flag("channels", "data", "method", "of the images of folder: 1 grey, 3 colours (default 3)", type=int, choices=(1, 3),
              default=3, no_effect=(effects.no_channels,)),
+        Flag("fit", "data", "method", "how pictures of folder become square: crop the sides of the longer edge, pad with white, "
+             "or stretch (default crop)", choices=("crop", "pad", "stretch"), default="crop", no_effect=(effects.no_fit,)),
         Flag("val_size", "data", "method", "fraction of the training set held out for every choice; 0 validates on the test set, "
              "as the authors did (default 0.1)", type=number(float, 0, 1, below=True), default=0.1),
+        Flag("test_size", "data", "method", "for a folder without a test part: the fraction of DIR/train, or of DIR/CLASS/IMAGE, "
+             "that becomes it, always the same images", type=number(float, 0, 1, above=True, below=True),
+             no_effect=(effects.no_test_size,), **EVALUATE),
+        Flag("class_weights", "data", "method", "of the loss: balanced lets each class count alike, however many training images "
+             "it has (default none)", choices=("none", "balanced"), default="none"),
         Flag("augment", "data", "method", "default crop_flip, for digits crop", choices=("crop_flip", "crop", "none")),
         Flag("normalise", "data", "method", "by the training set's channel mean and deviation, or all by 0.5 (default dataset)",
              choices=("dataset", "half"), default="dataset"),

@@ -154,7 +154,9 @@ PHASES = Registry(
     traits={"unused": ("until", "due"), "one cut": ("return",), "what is cut stays cut": ("return",)},
 )
 DATASETS = Registry("data set", "tasks/datasets/*.py")
-TASKS = Registry("task", "tasks/*.py", leave_out=("__init__.py", "images.py", "meters.py", "task.py"))
+TASKS = Registry(
+    "task", "tasks/*.py", leave_out=("__init__.py", "images.py", "listing.py", "meters.py", "pictures.py", "task.py")
+)
 ACTIONS = Registry("action", "training/actions.py")
 PROCEDURES = Registry("procedure", "training/procedures/*.py")
 REGULARIZERS = Registry("regulariser", "regularizers.py")

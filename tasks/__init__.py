@@ -17,9 +17,14 @@ def load(data, *, batch_size: int, seed: int, device: str) -> Task:
     return task_of(data.dataset).load(data, batch_size=batch_size, seed=seed, device=device)
 
 
+def load_test(data, *, device: str) -> Task:
+    """Read only the test part of the data that the settings name. Refused if it is missing or not usable."""
+    return task_of(data.dataset).load_test(data, device=device)
+
+
 def outputs_of(data) -> int:
     """Return how many outputs a network for this data needs, without reading the images. Refused if the data is missing."""
     return task_of(data.dataset).outputs_of(data)
 
 
-__all__ = ["Task", "load", "outputs_of", "task_of"]
+__all__ = ["Task", "load", "load_test", "outputs_of", "task_of"]

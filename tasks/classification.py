@@ -1,6 +1,8 @@
 """Classification learns the class of an image, by cross-entropy, measured by accuracy."""
 
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,8 +21,8 @@ class Classification(Task):
 
     metric = "top1"
 
-    def __init__(self, images: Dataset, batch: int, augment: str, seed: int):
-        self.images, self.augment, self.seed = images, augment, seed
+    def __init__(self, images: Dataset, batch: int, augment: str, seed: int, notes: Sequence[str] = ()):
+        self.images, self.augment, self.seed, self.notes = images, augment, seed, list(notes)
         self.batch = min(batch, len(images.train))
         self.steps = images.steps(self.batch)
         self.train, self.valid, self.test, self.classes = images.train, images.valid, images.test, images.classes
@@ -29,20 +31,38 @@ class Classification(Task):
     def load(cls, data, *, batch_size: int, seed: int, device: str) -> "Classification":
         source = _source(data)
         train, test, classes = source.read()
-        valid = None
-        if data.val_size > 0:
+        valid = source.read_held_out(classes) if data.val_size > 0 else None
+        if data.val_size > 0 and valid is None:
             kept, held = hold_out(train.labels, data.val_size)
             if len(held) == 0 or len(kept) == 0:
                 raise Refused(f"--val_size {data.val_size:g} of {len(train)} training images leaves a split empty")
             train, valid = train.pick(kept), train.pick(held)
         if len(train) < 2:
             raise Refused("batch norm needs at least two training images")
+        notes = source.notes + ([] if valid is None else _without_images(valid, classes))
         images = Dataset(train, valid, test, classes, data.normalise, device)
-        return cls(images, batch=batch_size, augment=data.augment or source.augment, seed=seed)
+        task = cls(images, batch=batch_size, augment=data.augment or source.augment, seed=seed, notes=notes)
+        if data.class_weights == "balanced":
+            task.weigh()
+        return task
+
+    @classmethod
+    def load_test(cls, data, *, device: str) -> "Classification":
+        source = _source(data)
+        test, classes = source.read_test()
+        images = Dataset(test.pick(slice(0)), None, test, classes, "half", device)
+        return cls(images, batch=0, augment="none", seed=0, notes=source.notes)
 
     @classmethod
     def outputs_of(cls, data) -> int:
         return _source(data).class_count()
+
+    def weigh(self) -> None:
+        """Let each class count alike in the losses, however many training images it has (--class_weights balanced)."""
+        weigh = partial(_weighted_losses, _weights(self.train, len(self.classes)))
+        # in front of the methods, which are static because criteria may be asked without a task
+        self.image_losses = weigh
+        self.losses = lambda outputs, targets: {"cross_entropy": weigh(outputs.float(), targets).mean()}
 
     def __str__(self) -> str:
         return str(self.images)
@@ -59,16 +79,43 @@ class Classification(Task):
     def normalisation(self) -> tuple[list[float], list[float]]:
         return self.images.mean.tolist(), self.images.std.tolist()
 
+    def record(self) -> dict:
+        splits = {"train": self.train, "held_out": self.valid, "test": self.test}
+        counts = {
+            name: torch.bincount(split.labels.cpu(), minlength=len(self.classes)).tolist()
+            for name, split in splits.items()
+            if split is not None
+        }
+        mean, std = self.normalisation
+        return {"classes": list(self.classes), "images": counts, "mean": mean, "std": std}
+
+    def check(self, record: dict | None) -> None:
+        if record is None:
+            return
+        if record["classes"] != self.classes:
+            odd = sorted({*record["classes"]} ^ {*self.classes})
+            raise Refused(f"the classes are not those of the run: {', '.join(odd[:5]) or 'they are in another order'}")
+        self.images.normalise_by(record["mean"], record["std"])
+        for name, counts in self.record()["images"].items():
+            earlier = record["images"].get(name, [])
+            if earlier != counts:
+                self.notes.append(f"other data than when the run began: {sum(counts)} {name} images, were {sum(earlier)}")
+
+    def compare_names(self, names: list[str] | None, where: str) -> None:
+        if names is not None and names != self.classes:
+            mine, theirs = ", ".join(self.classes[:5]), ", ".join(names[:5])
+            self.notes.append(f"{where} was trained on other classes ({theirs}) than these ({mine})")
+
     def as_known_to(self, card) -> Images | None:
         """Return the test images with the labels and the normalisation of a model file's card.
 
         None if a class of the data is unknown to the card.
         """
-        if not set(self.classes) <= set(card.classes):
+        known, names = _composed(card.classes), _composed(self.classes)
+        if not set(names) <= set(known):
             return None
-        device = self.images.device
-        self.images.mean, self.images.std = (torch.tensor(part, device=device) for part in (card.mean, card.std))
-        number = torch.tensor([card.classes.index(name) for name in self.classes], device=device)
+        self.images.normalise_by(card.mean, card.std)
+        number = torch.tensor([known.index(name) for name in names], device=self.images.device)
         return Images(self.test.pixels, number[self.test.labels])
 
     def batches(self, epoch: int, part: tuple[int, int] = (0, 1)) -> Iterator[tuple[Tensor, Tensor]]:
@@ -89,8 +136,8 @@ class Classification(Task):
         return F.cross_entropy(outputs, targets, reduction="none")
 
     @staticmethod
-    def meter(device) -> Accuracy:
-        return Accuracy(device)
+    def meter(device, classes: Sequence[str] = ()) -> Accuracy:
+        return Accuracy(device, classes)
 
     @staticmethod
     def comparable(network: nn.Module, inputs: Tensor) -> list[Tensor]:
@@ -125,6 +172,31 @@ class Classification(Task):
         return str([best["epoch"], *(round(score, 2) for score in scores)])
 
 
+def _weights(train: Images, classes: int) -> Tensor:
+    """Return a weight for each class, images / (classes x images of the class): their mean over the training images is 1."""
+    counts = torch.bincount(train.labels, minlength=classes).clamp_min(1)
+    return len(train) / (classes * counts.float())
+
+
+def _weighted_losses(weights: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the cross-entropy of each image times the weight of its class, (images,)."""
+    return F.cross_entropy(outputs, targets, reduction="none") * weights.to(outputs.dtype)[targets]
+
+
+def _composed(names: list[str]) -> list[str]:
+    """Return names in Unicode's composed form, in which equal ones are equal whatever system wrote them."""
+    return [unicodedata.normalize("NFC", name) for name in names]
+
+
+def _without_images(held_out: Images, classes: list[str]) -> list[str]:
+    """Return a note that names the classes without a held-out image, if there are any."""
+    missing = [name for number, name in enumerate(classes) if not (held_out.labels == number).any()]
+    named = f"{', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}"
+    return [f"{len(missing)} of {len(classes)} classes have no held-out image: {named}"] if missing else []
+
+
 def _source(data):
     """Return the source of images that the data settings name."""
-    return DATASETS.get(data.dataset)(Path(data.data_dir), image_size=data.image_size, channels=data.channels)
+    source = DATASETS.get(data.dataset)
+    asked = {name: getattr(data, name) for name in ("image_size", "channels", "fit", "test_size")}
+    return source(Path(data.data_dir), **asked)

@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from settings.errors import Refused
-
 
 @dataclass
 class Images:
@@ -29,15 +27,21 @@ class Images:
 class Source:
     """A source says where images come from. Each file in tasks/datasets/ has one; its name in lower case is the --dataset.
 
-    `directory` is --data_dir. Sources whose images have no size of their own scale them to `image_size` pixels and give
-    `channels` of them. `augment` is the default of --augment, `task` the name of the task that the data set is for.
+    `directory` is --data_dir. Sources whose images have no size of their own scale them to `image_size` pixels, which
+    `fit` makes square, and give `channels` of them; `test_size` is the fraction that becomes the test part of a data set
+    without one. `augment` is the default of --augment, `task` the name of the task that the data set is for. `notes` gathers
+    what the user should know of the files that were read.
     """
 
     task = "classification"
     augment = "crop_flip"
 
-    def __init__(self, directory: Path, *, image_size: int = 32, channels: int = 3):
-        self.directory, self.image_size, self.channels = directory, image_size, channels
+    def __init__(
+        self, directory: Path, *, image_size: int = 32, channels: int = 3, fit: str = "crop", test_size: float | None = None
+    ):
+        self.directory, self.image_size, self.channels, self.fit = directory, image_size, channels, fit
+        self.test_size = test_size
+        self.notes: list[str] = []
 
     def class_count(self) -> int:
         """Return the number of classes without reading the images. Refused if the data is missing."""
@@ -46,6 +50,15 @@ class Source:
     def read(self) -> tuple[Images, Images, list[str]]:
         """Return the training images, the test images and the names of the classes. Refused if the data is not usable."""
         raise NotImplementedError
+
+    def read_test(self) -> tuple[Images, list[str]]:
+        """Return the test images and the names of their classes; the training images need not exist."""
+        _, test, classes = self.read()
+        return test, classes
+
+    def read_held_out(self, classes: list[str]) -> Images | None:
+        """Return the images that the data set itself holds out, labelled by `classes`; None where it holds out none."""
+        return None
 
 
 class Dataset:
@@ -84,6 +97,10 @@ class Dataset:
         """Turn bytes (n, height, width, channels) into floats (n, channels, height, width), in memory as channels_last."""
         return normalised(pixels, self.mean, self.std)
 
+    def normalise_by(self, mean: list[float], std: list[float]) -> None:
+        """Normalise by these values from now on, one for each channel, instead of the training images' own."""
+        self.mean, self.std = (torch.tensor(values, device=self.device) for values in (mean, std))
+
     def ordered(self, images: Images, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield all images of a split in their order, not augmented, as (inputs, labels)."""
         for start in range(0, len(images), batch):
@@ -97,7 +114,7 @@ class Dataset:
 
     def steps(self, batch: int) -> int:
         """Return the number of full batches of an epoch; the few images that fill none are others in every epoch."""
-        return max(len(self.train) // batch, 1)
+        return max(len(self.train) // max(batch, 1), 1)
 
     def epoch(self, batch: int, augment: str, seed: int, epoch: int, part: tuple = (0, 1)) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the training batches of an epoch; the order, crops and flips depend on the seed and the epoch alone.
@@ -139,13 +156,21 @@ def _statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
     return mean.float(), variance.sqrt().clamp_min(1.0).float()
 
 
-def hold_out(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
-    """Return the indices of the kept and of the held-out images: so large a fraction of each class, the same in every run."""
-    shuffle, held = np.random.RandomState(0), []
-    for label in range(int(labels.max()) + 1):
-        members = np.flatnonzero(labels.numpy() == label)
-        held.append(shuffle.permutation(members)[: round(fraction * len(members))])
-    held = np.sort(np.concatenate(held))
+def hold_out(labels: Tensor, fraction: float, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return the indices of the kept and of the held-out images: so large a fraction of each class, the same in every run.
+
+    Each class gives its share, rounded. If that is less than the fraction of all images, classes whose share was rounded to
+    none give one image each, those of the largest share first, until it is reached. Every class keeps an image.
+    """
+    shuffle = np.random.RandomState(seed)
+    members = [shuffle.permutation(np.flatnonzero(labels.numpy() == label)) for label in range(int(labels.max()) + 1)]
+    shares = np.array([fraction * len(images) for images in members])
+    counts = np.minimum(np.rint(shares), [max(len(images) - 1, 0) for images in members]).astype(int)
+    missing = int(np.ceil(fraction * len(labels) - 1e-6)) - counts.sum()
+    # equal shares in a random order: not the first classes of the alphabet
+    ranked = sorted(shuffle.permutation(len(members)), key=lambda label: -shares[label])
+    counts[[label for label in ranked if counts[label] == 0 and len(members[label]) > 1][: max(missing, 0)]] = 1
+    held = np.sort(np.concatenate([images[:number] for images, number in zip(members, counts, strict=True)]))
     kept = np.setdiff1d(np.arange(len(labels)), held)
     return torch.from_numpy(kept), torch.from_numpy(held)
 
@@ -153,32 +178,3 @@ def hold_out(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
 def one_line(error: Exception) -> str:
     """Return an error's message on one line of at most 200 characters."""
     return " ".join(str(error).split())[:200]
-
-
-def read_images(paths: list[str], size: int, channels: int = 3) -> Tensor:
-    """Read image files as bytes (n, size, size, channels); see `fit`. Refused, naming them, if some cannot be read."""
-    from PIL import Image
-
-    pixels, unreadable = [], []
-    for path in paths:
-        try:
-            with Image.open(path) as image:
-                pixels.append(fit(image, size, channels))
-        except (OSError, ValueError, SyntaxError):
-            unreadable.append(path)
-    if unreadable:
-        raise Refused(f"{len(unreadable)} unreadable images: {', '.join(unreadable[:5])}")
-    return torch.from_numpy(np.stack(pixels))
-
-
-def fit(image, size: int, channels: int = 3) -> np.ndarray:
-    """Turn a PIL image into bytes (size, size, channels): in colour or, for one channel, in grey.
-
-    The shorter side is scaled to `size`, and the centre is cropped.
-    """
-    from PIL import Image, ImageOps
-
-    if image.mode.startswith("I"):  # 16 bits a pixel, which PIL would clip to 8
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
-    image = ImageOps.fit(image.convert("L" if channels == 1 else "RGB"), (size, size), Image.Resampling.BILINEAR)
-    return np.array(image).reshape(size, size, channels)

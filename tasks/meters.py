@@ -1,16 +1,23 @@
 """This file holds the meters, which add up what a task measures over many batches."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+COMMONEST = 10
 
 
 class Accuracy:
     """A meter of classification adds up accuracies and the terms of the loss over the batches that it is shown.
 
-    `first_bad` is the number of the first batch whose loss was not finite, -1 where there was none.
+    `first_bad` is the number of the first batch whose loss was not finite, -1 where there was none. Given the names of the
+    `classes`, it also counts which class was taken for which.
     """
 
-    def __init__(self, device):
+    def __init__(self, device, classes: Sequence[str] = ()):
+        self.classes = list(classes)
+        self.taken_for = torch.zeros(len(classes), len(classes), device=device)
         self.ranked = torch.zeros(2, device=device)
         self.terms: dict[str, Tensor] = {}
         self.images = self.steps = 0
@@ -19,7 +26,11 @@ class Accuracy:
     @torch.no_grad()
     def add(self, outputs: Tensor, targets: Tensor, terms: dict[str, Tensor]) -> None:
         """Add a batch: logits (images, classes), labels (images,), and the terms of the loss by name."""
-        hits = outputs.topk(min(5, outputs.shape[1])).indices == targets[:, None]
+        best = outputs.topk(min(5, outputs.shape[1])).indices
+        hits = best == targets[:, None]
+        if self.classes:
+            ones = torch.ones(len(targets), device=targets.device)
+            self.taken_for.view(-1).index_add_(0, targets * len(self.classes) + best[:, 0], ones)
         self.ranked += torch.stack([hits[:, 0].sum(), hits.sum()])
         for name, term in terms.items():
             self.terms[name] = self.terms.get(name, 0.0) + term.detach() * len(targets)
@@ -34,13 +45,34 @@ class Accuracy:
         # of a split with few batches the other processes may have seen none, and so no terms; the first one always has
         names = team.share(list(self.terms))
         self.terms = {name: self.terms.get(name, torch.zeros((), device=self.ranked.device)) for name in names}
-        for total in (images, self.ranked, *self.terms.values()):
+        by_class = [self.taken_for] if self.classes else []
+        for total in (images, self.ranked, *by_class, *self.terms.values()):
             team.sum_(total)
         team.largest_(self.first_bad)
         self.images = int(images)
 
     def read(self) -> dict:
-        """Return top-1 and top-5 accuracy in %, "loss" as the sum of its terms, each term by name, and the images seen."""
+        """Return top-1 and top-5 accuracy in %, "loss" as the sum of its terms, each term by name, and the images seen.
+
+        With names of classes also "classes", {name: [accuracy in %, images]} with the worst one first, and "confusions",
+        the ten commonest mistakes as [class, what it was taken for, images].
+        """
         top1, top5 = (100 * (total / self.images) for total in self.ranked.tolist())
         terms = {name: float(total) / self.images for name, total in self.terms.items()}
-        return {"top1": top1, "top5": top5, "loss": sum(terms.values()), **terms, "images": self.images}
+        read = {"top1": top1, "top5": top5, "loss": sum(terms.values()), **terms, "images": self.images}
+        return read | self._by_class() if self.classes else read
+
+    def _by_class(self) -> dict:
+        """Return the accuracy of each class that has images, and the commonest mistakes."""
+        table, names = self.taken_for.long().cpu(), self.classes
+        rows = zip(names, table.diagonal().tolist(), table.sum(1).tolist(), strict=True)
+        accuracies = sorted(
+            ([100 * right / images, images, name] for name, right, images in rows if images), key=lambda row: row[0]
+        )
+        mistakes = table - table.diagonal().diag()
+        numbers = mistakes.flatten().argsort(descending=True, stable=True)[:COMMONEST].tolist()
+        pairs = [divmod(number, len(names)) for number in numbers if mistakes.flatten()[number] > 0]
+        return {
+            "classes": {name: [accuracy, images] for accuracy, images, name in accuracies},
+            "confusions": [[names[true], names[said], int(mistakes[true, said])] for true, said in pairs],
+        }

@@ -1,6 +1,6 @@
 """A task says what is learned: it owns the data, the loss and the metric, and nothing else in the program knows them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -32,7 +32,8 @@ class Task:
 
     `inputs` is the shape of one input, (channels, height, width); `outputs` is how many numbers the network's head gives;
     `metric` names the measure that chooses the best epoch. A step learns from `batch` inputs, over all processes, and an
-    epoch has `steps` of them. The class method `load` of a subclass makes the task from the data settings.
+    epoch has `steps` of them. `notes` are lines for stderr on the data that was read. The class methods `load` and
+    `load_test` of a subclass make the task from the data settings, `load_test` with the test part alone.
     """
 
     metric: str
@@ -43,6 +44,7 @@ class Task:
     test: Split
     batch: int
     steps: int
+    notes: Sequence[str] = ()
 
     @property
     def normalisation(self) -> tuple[list[float], list[float]]:
@@ -73,8 +75,24 @@ class Task:
         """Return the loss of each image, (images,), which criteria differentiate."""
         raise NotImplementedError
 
-    def meter(self, device) -> Meter:
-        """Return a fresh meter on this device."""
+    def meter(self, device, classes: Sequence[str] = ()) -> Meter:
+        """Return a fresh meter on this device, which also tells apart `classes`, where they are named."""
+        raise NotImplementedError
+
+    def record(self) -> dict:
+        """Return what a checkpoint and config.json keep of the data, as plain values: names, counts, normalisation."""
+        raise NotImplementedError
+
+    def check(self, record: dict | None) -> None:
+        """Go on with the data of an earlier run by its `record`, whose normalisation is taken over.
+
+        Refused if the names of the classes are others; other counts are added to `notes`. None is the record of a run that
+        is older than records.
+        """
+        raise NotImplementedError
+
+    def compare_names(self, names: list[str] | None, where: str) -> None:
+        """Add to `notes` that a network was trained on other class names than these data have; `where` says which network."""
         raise NotImplementedError
 
     def comparable(self, network: nn.Module, inputs: Tensor) -> list[Tensor]:

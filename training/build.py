@@ -171,3 +171,13 @@ def starting_weights(settings: Settings) -> tuple[str, dict[str, torch.Tensor], 
     if {"arch", "layers"} & settings.typed.keys() and network.arch != arch:
         raise Refused(f"--init: '{network.init}' is a {arch}, not a {network.arch}")
     return arch, tensors, asked_then
+
+
+def starting_classes(settings: Settings) -> list[str] | None:
+    """Return the names of the classes that what --init names was trained on; None where an older run does not say."""
+    path = Path(settings.network.init)
+    path = path / "checkpoint.pt" if path.is_dir() else path
+    try:
+        return load_checkpoint(path).get("data", {}).get("classes")
+    except Refused:
+        return models.load(path).card.classes

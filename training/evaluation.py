@@ -1,6 +1,6 @@
 """Evaluation measures a network over a split of the data, with its masks in force."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -20,14 +20,16 @@ def evaluate(
     device: str,
     batches: int | None = None,
     team: Team | None = None,
+    classes: Sequence[str] = (),
 ) -> dict:
     """Measure a network over a split of the task's data, in evaluation mode, and return the task's measures.
 
     `predict` maps inputs to the model's outputs; `batches` ends it early. The processes of a team take turns, a batch each.
+    Where the names of the `classes` are given, the measures are told for each of them too.
     """
     team = team or Team()
     model.eval()
-    meter = task.meter(device)
+    meter = task.meter(device, classes)
     for number, (inputs, targets) in enumerate(task.ordered(split, BATCH)):
         if number == batches:
             break

@@ -14,7 +14,15 @@ from settings.arguments import Settings, method
 from settings.errors import Refused
 from settings.registry import ACTIONS, LEARNING_RATES, PROCEDURES
 from tasks import Task
-from training.build import begin_with, build_network, build_optimizer, build_pruner, build_regulariser, gate_penalties
+from training.build import (
+    begin_with,
+    build_network,
+    build_optimizer,
+    build_pruner,
+    build_regulariser,
+    gate_penalties,
+    starting_classes,
+)
 from training.capture import try_capture
 from training.engine import Engine, Stop
 from training.evaluation import evaluate
@@ -86,7 +94,8 @@ class Experiment:
     def evaluate(self, split) -> dict:
         """The task's measures over a split."""
         batches = 2 if self.settings.run.dry_run else None
-        return evaluate(self.model, self.task, split, self.predict, self.engine.device, batches, self.team)
+        classes = self.task.classes if split is self.task.test else ()
+        return evaluate(self.model, self.task, split, self.predict, self.engine.device, batches, self.team, classes)
 
     def learning_rate(self, epoch: int, step: int = 0) -> float:
         """The learning rate of a step; the epoch is counted through the run."""
@@ -145,6 +154,7 @@ class Experiment:
             "fixed": {name: self.settings.flat[name] for name in self.now.fixed},
             "shapes": None if shapes == self.whole_shapes else shapes,
             "results": self.results,
+            "data": self.task.record(),
         }
 
     def restore(self, state: dict) -> None:
@@ -217,6 +227,10 @@ def start(
     model = model.to(engine.device, memory_format=torch.channels_last)
     pruner = build_pruner(model, settings)
     task = tasks.load(settings.data, batch_size=settings.training.batch_size, seed=settings.run.seed, device=engine.device)
+    if state:
+        task.check(state.get("data"))
+    elif settings.network.init:
+        task.compare_names(starting_classes(settings), f"'{settings.network.init}'")
     settings = settings.replace(augment=task.augment, device=engine.device, amp=engine.amp)
     batch = task.batch
     if batch % team.size or batch // team.size < 2:

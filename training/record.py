@@ -112,6 +112,7 @@ def config(run: Experiment) -> dict:
         "settings": run.settings.flat | typed,
         "plan": run.plan.record(),
         "metric": run.task.metric,
+        "data": run.task.record(),
         "filters": {name: unit.filters for name, unit in run.model.units.items()},
         "prunable": run.pruner.entries if run.pruner else 0,
         "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__, "numpy": np.__version__},

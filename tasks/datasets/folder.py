@@ -1,44 +1,111 @@
-"""This file reads a data set of the user's own: image files in DIR/train/CLASS/IMAGE and DIR/test/CLASS/IMAGE."""
+"""This file reads a data set of the user's own: pictures in DIR/train/CLASS and DIR/test/CLASS, in folders of their class."""
+
+from pathlib import Path
 
 import torch
 
 from settings.errors import Refused
-from tasks.images import Images, Source, one_line, read_images
+from tasks.images import Images, Source, hold_out
+from tasks.listing import Listing, class_folders, list_pictures
+from tasks.pictures import read_pictures
+
+HELD_OUT = ("validation", "val")
 
 
 class Folder(Source):
-    """A folder of image files in the layout of torchvision's ImageFolder, scaled and cropped to one size."""
+    """Pictures in one folder for each class, read as squares of one size.
+
+    DIR/validation or DIR/val holds the held-out images, where there is one. With `test_size` that fraction of the pictures in
+    DIR/train, or in DIR itself, is the test part, as many of each class, and the same ones at every call.
+    """
 
     def class_count(self) -> int:
         return len(self.class_names())
 
-    def read(self) -> tuple[Images, Images, list[str]]:
-        from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
-
-        classes, samples = self.class_names(), []
-        for part in ("train", "test"):
-            numbers = {name: number for number, name in enumerate(classes)}
-            try:
-                samples.append(make_dataset(str(self.directory / part), numbers, IMG_EXTENSIONS))
-            except FileNotFoundError as error:
-                raise Refused(f"'{self.directory / part}': {one_line(error)}") from None
-        paths = [path for part in samples for path, _ in part]
-        pixels = read_images(paths, self.image_size, self.channels).split([len(part) for part in samples])
-        labels = [torch.tensor([label for _, label in part]) for part in samples]
-        train, test = (Images(*part) for part in zip(pixels, labels, strict=True))
-        return train, test, classes
-
     def class_names(self) -> list[str]:
-        """Return the sorted names of the class folders in DIR/train. Refused unless DIR/test has the same ones."""
-        names = {}
-        for part in ("train", "test"):
-            folder = self.directory / part
-            if not folder.is_dir():
-                raise Refused(f"no folder '{folder}': --dataset folder reads DIR/train/CLASS/IMAGE and DIR/test/CLASS/IMAGE")
-            names[part] = sorted(child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
-        if not names["train"]:
-            raise Refused(f"no class folders in '{self.directory / 'train'}'")
-        if names["train"] != names["test"]:
-            odd = sorted(set(names["train"]) ^ set(names["test"]))
-            raise Refused(f"'{self.directory}': classes differ between train and test: {', '.join(odd[:5])}")
-        return names["train"]
+        """Return the sorted names of the classes. Refused if there are none, or if the test part has others."""
+        pool = self._pool()
+        classes = list(self._folders(pool))
+        if not classes:
+            raise Refused(f"no class folders in '{pool}'")
+        if self.test_size is None:
+            odd = sorted({*classes} ^ {*class_folders(self._test_folder())})
+            if odd:
+                raise Refused(f"'{self.directory}': classes differ between train and test: {', '.join(odd[:5])}")
+        return classes
+
+    def read(self) -> tuple[Images, Images, list[str]]:
+        classes = self.class_names()
+        paths, labels = self._listing(self._pool()).samples(classes)
+        if self.test_size is None:
+            test = self._listing(self._test_folder()).samples(classes)
+        else:
+            (paths, labels), test = self._split(paths, labels, classes)
+        return self._images(paths, labels), self._images(*test), classes
+
+    def read_test(self) -> tuple[Images, list[str]]:
+        if self.test_size is not None:
+            classes = self.class_names()
+            _, test = self._split(*self._listing(self._pool()).samples(classes), classes)
+            return self._images(*test), classes
+        part = self._test_folder()
+        classes = list(class_folders(part))
+        if not classes:
+            raise Refused(f"no class folders in '{part}'")
+        return self._images(*self._listing(part).samples(classes)), classes
+
+    def read_held_out(self, classes: list[str]) -> Images | None:
+        parts = [self.directory / name for name in HELD_OUT if (self.directory / name).is_dir()]
+        if not parts:
+            return None
+        if len(parts) > 1:
+            raise Refused(f"'{parts[0]}' and '{parts[1]}' both hold held-out images: leave one")
+        if strange := sorted(class_folders(parts[0]).keys() - {*classes}):
+            raise Refused(f"'{parts[0]}': no such classes in training: {', '.join(strange[:5])}")
+        self.notes.append(f"the held-out images are those of '{parts[0]}'; --val_size has no effect")
+        return self._images(*self._listing(parts[0]).samples(classes))
+
+    def _pool(self) -> Path:
+        """Return the folder of the training images; with --test_size also of the test images, and it may be DIR itself."""
+        part, whole = self.directory / "train", self.test_size is not None
+        if part.is_dir():
+            return part
+        if whole and self.directory.is_dir() and not (self.directory / "test").is_dir():
+            return self.directory
+        cure = "" if whole or not self.directory.is_dir() else "; --test_size 0.2 splits a folder without parts, DIR/CLASS/IMAGE"
+        raise Refused(f"no folder '{part}': --dataset folder reads DIR/train/CLASS/IMAGE and DIR/test/CLASS/IMAGE{cure}")
+
+    def _test_folder(self) -> Path:
+        part = self.directory / "test"
+        if not part.is_dir():
+            cure = f"--test_size 0.2 takes a fifth of '{self.directory / 'train'}' instead"
+            raise Refused(f"no folder '{part}': --dataset folder reads DIR/train/CLASS/IMAGE and DIR/test/CLASS/IMAGE; {cure}")
+        return part
+
+    def _folders(self, part: Path) -> dict[str, list[Path]]:
+        """Return the class folders of a part; where DIR itself is the pool, those of held-out images are none."""
+        return class_folders(part, HELD_OUT if part == self.directory else ())
+
+    def _listing(self, part: Path) -> Listing:
+        """Find the pictures of a part, and keep what there is to say about them."""
+        parts = {part, *(self.directory / name for name in ("train", "test", *HELD_OUT))}
+        parts = [folder for folder in parts if folder.is_dir()]
+        classes = [folder for each in parts for folders in self._folders(each).values() for folder in folders]
+        listing = list_pictures(part, self._folders(part), {str(folder.resolve()) for folder in (*parts, *classes)})
+        self.notes += listing.notes
+        return listing
+
+    def _split(self, paths: list[str], labels: list[int], classes: list[str]) -> tuple[tuple, tuple]:
+        """Split pictures into training and test, stratified and always alike. Refused if there is a test part already."""
+        if (self.directory / "test").is_dir():
+            raise Refused(f"--test_size {self.test_size:g}: there is a test part already, '{self.directory / 'test'}'")
+        parts = hold_out(torch.tensor(labels), self.test_size, seed=1)
+        if min(map(len, parts)) == 0:
+            raise Refused(f"--test_size {self.test_size:g} of {len(paths)} images leaves a part empty")
+        missing = [name for number, name in enumerate(classes) if number not in {labels[i] for i in parts[1].tolist()}]
+        if missing:
+            self.notes.append(f"{len(missing)} of {len(classes)} classes have no test image: {', '.join(missing[:5])}")
+        return tuple(([paths[i] for i in part.tolist()], [labels[i] for i in part.tolist()]) for part in parts)
+
+    def _images(self, paths: list[str], labels: list[int]) -> Images:
+        return Images(read_pictures(paths, self.image_size, self.channels, self.fit), torch.tensor(labels, dtype=torch.long))
