@@ -108,6 +108,8 @@ def _test_data(settings: Settings, card: models.Card, device: str) -> tasks.Task
     # a split belongs to the folder that it was made of
     names = ["dataset", "data_dir"] + ([] if {"dataset", "data_dir"} & typed.keys() else ["test_size"])
     asked = {name: remembered[name] for name in names if remembered.get(name) is not None and name not in typed}
+    if typed.get("dataset", remembered.get("dataset")) != remembered.get("dataset"):
+        asked = {}  # another data set is not where that of the run was
     if "data_dir" in asked:
         asked["data_dir"] = located(asked["data_dir"], model.parent, card.training.get("began_in"))
     changes = {"image_size": card.image_size, "channels": len(card.mean), "fit": card.fit}

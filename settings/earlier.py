@@ -25,7 +25,7 @@ def saved_settings(folder: Path) -> dict | None:
         saved = record["settings"]
         if not (saved.keys() >= {"arch", "typed"} and isinstance(saved["epochs"], int)):
             return None
-        return saved | {"data_dir": located(saved["data_dir"], folder, record.get("began_in"))}
+        return saved | {"data_dir": located(saved.get("data_dir", "data"), folder, record.get("began_in"))}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -178,3 +178,12 @@ def hold_out(labels: Tensor, fraction: float, seed: int = 0) -> tuple[Tensor, Te
 def one_line(error: Exception) -> str:
     """Return an error's message on one line of at most 200 characters."""
     return " ".join(str(error).split())[:200]
+
+
+def archive_folder(directory: Path, archive: str) -> Path:
+    """Return the folder in which the unpacked archive lies: `directory`, the one above or one below it, if it is there."""
+    if directory.name == archive:
+        return directory.parent
+    if (directory / archive).is_dir() or not directory.is_dir():
+        return directory
+    return next((child for child in sorted(directory.iterdir()) if (child / archive).is_dir()), directory)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from settings.errors import Refused
-from tasks.images import Images, Source, one_line
+from tasks.images import Images, Source, archive_folder, one_line
 
 
 class _CIFAR(Source):
@@ -27,7 +27,7 @@ class _CIFAR(Source):
         for train in (True, False):
             # torchvision's own messages are not part of the run's output
             with contextlib.redirect_stdout(sys.stderr):
-                part = _part(source, self.name, _folder_of(self.directory, source.base_folder), train)
+                part = _part(source, self.name, archive_folder(self.directory, source.base_folder), train)
             parts.append(Images(torch.from_numpy(part.data), torch.tensor(part.targets)))
         return *parts, part.classes
 
@@ -42,15 +42,6 @@ class CIFAR100(_CIFAR):
     """CIFAR-100 (Krizhevsky, 2009): images like those of CIFAR-10 in 100 classes."""
 
     name, number_of_classes = "cifar100", 100
-
-
-def _folder_of(directory: Path, archive: str) -> Path:
-    """Return the folder in which the unpacked archive lies: `directory`, the one above or one below it, if it is there."""
-    if directory.name == archive:
-        return directory.parent
-    if (directory / archive).is_dir() or not directory.is_dir():
-        return directory
-    return next((child for child in sorted(directory.iterdir()) if (child / archive).is_dir()), directory)
 
 
 def _part(source, name: str, directory: Path, train: bool):

@@ -242,7 +242,7 @@ class TestParts:
         accuracy = next(line for line in out if line.startswith("result test accuracy")).split()[3]
         tested, _ = call("--evaluate", "run/model.pt", "--quiet")
         assert tested[0].startswith(f"result test accuracy: {accuracy}, ")
-        assert tested[0].endswith("(4 images)")
+        assert tested[0].endswith("(4 images), float32")
 
 
 class TestPlaces:
@@ -269,15 +269,15 @@ class TestPlaces:
             call("--evaluate", "../moved/compacted/model.pt")
 
     def test_cifar_is_found_one_folder_off(self, tmp_path):
-        from tasks.datasets.cifar import _folder_of
+        from tasks.images import archive_folder
 
         archive = "cifar-10-batches-py"
         (tmp_path / "data" / "cifar10" / archive).mkdir(parents=True)
         wanted = tmp_path / "data" / "cifar10"
         for named in (wanted, wanted / archive, tmp_path / "data"):
-            assert _folder_of(named, archive) == wanted
+            assert archive_folder(named, archive) == wanted
         for named in (tmp_path, tmp_path / "nowhere"):
-            assert _folder_of(named, archive) == named
+            assert archive_folder(named, archive) == named
 
 
 class TestRecord:
