@@ -38,6 +38,7 @@ from training import experiment
 from training.engine import Engine, Stop
 from training.experiment import Experiment
 from training.record import Result, Row, config, run_name, under_masks
+from training.stages import plan_of
 from training.team import Team
 
 
@@ -172,7 +173,7 @@ def describe(run: Experiment) -> None:
         size = settings.training.batch_size
         lines.append(f"batches hold all {run.task.batch} training images, fewer than --batch_size {size}")
     if settings.run.dry_run:
-        lines += [f"plan, of which a dry run does two steps a stage: {stage}" for stage in experiment.plan_of(settings).stages]
+        lines += [f"plan, of which a dry run does two steps a stage: {stage}" for stage in plan_of(settings).stages]
     for line in lines:
         note(settings, line)
 

@@ -12,13 +12,13 @@ from pruning import Pruner, accounting
 from pruning.removal import ungated
 from settings.arguments import Settings, method
 from settings.errors import Refused
-from settings.registry import ACTIONS, LEARNING_RATES, PROCEDURES
+from settings.registry import ACTIONS, LEARNING_RATES
 from tasks import Task
 from training.build import begin_with, build_network, build_optimizer, build_pruner, build_regulariser, gate_penalties
 from training.capture import try_capture
 from training.engine import Engine, Stop
 from training.evaluation import evaluate
-from training.stages import Plan, Stage, ending
+from training.stages import Plan, Stage, plan_of
 from training.team import Team
 
 
@@ -174,25 +174,6 @@ class Experiment:
         torch.set_rng_state(state["random"][0])
         if self.engine.device == "cuda" and len(state["random"]) == 1 + torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["random"][1:])
-
-
-def plan_of(settings: Settings) -> Plan:
-    """List the stages of --procedure, and behind them what is asked for the end of the run.
-
-    Raises Refused for a plan that cannot be carried out: an action that does not exist is refused at the start, and not
-    after the epochs before it.
-    """
-    procedure = settings.run.procedure
-    plan = Plan([*PROCEDURES.get(procedure)(settings), *ending(settings)])
-    try:
-        for stage in plan.stages:
-            for action in stage.enter:
-                ACTIONS.check(action)
-    except ValueError as error:
-        raise Refused(f"--procedure {procedure}, stage {stage.name}: {error}") from None
-    if not plan.epochs:
-        raise Refused(f"--procedure {procedure} trains for no epoch")
-    return plan
 
 
 def start(

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 
 from settings.arguments import Settings
 from settings.errors import Refused
+from settings.registry import ACTIONS, PROCEDURES
 
 
 @dataclass(frozen=True)
@@ -82,3 +83,22 @@ class Plan:
         stage, done = self.stages[number], epochs - self.first_epoch(number)
         if done > stage.epochs:
             raise Refused(f"{done} epochs of {stage.name} are done already")
+
+
+def plan_of(settings: Settings) -> Plan:
+    """List the stages of --procedure, and behind them what is asked for the end of the run.
+
+    Raises Refused for a plan that cannot be carried out: an action that does not exist is refused at the start, and not
+    after the epochs before it.
+    """
+    procedure = settings.run.procedure
+    plan = Plan([*PROCEDURES.get(procedure)(settings), *ending(settings)])
+    try:
+        for stage in plan.stages:
+            for action in stage.enter:
+                ACTIONS.check(action)
+    except ValueError as error:
+        raise Refused(f"--procedure {procedure}, stage {stage.name}: {error}") from None
+    if not plan.epochs:
+        raise Refused(f"--procedure {procedure} trains for no epoch")
+    return plan

@@ -8,7 +8,7 @@ from promises import PRUNED, STEPS, trains_and_resumes, unchanged
 
 from settings.arguments import parse
 from settings.registry import ACTIONS, PROCEDURES
-from training.experiment import plan_of
+from training.stages import plan_of
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from models import load
 from settings.arguments import parse
 from settings.errors import Refused
 from settings.registry import PROCEDURES
-from training.experiment import plan_of, start
-from training.stages import Plan, Stage
+from training.experiment import start
+from training.stages import Plan, Stage, plan_of
 
 PRUNED = ["--prune_type", "structured", "--prune_rate", "0.5"]
 
