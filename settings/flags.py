@@ -10,6 +10,7 @@ from settings.recipes import RECIPES
 from settings.registry import (
     CRITERIA,
     DATASETS,
+    GATES,
     GRANULARITIES,
     LEARNING_RATES,
     NETWORKS,
@@ -95,8 +96,8 @@ GROUPS = {
                  type=frequency, default="1ep"),
         _pruning("prune_until", "fraction of the run after which masks are fixed; of phase after, when it cuts (default 0.75)",
                  (effects.no_pruning, effects.until_is_unused), type=number(float, 0, 1, above=True), default=0.75),
-        _pruning("prune_gate", "where a filter mask acts: a unit's output, or as published the weight before batch norm (default "
-                 "output)", (effects.no_pruning, effects.one_place), choices=("output", "weight"), default="output"),
+        _pruning("prune_gate", "where a filter mask acts. {listing} (default output)", (effects.no_pruning, effects.one_place),
+                 default="output", registry=GATES),
         _pruning("score_batches", "training batches that criteria which read images measure on (default 4)",
                  (effects.no_pruning, effects.reads_no_images), type=number(int, 1), default=4),
     ),

@@ -5,8 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from models.layers import conv_unit
-from pruning.gates.output import OutputGate
-from pruning.gates.weight import WeightMask
+from pruning import OutputGate, WeightMask
 
 CUT = {"stem": [1], "a1": [0, 3], "a2": [2, 5], "b1": [4], "b2": [0, 1, 2]}
 
