@@ -124,13 +124,6 @@ def groups_are_not_single_layers(settings) -> str | None:
 
 
 @rule("new")
-def what_returns_may(settings) -> str | None:
-    scope = settings.pruning.prune_scope
-    if parse_call(scope)[1].get("hysteresis") and phase_of(settings).name != "dynamic":
-        return f"--prune_scope {scope}: hysteresis is about what returns, and only with --prune_phase dynamic something does"
-
-
-@rule("new")
 def cut_filters_have_maps_to_return_by(settings) -> str | None:
     pruning = settings.pruning
     reads_maps = "reads maps" in CRITERIA.entry(pruning.prune_imp).traits

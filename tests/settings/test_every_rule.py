@@ -25,7 +25,6 @@ BREAKS = {
     "a_cut_after_training_leaves_epochs": [*STRUCTURED, "--prune_phase", "after", "--prune_until", "1"],
     "scope_compares_these_pieces": ["--prune_type", "unstructured", "--prune_scope", "preset(name='VGG-16-A')"],
     "groups_are_not_single_layers": [*STRUCTURED, "--prune_scope", "sensitivity(file='x')", "--residual", "grouped"],
-    "what_returns_may": [*STRUCTURED, "--prune_scope", "global(hysteresis=0.1)", "--prune_phase", "init"],
     "cut_filters_have_maps_to_return_by": [*STRUCTURED, "--prune_imp", "APoZ", "--prune_gate", "weight"],
     "init_says_which_shortcut": ["--init", "{here}", "--shortcut", "pad"],
     "one_flag_says_when": [*STRUCTURED, "--rounds", "3", "--prune_phase", "init"],
