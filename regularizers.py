@@ -30,13 +30,16 @@ def _outside_autocast(penalty):
     return precise
 
 
-def _by_shape(network: Network) -> list[tuple[list[Tensor], list[Tensor]]]:
-    """Return the convolutions' weights in force, those of one shape together, and which filters are live.
+def _by_shape(network: Network, linear: bool = False) -> list[tuple[list[Tensor], list[Tensor]]]:
+    """Return the convolutions' weights in force, those of one shape together, and which filters are live; or also `linear` ones.
 
     Each pair holds a list of weights of one shape, and for each of them (filters,) of 1 and 0.
     """
     by_shape = defaultdict(lambda: ([], []))
-    for unit in network.units.values():
+    units = network.units
+    if linear:
+        units = units | {name: unit for name, unit in network.all_units.items() if not unit.is_convolution}
+    for unit in units.values():
         if unit.weight.numel() == 0:
             continue
         weight = precise(unit.weight_in_force)
@@ -46,9 +49,9 @@ def _by_shape(network: Network) -> list[tuple[list[Tensor], list[Tensor]]]:
     return list(by_shape.values())
 
 
-def _stacks(network: Network) -> list[tuple[Tensor, Tensor]]:
+def _stacks(network: Network, linear: bool = False) -> list[tuple[Tensor, Tensor]]:
     """Return filters as rows, (layers, filters, weights), and which are live, (layers, filters): a pair for each shape."""
-    return [(torch.stack([w.flatten(1) for w in weights]), torch.stack(live)) for weights, live in _by_shape(network)]
+    return [(torch.stack([w.flatten(1) for w in weights]), torch.stack(live)) for weights, live in _by_shape(network, linear)]
 
 
 def _sum(network: Network, terms: list[Tensor]) -> Tensor:
@@ -143,15 +146,16 @@ def reg_cov_ijcai2018(network: Network, *, weight: float = 0.7, tau: float = 1e-
 
 
 @_outside_autocast
-def reg_ortho(network: Network, *, weight: float = 1e-2, iterations: int = 2) -> Tensor:
+def reg_ortho(network: Network, *, weight: float = 1e-2, iterations: int = 1, linear: bool = False) -> Tensor:
     """Spectral restricted isometry (SRIP): Bansal, Chen and Wang, 2018 (arXiv 1810.09102).
 
     It is the sum over layers of sigma(W W^T - I)^2, where sigma is the spectral norm and W has the live filters as rows; for
-    a W with more rows than columns, W^T W takes the place of W W^T. The power iteration has a fixed start, so that no
-    random state is touched.
+    a W with more rows than columns, W^T W takes the place of W W^T. sigma is |A v| with A = W W^T - I and v the normalised
+    A^iterations v0; as in the authors' code there is one such iteration, and the gradient goes through v. Their v0 is random,
+    here it is fixed, so that no random state is touched. `linear` takes in linear layers, as their code does.
     """
     terms = []
-    for rows, live in _stacks(network):
+    for rows, live in _stacks(network, linear):
         rows = rows * live.unsqueeze(-1)
         wide = rows.shape[1] <= rows.shape[2]
         gram = rows @ rows.mT if wide else rows.mT @ rows
@@ -160,7 +164,7 @@ def reg_ortho(network: Network, *, weight: float = 1e-2, iterations: int = 2) ->
         vector = torch.arange(1, gram.shape[-1] + 1, dtype=gram.dtype, device=gram.device).cos()
         vector = (vector / vector.norm()).expand(len(gram), -1).unsqueeze(-1)
         for _ in range(iterations):
-            vector = (difference @ vector).detach()
+            vector = difference @ vector
             vector = vector / vector.norm(dim=1, keepdim=True).clamp_min(1e-30)
         terms.append((difference @ vector).square().sum())
     return weight * _sum(network, terms)

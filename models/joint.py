@@ -5,8 +5,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+class _ReluFromTheRight(torch.autograd.Function):
+    """The ReLU, whose derivative at exactly 0 is taken from the right: 1 instead of 0."""
+
+    @staticmethod
+    def forward(ctx, total: Tensor) -> Tensor:
+        ctx.save_for_backward(total)
+        return F.relu(total)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        (total,) = ctx.saved_tensors
+        # above the largest negative number is from 0 on
+        return torch.ops.aten.threshold_backward(gradient, total, -torch.finfo(total.dtype).tiny)
+
+
 class Joint(nn.Module):
     """A joint adds a residual branch to its stream and applies the ReLU to the sum.
+
+    Where every filter that writes a channel is masked, the sum is exactly 0. torch takes the ReLU's derivative there as 0, so
+    that these filters have no gradient; with `from_the_right` it is 1. A filter that is live has the same gradient with
+    both: behind the ReLU of an earlier joint, a sum that is not exactly 0 stops what is not its own.
 
     A stream with fewer channels than are written gets zeros behind its own: He et al., 2016 (arXiv 1512.03385), option
     A. Where filters were removed, the branch's channel i is channel `index[i]` of the stream, which has `width` (as the
@@ -17,6 +36,7 @@ class Joint(nn.Module):
     def __init__(self):
         super().__init__()
         self.width: int | None = None
+        self.from_the_right = False
         self.register_buffer("index", None, persistent=False)
         self.register_buffer("constant", None)
 
@@ -46,6 +66,9 @@ class Joint(nn.Module):
         elif branch.shape[1]:
             # index_add would lose the memory format
             stream = stream.clone().index_add_(1, self.index, branch.to(stream.dtype))
+        # in this order a captured evaluation does not depend on the switch
+        if torch.is_grad_enabled() and self.from_the_right:
+            return _ReluFromTheRight.apply(stream)
         # where nothing was added the stream may still be read elsewhere, and must stay as it is
         return F.relu(stream, inplace=branch.shape[1] > 0)
 

@@ -1,7 +1,7 @@
 """This package prunes: it says what is cut, by what measure, compared with whom, and when."""
 
-from pruning.gates.output import OutputGate
-from pruning.gates.weight import WeightMask
+from pruning.gates.output import Output as OutputGate
+from pruning.gates.weight import Weight as WeightMask
 from pruning.pruner import Pruner
 
 __all__ = ["OutputGate", "Pruner", "WeightMask"]

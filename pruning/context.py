@@ -22,7 +22,8 @@ class Context:
 
     `groups` is the granularity's view of a weight, (groups..., weights of a group); `sample` yields batches of
     normalised images and labels, always the same ones; `seed` is that of the random criterion; `choose` maps scores to
-    the masks that they would give now, a bool tensor for each unit.
+    the masks that they would give now, a bool tensor for each unit. With `own_maps` a unit that writes a residual stream is
+    scored at its own output, as if it alone were added, so that it has a score of its own where it is cut.
     """
 
     def __init__(
@@ -33,9 +34,10 @@ class Context:
         seed: int,
         choose: Callable[[Scores], Scores] | None = None,
         task: type[Task] | Task = Classification,
+        own_maps: bool = False,
     ):
         self.network, self.groups, self.sample, self.seed, self.choose = network, groups, sample, seed, choose
-        self.task = task
+        self.task, self.own_maps = task, own_maps
 
     @cached_property
     def generator(self) -> torch.Generator:
@@ -67,7 +69,7 @@ class Context:
         weights = [unit.weight for unit in units]
         frozen = [weight for weight in weights if not weight.requires_grad]
         sums, images_seen = [torch.zeros_like(weight) for weight in weights], 0
-        with self._unchanged(training), torch.enable_grad():
+        with self._unchanged(training), self._joints_pass_gradients(), torch.enable_grad():
             try:
                 for weight in frozen:
                     weight.requires_grad_(True)
@@ -86,8 +88,8 @@ class Context:
         """Return a statistic of every unit's feature maps, for all images of the sample, in evaluation.
 
         `statistic` maps (images, filters, height, width) to (images, ...). The maps are the unit's output behind its ReLU
-        and before its own mask; of a unit without a ReLU, which writes into a residual stream, they are the stream's
-        behind the joint's ReLU.
+        and before its own mask. A unit that writes into a residual stream has no ReLU: its maps are the stream's behind
+        the joint's ReLU or, with `own_maps`, the ReLU of its own output.
         """
         statistics, joints = {name: [] for name in units}, self._joints()
         with self._unchanged(training=False), ExitStack() as watched:
@@ -98,6 +100,8 @@ class Context:
 
                 if unit.activation or name not in joints:
                     watched.enter_context(watch(unit, see))
+                elif self.own_maps:
+                    watched.enter_context(watch(unit, lambda x, see=see: see(x.relu())))
                 else:
                     joint = self.network.get_submodule(joints[name])
                     watched.callback(joint.register_forward_hook(lambda _, __, y, see=see: see(y)).remove)
@@ -109,10 +113,10 @@ class Context:
         """Return a statistic of every unit's output and its gradient, for all images of the sample, in evaluation.
 
         `statistic` maps the unit's own output, before its mask, and the gradient of each image's loss for that output,
-        both (images, filters, height, width), to (images, ...).
+        both (images, filters, height, width), to rows: one for each image, or one for each batch.
         """
         statistics, outputs = {name: [] for name in units}, {}
-        with self._unchanged(training=False), torch.enable_grad(), ExitStack() as watched:
+        with self._unchanged(training=False), self._joints_pass_gradients(), torch.enable_grad(), ExitStack() as watched:
             for name, unit in units.items():
                 watched.enter_context(watch(unit, lambda x, name=name: outputs.update({name: x}), differentiable=True))
             for images, labels in self.sample():
@@ -180,6 +184,19 @@ class Context:
             network.train(mode)
             for name, buffer in network.named_buffers():
                 buffer.copy_(buffers[name])
+
+    @contextmanager
+    def _joints_pass_gradients(self) -> Iterator[None]:
+        """Within this block joints take their derivative at 0 from the right, where `own_maps` asks for it."""
+        joints = list(self.network.joints.values())
+        switches = [joint.from_the_right for joint in joints]
+        try:
+            for joint in joints:
+                joint.from_the_right |= self.own_maps
+            yield
+        finally:
+            for joint, switch in zip(joints, switches, strict=True):
+                joint.from_the_right = switch
 
     def _joints(self) -> dict[str, str]:
         """Return {unit: the joint behind which its channels are read}: its own, or of a stream's first writer the next one."""

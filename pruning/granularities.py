@@ -1,5 +1,6 @@
 """This file says what may be cut as one piece. Each public class is a choice of --prune_type, by its name in lower case."""
 
+from collections.abc import Callable
 from typing import Annotated
 
 from torch import Tensor
@@ -9,8 +10,7 @@ from pruning import accounting
 from pruning.accounting import Count
 from pruning.channels import cannot_be_cut, in_groups
 from pruning.gates.mask import Mask
-from pruning.gates.output import OutputGate
-from pruning.gates.weight import WeightMask
+from pruning.gates.weight import Weight
 
 
 class _Granularity:
@@ -34,9 +34,9 @@ class _Granularity:
         return tuple(cls.groups(unit.weight).shape[:-1])
 
     @classmethod
-    def gate(cls, unit: Unit, placement: str) -> Mask:
-        """Return a new mask for a unit; `placement` is --prune_gate, "output" or "weight", where there is a choice."""
-        return WeightMask(cls.shape(unit), unit.weight.device)
+    def gate(cls, unit: Unit, make: Callable[..., Mask]) -> Mask:
+        """Return a new mask for a unit. `make` is what --prune_gate names, which decides where there is a choice."""
+        return Weight(cls.shape(unit), unit.weight.device)
 
     @classmethod
     def zeros(cls, unit: Unit) -> int:
@@ -66,8 +66,8 @@ class Structured(_Granularity):
         return weight.flatten(1)
 
     @classmethod
-    def gate(cls, unit: Unit, placement: str) -> Mask:
-        return OutputGate(unit.filters, unit.weight.device) if placement == "output" else super().gate(unit, placement)
+    def gate(cls, unit: Unit, make: Callable[..., Mask]) -> Mask:
+        return make(cls.shape(unit), unit.weight.device)
 
     @classmethod
     def count(cls, network: Network, pixels: dict[str, int]) -> Count:

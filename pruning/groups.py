@@ -42,6 +42,10 @@ class Decisions:
             for layer, members in self.layers.items()
         }
 
+    def gather(self, masks: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return whether each decision keeps its filters, from the units' masks; all filters of a decision have the same."""
+        return {layer: max((masks[name] for name in members), key=len) for layer, members in self.layers.items()}
+
     def spread(self, keep: dict[str, Tensor], scores: dict[str, Tensor]) -> dict[str, Tensor]:
         """Turn what is kept of every decision into masks of the units, in the shapes of their `scores`."""
         return {name: keep[layer][: len(scores[name])] for layer, members in self.layers.items() for name in members}

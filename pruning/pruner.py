@@ -1,5 +1,6 @@
 """This file joins the four answers: what is cut, by what measure, compared with whom, and when."""
 
+import inspect
 import re
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -11,8 +12,9 @@ from models import Network
 from models.numerics import without_tf32
 from pruning.budget import Budget, round_up
 from pruning.context import Context, lift
+from pruning.gates.mask import Mask
 from pruning.groups import Decisions
-from settings.registry import CRITERIA, GRANULARITIES, PHASES, SCHEDULES, SCOPES
+from settings.registry import CRITERIA, GATES, GRANULARITIES, PHASES, SCHEDULES, SCOPES
 from tasks.classification import Classification
 
 
@@ -59,10 +61,12 @@ class Pruner:
         removable = self.granularity.removable
         if budget is not None and not removable:
             raise ValueError(f"no filter goes as a whole with {prune_type}, and so the {budget} stay as they are")
-        self.gates = {name: self.granularity.gate(unit, gate) for name, unit in self.units.items()}
+        make_gate = GATES.get(gate)
+        self.gates = {name: self.granularity.gate(unit, make_gate) for name, unit in self.units.items()}
         for name, mask in self.gates.items():
             self.units[name].gate = mask
         self.changes = torch.zeros((), dtype=torch.int64, device=next(network.parameters()).device)
+        self.returns = torch.zeros_like(self.changes)
         self.decisions = Decisions(network, list(self.units), residual if removable else "pieces")
         self.round_to, self.budget = round_to, None if budget is None else Budget(network, budget, image_size)
         smallest = self._choose({name: mask.mask for name, mask in self.gates.items()}, rate)
@@ -89,14 +93,25 @@ class Pruner:
             raise ValueError(f"{self.needs_images} needs more images than a layer has filters, {widest}; there are {images}")
 
     def _let_move(self, moving: bool) -> None:
-        """Tell every mask whether it still moves, and so whether its gradient is straight-through."""
+        """Tell every mask, and the joints, whether masks still move: then the gradient is straight-through."""
         for mask in self.gates.values():
             mask.straight_through = moving
+        for joint in self.network.joints.values():
+            joint.from_the_right = moving and self.mask.joint == "right"
+
+    @property
+    def mask(self) -> Mask:
+        """One of the masks, which all are of one kind."""
+        return next(iter(self.gates.values()))
 
     def _plan(self, position: int) -> tuple[bool, bool]:
         """Say whether masks are updated before this step of the run, and whether they still move."""
         epoch, step = divmod(position, self.steps)
-        due = step == 0 and epoch % self.every == 0 if self.by_epochs else (step + 1) % self.every == 0
+        if self.by_epochs:
+            due = epoch // self.every + 1 if step == 0 and epoch % self.every == 0 else 0
+        else:
+            each_epoch = self.steps // self.every
+            due = epoch * each_epoch + (step + 1) // self.every if (step + 1) % self.every == 0 else 0
         return self.phase(position, self.until_position, due)
 
     def before_step(self, epoch: int, step: int) -> bool:
@@ -115,15 +130,19 @@ class Pruner:
         `rate` is the fraction that is due, for criteria that try it out. The network is left as it was.
         """
         choose = partial(self._choose, rate=self.rate if rate is None else rate)
+        context = Context(
+            self.network, self.granularity.groups, self.sample, self.seed, choose, self.task, self.mask.scored == "own"
+        )
         with without_tf32():
-            return self.criterion(
-                self.units, Context(self.network, self.granularity.groups, self.sample, self.seed, choose, self.task)
-            )
+            return self.criterion(self.units, context)
 
     def update(self, rate: float) -> None:
-        """Make new masks that cut this fraction; `changes` grows by the number of entries that moved."""
+        """Make new masks that cut this fraction; `changes` grows by the entries that moved, `returns` by those that came back."""
         for name, keep in self._choose(self.scores(rate), rate).items():
-            self.changes += (self.gates[name].decide() != keep.to(self.changes.device)).sum()
+            keep = keep.to(self.changes.device)
+            moved = self.gates[name].decide() != keep
+            self.changes += moved.sum()
+            self.returns += (moved & keep).sum()
             self.gates[name].set(keep)
 
     def _choose(self, scores: dict[str, Tensor], rate: float) -> dict[str, Tensor]:
@@ -136,8 +155,14 @@ class Pruner:
             scores = {name: score.cpu() for name, score in scores.items()}
         merged = self.decisions.merge(scores)
 
+        def kept_now() -> dict[str, Tensor]:
+            kept = self.decisions.gather({name: gate.decide() for name, gate in self.gates.items()})
+            return {name: mask.to(merged[name].device) for name, mask in kept.items()}
+
+        kept = (kept_now,) if "kept" in inspect.signature(self.scope).parameters else ()
+
         def choose(rate: float) -> dict[str, Tensor]:
-            keep = {name: score > 0 for name, score in merged.items()} if decided else self.scope(merged, rate)
+            keep = {name: score > 0 for name, score in merged.items()} if decided else self.scope(merged, rate, *kept)
             return round_up(merged, keep, self.round_to) if self.round_to > 1 else keep
 
         def spread(keep: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -163,6 +188,26 @@ class Pruner:
 
     def take_changes(self) -> int:
         """Return how many mask entries moved since this was last called."""
-        changes = int(self.changes)
+        return self.take_moves()["mask_changes"]
+
+    def take_moves(self) -> dict[str, int]:
+        """Return what moved since this was last called, as plain values for metrics.jsonl.
+
+        `mask_changes` is the number of mask entries that moved; `returned` those that came back, `left` those that were cut;
+        `not_learning` are entries that are cut now and whose weights had a gradient of exactly 0 in the last step.
+        """
+        changes, returned = int(self.changes), int(self.returns)
         self.changes.zero_()
-        return changes
+        self.returns.zero_()
+        moves = {"mask_changes": changes, "returned": returned, "left": changes - returned}
+        return moves | {"not_learning": self.not_learning()}
+
+    @torch.no_grad()
+    def not_learning(self) -> int:
+        """Return how many mask entries are cut and had a gradient of exactly 0 in the last step. 0 before the first step."""
+        silent = torch.zeros_like(self.changes)
+        for name, unit in self.units.items():
+            if unit.weight.grad is not None:
+                gradients = self.granularity.groups(unit.weight.grad)
+                silent += ((gradients == 0).all(-1) & ~self.gates[name].decide()).sum()
+        return int(silent)

@@ -92,6 +92,8 @@ def ungated(network: Network) -> Network:
     copied = copy.deepcopy(network)
     for unit in copied.all_units.values():
         unit.gate = None
+    for joint in copied.joints.values():
+        joint.from_the_right = False  # there are no masks to move
     return copied
 
 

@@ -2,10 +2,11 @@
 
 It takes the scores of every unit, larger meaning keep, and the fraction to remove; it returns a bool tensor for each unit,
 True where kept. Of n pieces that are compared exactly k = floor(rate * n + 1e-9) are cut, among equal scores those of lower
-index first.
+index first. A scope that has a third parameter, `kept`, gets a function that returns what the masks keep so far.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -46,23 +47,34 @@ def _best(scores: Tensor, floor: int) -> Tensor:
     return ~_smallest(scores, max(scores.numel() - floor, 0))
 
 
+def _raised(scores: list[Tensor], kept: list[Tensor], fraction: float) -> list[Tensor]:
+    """Return flat scores in which those of what is kept are raised by a fraction of their size."""
+    pairs = zip(scores, kept, strict=True)
+    return [torch.where(mask.flatten(), score + fraction * score.abs(), score) for score, mask in pairs]
+
+
 def global_(
     scores: Scores,
     rate: float,
+    kept: Callable[[], Scores] | None = None,
     *,
     normalise: Literal["mean", "none"] = "mean",
     floor: int = 1,
     threshold: Literal["exact", "published"] = "exact",
+    hysteresis: float = 0.0,
 ) -> Scores:
     """One threshold for the whole network, the paper's eta, over comparable scores.
 
     normalise='mean' divides each layer's scores by their mean, 'none' compares the raw ones; `floor` pieces of each
     layer always stay. With threshold='published' what stays is strictly above sorted[int(n * rate)], as in the KSC 2020
-    code, so that int(n * rate) + 1 go, and all that tie with them. ValueError if the rate would cut into the floor.
+    code, so that int(n * rate) + 1 go, and all that tie with them. With `hysteresis` what is cut returns only if its score
+    exceeds that of what it replaces by this fraction of the latter's size. ValueError if the rate would cut into the floor.
     """
     flat = [precise(score).flatten() for score in scores.values()]
     if normalise == "mean":
         flat = [score / mean_of(score) for score in flat]
+    if hysteresis and kept is not None:
+        flat = _raised(flat, [kept()[name] for name in scores], hysteresis)
     every = torch.cat(flat)
     if threshold == "published":
         cut = every <= _kth(every, int(every.numel() * rate) + 1)
@@ -80,17 +92,23 @@ def global_(
     return {name: piece.view_as(score) for (name, score), piece in zip(scores.items(), pieces, strict=True)}
 
 
-def local(scores: Scores, rate: float, *, floor: int = 1) -> Scores:
+def local(
+    scores: Scores, rate: float, kept: Callable[[], Scores] | None = None, *, floor: int = 1, hysteresis: float = 0.0
+) -> Scores:
     """One threshold a layer: each loses floor(rate * n) of its n.
 
-    ValueError if that would leave a layer with fewer than `floor`.
+    With `hysteresis` what is cut returns only if its score exceeds that of what it replaces by this fraction of the latter's
+    size. ValueError if that would leave a layer with fewer than `floor`.
     """
     keep = {}
     for name, score in scores.items():
         k = _number_cut(rate, score.numel())
         if k > max(score.numel() - floor, 0):
             raise ValueError(f"rate {rate:g} cuts {k} of the {score.numel()} in {name}, which has a floor of {floor}")
-        keep[name] = ~_smallest(precise(score).flatten(), k).view_as(score)
+        flat = [precise(score).flatten()]
+        if hysteresis and kept is not None:
+            flat = _raised(flat, [kept()[name]], hysteresis)
+        keep[name] = ~_smallest(flat[0], k).view_as(score)
     return keep
 
 

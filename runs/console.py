@@ -53,7 +53,7 @@ def _size_lines(result: dict, settings) -> list[str]:
     pruning, lines = settings.pruning, []
     # the results of older runs lack both: there, one granularity was not removable and one gate not exact
     removable = result.get("removable", pruning.prune_type != "unstructured")
-    exact = result.get("exact", pruning.prune_gate != "weight")
+    exact = result.get("exact", not pruning.prune_gate.startswith("weight"))
     how = "left after removal" if removable else "not zero"
     if settings.ending.compact:
         how = "left"

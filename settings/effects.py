@@ -52,6 +52,23 @@ def one_place(settings) -> str | None:
         return f"has no effect without --prune_type structured: {pieces} have one place only"
 
 
+def gate_option_without_effect(settings) -> str | None:
+    """Options of --prune_gate, where masks do not move or the criterion sees neither maps nor gradients."""
+    pruning = settings.pruning
+    options = parse_call(pruning.prune_gate)[1]
+    if options.get("joint") == "right" and phase_of(settings).name != "dynamic":
+        return f"{pruning.prune_gate} has no effect: joint is about masks that move, only --prune_phase dynamic moves them"
+    if options.get("scored") == "own" and "reads images" not in CRITERIA.entry(pruning.prune_imp).traits:
+        return f"{pruning.prune_gate} has no effect: scored is about maps and gradients, and {pruning.prune_imp} reads none"
+
+
+def nothing_returns(settings) -> str | None:
+    """Hysteresis of --prune_scope, in a phase in which nothing returns."""
+    scope = settings.pruning.prune_scope
+    if parse_call(scope)[1].get("hysteresis") and phase_of(settings).name != "dynamic":
+        return f"{scope} has no effect: hysteresis is about what returns, which it does with --prune_phase dynamic only"
+
+
 def reads_no_images(settings) -> str | None:
     """--score_batches, with a criterion that measures on no images."""
     criterion = settings.pruning.prune_imp

@@ -10,6 +10,7 @@ from settings.recipes import RECIPES
 from settings.registry import (
     CRITERIA,
     DATASETS,
+    GATES,
     GRANULARITIES,
     LEARNING_RATES,
     NETWORKS,
@@ -91,7 +92,8 @@ GROUPS = {
         _pruning("prune_rate", "fraction removed (default 0.6)", AMOUNT, type=number(float, 0, 1, below=True), default=0.6),
         _pruning("prune_imp", "by what measure. {listing} (default L1)", default="L1", registry=CRITERIA),
         _pruning("prune_scope", "compared with whom. {listing} (default global)",
-                 (effects.no_pruning, effects.finds_its_counts, effects.beside_preset), default="global", registry=SCOPES),
+                 (effects.no_pruning, effects.finds_its_counts, effects.beside_preset, effects.nothing_returns), default="global",
+                 registry=SCOPES),
         _pruning("prune_phase", "when. {listing} (default dynamic)", default="dynamic", registry=PHASES),
         _pruning("rounds", "so many times cut a part and train on: short for --prune_phase \"iterative(rounds=N)\"", AMOUNT,
                  type=number(int, 1, 1000)),
@@ -103,8 +105,8 @@ GROUPS = {
                  type=frequency, default="1ep"),
         _pruning("prune_until", "fraction of the run after which masks are fixed; of phase after, when it cuts (default 0.75)",
                  (effects.no_pruning, effects.until_is_unused), type=number(float, 0, 1, above=True), default=0.75),
-        _pruning("prune_gate", "where a filter mask acts: a unit's output, or as published the weight before batch norm (default "
-                 "output)", (effects.no_pruning, effects.one_place), choices=("output", "weight"), default="output"),
+        _pruning("prune_gate", "where a filter mask acts. {listing} (default output)",
+                 (effects.no_pruning, effects.one_place, effects.gate_option_without_effect), default="output", registry=GATES),
         _pruning("score_batches", "training batches that criteria which read images measure on (default 4)",
                  (effects.no_pruning, effects.reads_no_images), type=number(int, 1), default=4),
     ),

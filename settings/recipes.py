@@ -20,7 +20,10 @@ RECIPES = {
         "reg": "reg_cov",
         "odecay": 0.7,
     },
-    # what the published code did; its regulariser was the constant 0
+    # what the published code (heehehe/pruning-decorrelation) did; its regulariser was the constant 0. It differs in three
+    # ways: there masks move up to epoch 225 however long the run is, here up to 226 / 300 of --epochs; there the last,
+    # smaller batch of an epoch is trained on, here it is left out; there the classifier has torch's own initialisation,
+    # here that of He et al., 2015, as all other layers have there too.
     "ksc2020": {
         "layers": 56,
         "batch_size": 256,

@@ -128,7 +128,7 @@ def groups_are_not_single_layers(settings) -> str | None:
 def cut_filters_have_maps_to_return_by(settings) -> str | None:
     pruning = settings.pruning
     reads_maps = "reads maps" in CRITERIA.entry(pruning.prune_imp).traits
-    if reads_maps and phase_of(settings).name == "dynamic" and pruning.prune_gate == "weight":
+    if reads_maps and phase_of(settings).name == "dynamic" and parse_call(pruning.prune_gate)[0] == "weight":
         return (
             f"{pruning.prune_imp} reads feature maps, and with --prune_gate weight a cut filter has none to return by: "
             "choose another --prune_phase"

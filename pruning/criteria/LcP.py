@@ -10,6 +10,8 @@ from torch import Tensor
 from models import Unit
 from pruning.context import Context
 
+POPULATION = 64
+
 
 def LcP(
     units: Annotated[dict[str, Unit], "filters only"],
@@ -21,17 +23,23 @@ def LcP(
 ) -> Annotated[dict[str, Tensor], "scope: global(normalise='none')"]:  # the offsets make layers comparable
     """Layer-compensated pruning (Chin et al., 2018, arXiv 1810.00518): another criterion + an offset learned for each layer.
 
-    s = I + beta_l; learn='scale_and_offset' is LeGR (Chin et al., 2020, arXiv 1904.12368): alpha_l I + kappa_l. Regularised
-    evolution: of 16 out of a population of 64 the best is changed in a tenth of its layers, scales by exp(N(0, step)),
-    offsets by N(0, step x the layer's standard deviation, for learn='offset' that of all scores), the step falling from 1
-    to 0.2. What counts is the loss of the masks that would be chosen, on the first batch of the sample and with its
-    statistics: batch norm's own are those of the whole network, and without them all candidates are at chance. The first
-    candidate changes nothing.
+    s = I + beta_l, or with learn='scale_and_offset', which is LeGR (Chin et al., 2020, arXiv 1904.12368), s = alpha_l I +
+    kappa_l, where I is the squared norm for of='L2'. Regularised evolution: of 16 out of a population of 64 the best is
+    changed in a tenth of its layers, scales by exp(N(0, step)), offsets by N(0, 1) deviations, and takes the place of the
+    oldest; the step falls from 1 to 0.2. As in its authors' code LeGR starts from random candidates beside I itself, a
+    deviation is that of the layer's scores, and the offsets' step stays 1; their `evaluations` are 400. For learn='offset'
+    the search starts from I alone, a deviation is that of all scores, and the offsets' step falls too.
+
+    What counts is the loss under the masks that would be chosen, on the first batch of the sample and by that batch's
+    statistics: batch norm's own are those of the whole network, and with them all candidates are at chance.
     """
+    legr = learn == "scale_and_offset"
     base = {name: score.double() for name, score in context.score(of, units).items()}
+    if legr and of == "L2":
+        base = {name: score.square() for name, score in base.items()}
     names, generator = list(base), context.generator
     every = float(torch.cat([score.flatten() for score in base.values()]).std(correction=0))
-    spreads = {name: every if learn == "offset" else float(base[name].std(correction=0)) for name in names}
+    spreads = {name: float(base[name].std(correction=0)) if legr else every for name in names}
 
     def scores(candidate: dict[str, tuple[float, float]]) -> dict[str, Tensor]:
         moved = {name: candidate[name][0] * base[name] + candidate[name][1] for name in names}
@@ -47,21 +55,31 @@ def LcP(
     def draw(times: int, below: int) -> list[int]:
         return torch.randint(below, (times,), generator=generator).tolist()
 
-    def changed(parent, step: float):
-        child = dict(parent)
-        for number in draw(max(len(names) // 10, 1), len(names)):
-            name, (scale, offset) = names[number], parent[names[number]]
-            first, second = (step * torch.randn(2, generator=generator)).tolist()
-            child[name] = (scale * math.exp(first) if learn == "scale_and_offset" else scale, offset + second * spreads[name])
-        return child
-
     identity = dict.fromkeys(names, (1.0, 0.0))
     population = [(loss(identity), identity)]
     best = population[0]
     for number in range(1, evaluations):
         step = 1 - 0.8 * number / evaluations
-        rivals = [population[index] for index in draw(16, len(population))]
-        child = changed(min(rivals, key=itemgetter(0))[1], step)
-        population = [*population[-63:], (loss(child), child)]
+        if legr and number < POPULATION:
+            child = _changed(identity, names, spreads, 1.0, legr, generator)
+        else:
+            rivals = [population[index] for index in draw(16, len(population))]
+            layers = [names[index] for index in draw(max(len(names) // 10, 1), len(names))]
+            child = _changed(min(rivals, key=itemgetter(0))[1], layers, spreads, step, legr, generator)
+        population = [*population[1 - POPULATION :], (loss(child), child)]
         best = min(best, population[-1], key=itemgetter(0))
     return scores(best[1])
+
+
+def _changed(parent: dict, layers: list[str], spreads: dict[str, float], step: float, legr: bool, generator) -> dict:
+    """Return the parent with the offsets of these layers changed at random and, for LeGR, with their scales changed too."""
+    child = dict(parent)
+    for name in layers:
+        scale, offset = parent[name]
+        random = torch.randn(2, generator=generator)
+        first, second = (step * random).tolist()
+        if legr:
+            child[name] = (scale * math.exp(first), offset + float(random[1]) * spreads[name])
+        else:
+            child[name] = (scale, offset + second * spreads[name])
+    return child

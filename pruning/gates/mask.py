@@ -24,7 +24,14 @@ class _StraightThrough(torch.autograd.Function):
 
 
 class Mask(Gate):
-    """A mask has the buffer `mask`, of 0 and 1, and knows whether it still moves (`straight_through`)."""
+    """A mask has the buffer `mask`, of 0 and 1, and knows whether it still moves (`straight_through`).
+
+    `joint` says how residual joints take their ReLU's derivative at exactly 0 while masks move, "zero" or "right", and
+    `scored` by which maps criteria see a unit that writes a stream, the "joint"'s or its "own"; see `gates/output.py`.
+    """
+
+    joint = "zero"
+    scored = "joint"
 
     def __init__(self, shape, device=None):
         super().__init__()

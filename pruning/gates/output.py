@@ -1,5 +1,7 @@
 """This file defines the filter mask on a unit's output, behind batch norm, where masked equals removed."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -56,14 +58,32 @@ class _GatedNorm(torch.autograd.Function):
         return *gradients, None, None, None, None, None
 
 
-class OutputGate(Mask):
-    """A filter mask, (filters,), acts on the unit's output: behind batch norm, and behind the ReLU if the unit has one.
+class Output(Mask):
+    """A filter mask on the unit's output, behind batch norm and ReLU: masked equals removed.
 
-    So masked equals removed, in evaluation and in training, and batch norm's statistics stay those of the filter.
+    `shape` is (filters,), or the number of filters. The mask acts in evaluation and in training alike, and batch norm's
+    statistics stay those of the filter.
+
+    Where all filters that write a channel of a residual stream are cut, the joint's ReLU sees exactly 0. With joint='zero'
+    its derivative there is 0, so that these filters do not learn; with joint='right' it is taken from the right while masks
+    move, so that they learn as all others that are cut. What is live has the same gradient with both.
+
+    A unit that writes a stream has no ReLU of its own. With scored='joint' criteria see the stream behind the joint's ReLU,
+    as the code of HRank does; of a channel that is cut as a whole they see 0. With scored='own' they see the ReLU of the
+    unit's own output, as if it alone were added, and gradients as with joint='right', so that a cut filter has a score of
+    its own.
     """
 
-    def __init__(self, filters: int, device=None):
-        super().__init__((filters,), device)
+    def __init__(
+        self,
+        shape,
+        device=None,
+        *,
+        joint: Literal["zero", "right"] = "zero",
+        scored: Literal["joint", "own"] = "joint",
+    ):
+        super().__init__(shape, device)
+        self.joint, self.scored = joint, scored
 
     @property
     def live(self) -> Tensor:

@@ -5,8 +5,8 @@ from torch import Tensor
 from pruning.gates.mask import Mask
 
 
-class WeightMask(Mask):
-    """A weight mask acts on the layer's weight; it has one entry for each piece that is cut as a whole.
+class Weight(Mask):
+    """A mask on the weight, before batch norm, as published; it has one entry for each piece that is cut as a whole.
 
     Its shape is that of the weight's first dimensions: (filters,), (filters, inputs), or the whole weight's. With one entry
     a filter this is the published placement, before batch norm: a masked filter has variance 0 there, its straight-through

@@ -3,8 +3,7 @@
 import pytest
 from promises import trains_and_resumes
 
-from settings.flags import FLAGS
-from settings.registry import GRANULARITIES
+from settings.registry import GATES, GRANULARITIES
 
 pytestmark = pytest.mark.core
 
@@ -14,6 +13,6 @@ def test_it_trains_and_resumes(tmp_path, monkeypatch, name):
     trains_and_resumes(tmp_path, monkeypatch, "--prune_type", name, "--prune_rate", "0.3")
 
 
-@pytest.mark.parametrize("gate", FLAGS["prune_gate"].choices)
+@pytest.mark.parametrize("gate", [*GATES.entries, "output(joint='right')"])
 def test_filters_train_and_resume_at_every_gate(tmp_path, monkeypatch, gate):
     trains_and_resumes(tmp_path, monkeypatch, "--prune_type", "structured", "--prune_rate", "0.3", "--prune_gate", gate)

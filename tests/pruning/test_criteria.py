@@ -208,15 +208,17 @@ def test_taylor_2019(monkeypatch):
     h = torch.tensor([1.0, 2, 3, 0]).view(2, 1, 2, 1)
     g = torch.tensor([1.0, 1, -1, 5]).view(2, 1, 2, 1)
     network, context = activation_times_gradient(monkeypatch, h, g)
-    assert score("Taylor2019", network, context).tolist() == [(3**2 + (-3) ** 2) / 2]
+    assert score("Taylor2019(average='image')", network, context).tolist() == [(3**2 + (-3) ** 2) / 2]
+    assert score("Taylor2019", network, context).tolist() == [0]  # of the batch's mean loss: (3 - 3) / 2
 
 
-def test_the_gate_is_the_derivative_of_the_loss(two_blocks, batch):
-    """(dL/dz)^2 by differences, for a gate behind batch norm and ReLU."""
+@pytest.mark.parametrize("average", ["image", "batch"])
+def test_the_gate_is_the_derivative_of_the_loss(two_blocks, batch, average):
+    """(dL/dz)^2 by differences, for a gate behind batch norm and ReLU: L of each image, or the mean of each batch of 8."""
     images, labels = batch
     two_blocks.eval()
-    context = Context(two_blocks, Structured.groups, lambda: iter([(images, labels)]), 0)
-    scores = lift(CRITERIA.get("Taylor2019"))(two_blocks.units, context)
+    context = Context(two_blocks, Structured.groups, lambda: iter([(images[:8], labels[:8]), (images[8:], labels[8:])]), 0)
+    scores = lift(CRITERIA.get(f"Taylor2019(average='{average}')"))(two_blocks.units, context)
 
     def losses(scale):
         for norm in (two_blocks.a1.norm,):
@@ -229,6 +231,7 @@ def test_the_gate_is_the_derivative_of_the_loss(two_blocks, batch):
         return found
 
     slope = (losses(1 + 1e-6) - losses(1 - 1e-6)) / 2e-6
+    slope = slope if average == "image" else slope.view(2, 8).mean(1)
     torch.testing.assert_close(scores["a1"][1], slope.square().mean(), rtol=1e-5, atol=1e-12)
 
 
@@ -457,6 +460,8 @@ def test_neither_the_order_nor_the_size_of_batches_matters(two_blocks, batch, cr
     images, labels = batch
     if criterion == "LcP":  # what it tries out is seen on the first batch
         return
+    if criterion == "Taylor2019":  # by default it squares the gradient of a batch
+        criterion = "Taylor2019(average='image')"
     results = []
     for order, size in ((torch.arange(16), 16), (torch.arange(16).flip(0), 5)):
         parts = [order[start : start + size] for start in range(0, 16, size)]

@@ -5,8 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from models.layers import conv_unit
-from pruning.gates.output import OutputGate
-from pruning.gates.weight import WeightMask
+from pruning import OutputGate, WeightMask
 
 pytestmark = pytest.mark.core
 

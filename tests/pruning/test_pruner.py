@@ -187,6 +187,7 @@ OPTION_VALUES = {
         {"criterion": f"Taylor2017(flops={v})", "scope": "global(normalise='none')"} for v in (0.0, 1e6)
     ],
     ("criterion", "Taylor2019", "at"): [{"criterion": f"Taylor2019(at='{v}')"} for v in ("gate", "filter")],
+    ("criterion", "Taylor2019", "average"): [{"criterion": f"Taylor2019(average='{v}')"} for v in ("batch", "image")],
     ("criterion", "PFA", "counts"): [{"criterion": f"PFA(counts='{v}')"} for v in ("given", "KL")],
     ("criterion", "PFA", "tau"): [{"criterion": f"PFA(counts='energy', tau={v})"} for v in (0.5, 0.95)],
     ("criterion", "NISP", "last"): [{"criterion": f"NISP(last='{v}')"} for v in ("infFS", "equal")],
@@ -216,9 +217,12 @@ OPTION_VALUES = {
             ("readers", "own_at_least=0.1"),
         )
     },
+    ("phase", "dynamic", "rarer"): [{"phase": f"dynamic(rarer={v})"} for v in (0.0, 1.0)],
     ("phase", "iterative", "rounds"): [{"phase": f"iterative(rounds={v})", "schedule": "linear"} for v in (2, 4)],
     ("scope", "global", "normalise"): [{"scope": f"global(normalise='{v}')"} for v in ("mean", "none")],
     ("scope", "global", "floor"): [{"scope": f"global(floor={v}, normalise='none')", "rate": 0.6} for v in (1, 2)],
+    ("scope", "global", "hysteresis"): [{"scope": f"global(hysteresis={v})"} for v in (0.0, 0.5)],
+    ("scope", "local", "hysteresis"): [{"scope": f"local(hysteresis={v})"} for v in (0.0, 0.5)],
     ("scope", "global", "threshold"): [{"scope": f"global(threshold='{v}')"} for v in ("exact", "published")],
     ("schedule", "cubic", "reach"): [{"schedule": f"cubic(reach={v})"} for v in (0.25, 0.75)],
 }

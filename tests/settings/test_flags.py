@@ -31,7 +31,11 @@ WITHOUT = {
     "no_penalty": [],
     "no_momentum": ["--optimizer", "adam"],
     "no_finetuning": [*STRUCTURED, "--compact"],
+    "gate_option_without_effect": [*STRUCTURED, "--prune_phase", "init"],
+    "nothing_returns": [*STRUCTURED, "--prune_phase", "init"],
 }
+# conditions that are about an option in a flag's value
+TYPED = {"gate_option_without_effect": "output(joint='right')", "nothing_returns": "global(hysteresis=0.1)"}
 VALUES = {
     "prune_type": "structured",
     "prune_rate": "0.3",
@@ -75,7 +79,7 @@ def _adam(monkeypatch):
 @pytest.mark.parametrize(("name", "condition"), PAIRS, ids=lambda value: getattr(value, "__name__", value))
 def test_a_flag_without_effect_is_refused(name, condition):
     base = WITHOUT[condition.__name__] if name != "preset" else ["--prune_imp", "PFA(counts='KL')"]  # it says what is cut
-    flag = [f"--{name}"] if FLAGS[name].action else [f"--{name}", VALUES[name]]
+    flag = [f"--{name}"] if FLAGS[name].action else [f"--{name}", TYPED.get(condition.__name__, VALUES.get(name))]
     words = condition(arguments.asked([*base, *flag]))
     assert words
     with pytest.raises(Refused) as caught:
