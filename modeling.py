@@ -212,7 +212,7 @@ def main(settings) -> None:
         held.callback(team.leave)
         resume = settings.run.resume
         folder = held.enter_context(Folder.resume(Path(resume))) if resume and team.leads else None
-        result = folder.result(settings) if folder else None
+        result = folder.result(settings, plan_of(settings).epochs) if folder else None
         if team.share(result is not None):
             if folder:
                 task = task_of(settings.data.dataset)

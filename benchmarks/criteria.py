@@ -64,7 +64,7 @@ def tune(options, criterion: str, rate: float) -> dict:
     result = {"before": run.evaluate(split)[metric]}
     kept = {name: int(live.sum()) for name, live in accounting.filter_masks(run.model).items()}
     run.go_on_with(Removal(run.model).compact())
-    smaller = accounting.dense(run.model, run.settings.data.image_size)
+    smaller = accounting.dense(run.model, run.task.inputs[1])
     run.steps = min(run.steps, options.steps or run.steps)
     began = time.perf_counter()
     with tqdm(disable=True) as bar:

@@ -84,7 +84,7 @@ class Pruner:
         self.updates = [position / self.total for position in range(self.total) if self._plan(position)[0]]
         if not self.updates:
             raise ValueError(f"no mask would ever be made in {epochs} epochs of {steps} steps")
-        self._let_move(self._plan(0)[1])
+        self.let_move(self._plan(0)[1])
 
     def check_sample(self, images: int) -> None:
         """Raise ValueError if so many images to score with are too few for the criterion."""
@@ -92,7 +92,8 @@ class Pruner:
         if self.needs_images and images <= widest:
             raise ValueError(f"{self.needs_images} needs more images than a layer has filters, {widest}; there are {images}")
 
-    def _let_move(self, moving: bool) -> None:
+    def let_move(self, moving: bool) -> None:
+        """Say of all masks whether they still move, with the straight-through gradient, or are fixed."""
         """Tell every mask, and the joints, whether masks still move: then the gradient is straight-through."""
         for mask in self.gates.values():
             mask.straight_through = moving
@@ -119,7 +120,7 @@ class Pruner:
         position = epoch * self.steps + step
         update, moving = self._plan(position)
         # before scoring: a gradient criterion sees what cut filters would learn
-        self._let_move(moving)
+        self.let_move(moving)
         if update:
             self.update(self.rate * self.schedule(position / self.total, self.updates))
         return update

@@ -100,8 +100,13 @@ class Folder:
             session |= {"from_epoch": len(self.rows), "changed": self.changed(config)}
             may_change = [name for name, flag in FLAGS.items() if flag.on_resume != "same"]
             settings = {**self._earlier["settings"], **{name: config["settings"][name] for name in may_change}}
-            config = {**self._earlier, "settings": settings, "resumed": [*self._earlier.get("resumed", []), session]}
-            if len(self.rows) < settings["epochs"] + settings["finetune_epochs"]:
+            config = {
+                **self._earlier,
+                "settings": settings,
+                "plan": config["plan"],
+                "resumed": [*self._earlier.get("resumed", []), session],
+            }
+            if len(self.rows) < sum(stage["epochs"] for stage in config["plan"]):
                 (self.path / "summary.json").unlink(missing_ok=True)
         self.write("config.json", {**config, "began_in": began_in(self.path)})
 
@@ -115,13 +120,13 @@ class Folder:
         names = (*flags, "threads", "processes", "device_name", "versions")
         return [f"{name} was {then.get(name)}, is {now[name]}" for name in names if then.get(name) != now[name]]
 
-    def result(self, settings) -> dict | None:
-        """The result of the run, if it has ended and did all that `settings` ask for now; None otherwise."""
+    def result(self, settings, epochs: int) -> dict | None:
+        """The result of the run, if it has ended after so many epochs and did all that is asked for now; None otherwise."""
         names = [name for name in of_kind("ending") if name != "finetune_lr" or settings.ending.finetune_epochs]
         then = self._earlier["settings"]
         same = all((then.get(name) or None) == (settings.flat[name] or None) for name in names)
         result = self.read("summary.json")
-        if result is None or not same or len(self.rows) < settings.training.epochs + settings.ending.finetune_epochs:
+        if result is None or not same or len(self.rows) < epochs:
             return None
         if settings.ending.compact:
             file = self.path / "model.pt"

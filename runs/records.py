@@ -21,7 +21,9 @@ class Run:
     @property
     def label(self) -> str:
         """The name, with the epochs that are done where the run has not ended."""
-        epochs = self.config["settings"]["epochs"] + self.config["settings"].get("finetune_epochs", 0)
+        settings = self.config["settings"]
+        plan = self.config.get("plan") or [{"epochs": settings["epochs"] + settings.get("finetune_epochs", 0)}]
+        epochs = sum(stage["epochs"] for stage in plan)
         return self.name if self.summary else f"{self.name} (unfinished: {len(self.rows)} of {epochs})"
 
     @property

@@ -27,4 +27,9 @@ def outputs_of(data) -> int:
     return task_of(data.dataset).outputs_of(data)
 
 
-__all__ = ["Task", "load", "load_test", "outputs_of", "task_of"]
+def inputs_of(data) -> tuple[int, int, int]:
+    """Return the shape of an input of this data, (channels, height, width), without reading the images."""
+    return task_of(data.dataset).inputs_of(data)
+
+
+__all__ = ["Task", "inputs_of", "load", "load_test", "outputs_of", "task_of"]

@@ -54,6 +54,10 @@ class Classification(Task):
         return cls(images, batch=0, augment="none", seed=0, notes=source.notes)
 
     @classmethod
+    def inputs_of(cls, data) -> tuple[int, int, int]:
+        return _source(data).inputs
+
+    @classmethod
     def outputs_of(cls, data) -> int:
         return _source(data).class_count()
 

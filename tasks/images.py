@@ -43,6 +43,11 @@ class Source:
         self.test_size = test_size
         self.notes: list[str] = []
 
+    @property
+    def inputs(self) -> tuple[int, int, int]:
+        """The shape of an image, (channels, height, width), known before any is read; as asked for, unless overridden."""
+        return self.channels, self.image_size, self.image_size
+
     def class_count(self) -> int:
         """Return the number of classes without reading the images. Refused if the data is missing."""
         raise NotImplementedError

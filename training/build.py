@@ -45,7 +45,7 @@ def build_pruner(model: models.Network, settings: Settings) -> Pruner | None:
             residual=pruning.residual,
             budget=budgets.get(amount),
             round_to=pruning.round_to,
-            image_size=settings.data.image_size,
+            image_size=tasks.inputs_of(settings.data)[1],
         )
     except ValueError as error:
         raise Refused(f"--{flag}: {error}") from None
@@ -101,8 +101,8 @@ def build_network(settings: Settings, tensors: dict | None) -> tuple[models.Netw
 
     Raises Refused if it does not fit the data, or `tensors` do not fit it.
     """
-    arch, size, outputs = settings.network.arch, settings.data.image_size, tasks.outputs_of(settings.data)
-    model = models.build(arch, classes=outputs, channels=settings.data.channels)
+    arch, outputs, (channels, size, _) = settings.network.arch, tasks.outputs_of(settings.data), tasks.inputs_of(settings.data)
+    model = models.build(arch, classes=outputs, channels=channels)
     try:
         whole = accounting.dense(model, size)
     except RuntimeError:
@@ -133,10 +133,8 @@ def begin_with(settings: Settings) -> tuple[Settings, dict[str, torch.Tensor] | 
         if (classes := len(smaller.card.classes)) != outputs:
             dataset = settings.data.dataset
             raise Refused(f"--scratch: '{settings.network.scratch}' has {classes} classes, --dataset {dataset} {outputs}")
-        if (channels := smaller.input_channels) != settings.data.channels:
-            raise Refused(
-                f"--scratch: '{settings.network.scratch}' reads images of {channels} channels, not {settings.data.channels}"
-            )
+        if (channels := smaller.input_channels) != (here := tasks.inputs_of(settings.data)[0]):
+            raise Refused(f"--scratch: '{settings.network.scratch}' reads images of {channels} channels, not {here}")
         return settings.replace(arch=smaller.card.arch), None
     return settings, None
 

@@ -84,7 +84,7 @@ class Result:
             best_row(rows, run.task.metric),
             test,
             asdict(run.whole),
-            asdict(count(run.model, settings.data.image_size)),
+            asdict(count(run.model, run.task.inputs[1])),
             round(sum(row["seconds"] for row in rows), 1),
             run.task.valid is not None,
             run.pruner is None or run.pruner.granularity.removable,

@@ -9,7 +9,7 @@ from settings.registry import REGULARIZERS
 pytestmark = pytest.mark.core
 
 # two values of each option that must give two results
-OPTION_VALUES = {"weight": (0.5, 0.25), "tau": (1e-4, 0.2), "iterations": (1, 8)}
+OPTION_VALUES = {"weight": (0.5, 0.25), "tau": (1e-4, 0.2), "iterations": (1, 8), "linear": (False, True)}
 PENALTIES = [name for name, entry in REGULARIZERS.entries.items() if entry.kind != "proximal"]
 
 

@@ -24,7 +24,7 @@ def cut_network(network, batch, gate, moving=True, **options):
         keep = torch.ones(len(mask.mask))
         keep[CUT[name]] = 0
         mask.set(keep)
-    pruner._let_move(moving)
+    pruner.let_move(moving)
     return pruner
 
 
@@ -60,7 +60,7 @@ def test_live_gradients_do_not_depend_on_the_joint(arch):
         pruner = Pruner(network, gate=f"output(joint='{joint}')", rate=0.6, residual="grouped")
         pruner.begin(4, 2, lambda: iter([batch]))
         pruner.update(0.6)
-        pruner._let_move(True)
+        pruner.let_move(True)
         state = {name: value.clone() for name, value in network.state_dict().items()}
         results[joint] = network(batch[0]), gradients(network, batch), pruner.not_learning()
         network.load_state_dict(state)
