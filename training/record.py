@@ -38,13 +38,14 @@ class Row:
         """The row of the epoch that a run has just ended; `earlier` are the rows before it."""
         rate, images = run.learning_rate(epoch), run.steps * run.task.batch
         row = cls(epoch, run.now.name, trained, valid, rate, round(seconds, 3), round(images / seconds, 1))
-        names = ("num_zero", "num_total", "cut", "mask_changes", "kept_filters")
+        names = ("num_zero", "num_total", "cut", "kept_filters")
         if run.pruner is not None:
             zero, total, kept = under_masks(run)
-            row.pruning = dict(zip(names, (zero, total, run.pruner.cut(), run.pruner.take_changes(), kept), strict=True))
+            row.pruning = dict(zip(names, (zero, total, run.pruner.cut(), kept), strict=True)) | run.pruner.take_moves()
         elif earlier and "cut" in earlier[-1]:
             # the filters have been taken out: what was cut stays as it was
-            row.pruning = {name: earlier[-1][name] for name in names} | {"mask_changes": 0}
+            row.pruning = {name: earlier[-1][name] for name in names}
+            row.pruning |= dict.fromkeys(("mask_changes", "returned", "left", "not_learning"), 0)
         return row
 
     def plain(self) -> dict:

@@ -101,6 +101,6 @@ def test_the_search_is_the_linear_scan(two_blocks, left_over, most, monkeypatch)
         return keep
 
     found = budget.search(choose, lambda keep: keep, len(order), left_over)
-    enough = [k for k in range(most + 1) if budget.share(choose(k)) <= left_over]
+    enough = [k for k in range(most + 1) if budget.fraction_left(choose(k)) <= left_over]
     wanted = choose(min(enough, default=most))
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
