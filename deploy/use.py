@@ -9,7 +9,7 @@ import torch
 
 import models
 import tasks
-from deploy.forms.onnx import export
+from deploy.export import examples, export
 from runs.console import export_line, note, say_all
 from settings.arguments import Settings
 from settings.errors import Refused
@@ -68,8 +68,8 @@ def test(settings: Settings, engine: Engine) -> list[str]:
     result = evaluate(network, task, split, predict, engine.device, classes=card.classes)
     lines = [f"result test accuracy: {result[task.metric]:.2f}, loss {result['loss']:.4f} ({result['images']} images)"]
     lines += _class_lines(result)
-    sample = next(task.ordered(task.test, 16))[0]
-    return lines + [export_line(export(network, path, sample)) for path in settings.ending.export or ()]
+    images = examples(task, settings)
+    return lines + [export_line(export(network, path, images, card)) for path in settings.ending.export or ()]
 
 
 def _test_data(settings: Settings, card: models.Card, device: str) -> tasks.Task:
