@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from deploy.forms.onnx import export, onnxruntime_latency
+from deploy.export import examples, export
+from deploy.forms.onnx import onnxruntime_latency
 from deploy.latency import networks
 from models import Card, Network, build, save
 from models.files import content
@@ -46,12 +47,17 @@ def write(path: Path, whole: Network, smaller: Network, card: Card) -> dict:
 
 def save_smaller(run: Experiment, result: dict, path: Path) -> dict:
     """Save a run's smaller network as model.pt, with its settings and its result; return the file and its sizes."""
-    settings, task = run.settings, run.task
+    settings = run.settings
     asked = method(settings) | {"epochs": settings.training.epochs, "data_dir": settings.data.data_dir}
     trained = {"settings": asked, **{name: result[name] for name in ("test", "dense", "left", "last")}}
     trained["began_in"] = began_in(path.parent)
-    card = Card(settings.network.arch, task.classes, settings.data.image_size, *task.normalisation, trained, settings.data.fit)
-    return write(path, dense_network(run), run.model, card)
+    return write(path, dense_network(run), run.model, _card(run, trained))
+
+
+def _card(run: Experiment, trained: dict) -> Card:
+    """Return the card of a run's network; `trained` is what it says of the training."""
+    data, task = run.settings.data, run.task
+    return Card(run.settings.network.arch, task.classes, data.image_size, *task.normalisation, trained, data.fit)
 
 
 def measure_and_export(run: Experiment, result: dict) -> None:
@@ -66,11 +72,11 @@ def measure_and_export(run: Experiment, result: dict) -> None:
 
     note(settings, f"saved {result['file']['file']}; now measuring how long it and the dense network take")
     result["speed"] = timed(dense_network(run), run.model, settings.data.image_size, run.engine.device, check)
-    sample = next(run.task.ordered(run.task.test, 16))[0]
+    images, card = examples(run.task, settings), _card(run, {})
     result["exports"] = []
     for path in settings.ending.export or ():
         check()
-        result["exports"].append(export(run.model, path, sample))
+        result["exports"].append(export(run.model, path, images, card))
 
 
 def dense_network(run: Experiment) -> Network:

@@ -11,7 +11,7 @@ import torch
 
 import models
 import tasks
-from deploy.forms.onnx import export
+from deploy.export import examples, export
 from runs.console import export_line, note, say_all
 from settings.arguments import Settings
 from settings.errors import Failed, Refused
@@ -97,8 +97,8 @@ def test(settings: Settings, engine: Engine) -> list[str]:
     images, precision = f"{result['images']} images", "float32" if engine.amp == "off" else engine.amp
     lines = [f"result test accuracy: {result[task.metric]:.2f}, loss {result['loss']:.4f} ({images}), {precision}"]
     lines += _class_lines(result)
-    sample = next(task.ordered(task.test, 16))[0]
-    return lines + [export_line(export(network, path, sample)) for path in settings.ending.export or ()]
+    images = examples(task, settings)
+    return lines + [export_line(export(network, path, images, card)) for path in settings.ending.export or ()]
 
 
 def _test_data(settings: Settings, card: models.Card, device: str) -> tasks.Task:

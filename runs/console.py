@@ -124,6 +124,7 @@ def export_line(exported: dict) -> str:
     return (
         f"result export: {exported['file']}, {exported['bytes'] / 1e6:.3f} MB, "
         f"differs by {exported['difference']:.1e} of the largest output from PyTorch"
+        f"{'; ' + exported['form'] if 'form' in exported else ''}"
     )
 
 

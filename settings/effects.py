@@ -125,6 +125,12 @@ def no_shortcut(settings) -> str | None:
         return f"has no effect on {arch}: it is for ResNet-20, 32, 44, 56 and 110"
 
 
+def no_export(settings) -> str | None:
+    """--export_input, where nothing is exported."""
+    if not settings.ending.export:
+        return "has no effect without --export"
+
+
 def no_image_size(settings) -> str | None:
     """--image_size, for a data set whose images have one size."""
     if settings.data.dataset != "folder":

@@ -128,6 +128,9 @@ class Classification(Task):
     def ordered(self, split: Images, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         return self.images.ordered(split, batch)
 
+    def examples(self, images: int) -> Tensor:
+        return self.test.pixels[:images]
+
     def sample(self, batches: int) -> Iterator[tuple[Tensor, Tensor]]:
         return self.images.sample(self.batch, batches, self.seed)
 

@@ -63,6 +63,10 @@ class Task:
         """Yield all of a split in its order, not augmented, as (inputs, targets)."""
         raise NotImplementedError
 
+    def examples(self, images: int) -> Tensor:
+        """Return the first test images as they are before they are normalised, or fewer where there are not as many."""
+        raise NotImplementedError
+
     def sample(self, batches: int) -> Iterator:
         """Yield so many batches of training images to score with, not augmented: the same ones at every call."""
         raise NotImplementedError

@@ -257,7 +257,8 @@ def example(page: str) -> str:
 
 
 def test_every_python_example_has_a_test():
-    assert {param.values[0] for param in blocks("python")} == {"models/README.md", "pruning/README.md", "training/README.md"}
+    pages = {"models/README.md", "pruning/README.md", "tasks/README.md", "training/README.md"}
+    assert {param.values[0] for param in blocks("python")} == pages
 
 
 def test_the_criterion_is_one_file(tmp_path, two_blocks):

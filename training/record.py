@@ -21,7 +21,8 @@ class Row:
 
     `train` and `valid` are the task's measures, the metric first. `pruning` is empty in a dense run; otherwise it holds the
     weights under a mask and all weights (num_zero, num_total), the mask entries that are 0 (cut), those that moved in this
-    epoch (mask_changes), and the filters kept in each layer (kept_filters).
+    epoch (mask_changes), of filters those that returned, left, and are cut without a gradient (not_learning), and the filters
+    kept in each layer (kept_filters).
     """
 
     epoch: int

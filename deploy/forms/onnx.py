@@ -1,89 +1,60 @@
-"""This file writes a network as an ONNX or torch.export file, and checks it against PyTorch before it is kept."""
+"""This file writes a network as an ONNX file, and runs and times such files by onnxruntime."""
 
-import contextlib
-import io
-import logging
 import tempfile
-import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from deploy.folding import folded
+from deploy.forms.quiet import silence
 from deploy.latency import in_turns, summed_up
 from models import Network
-from runs.storage import replace, unused
-from settings.errors import Failed
 
-LARGEST_DIFFERENCE = 1e-4
-# onnxruntime's blocked kernels want multiples of 16; filling up to them pays where it does not double the work, as
-# measured on ResNet-56 and VGG-16
-BLOCK, WORTH = 16, 2
+# the oldest versions that have the operators of these networks, so that older runtimes read the files
+OPSET, IR = 18, 8
+# onnxruntime's blocked kernels want multiples of 16 channels; more than twice the work has never paid
+BLOCK, MOST_WORK = 16, 2
+# how much faster the blocks must be, for each size of a batch, to be worth a file that holds zeros
+WORTH, TRIED = 1.1, (1, 16)
 
 
-def export(network: Network, path: str, images: torch.Tensor) -> dict:
-    """Write the network, batch norm folded, to a .onnx or .pt2 file that takes any number of images.
+def write_onnx(form: nn.Module, path: Path, example: Tensor, about: dict[str, str]) -> None:
+    """Write a folded network that takes any number of images like those of `example`, with the weights inside.
 
-    `images` (n, channels, height, width) are put through the file by its own runtime (onnxruntime or PyTorch) and through
-    the network. Returns the file, the largest difference of outputs as a fraction of the largest output, and the bytes.
-    Failed if that difference is above 1e-4 or the file cannot be made; nothing is written then.
+    `about` becomes the file's metadata. What the exporter knows of the machine's files is left out.
     """
-    images = images.detach().cpu().float().contiguous()
-    form = folded(network).cpu()
-    with torch.inference_mode():
-        expected = outputs_of(form(images))
-    with tempfile.TemporaryDirectory() as folder:
-        draft = Path(folder) / f"network{Path(path).suffix}"
-        try:
-            outputs = write_onnx(network, draft, images) if draft.suffix == ".onnx" else _write_pt2(form, draft, images)
-        except (RuntimeError, TypeError, ValueError) as error:
-            raise Failed(f"'{path}' cannot be made: {' '.join(str(error).split())[:200]}") from None
-        pairs = zip(outputs, expected, strict=True)
-        differences = [(made - wanted).abs().max() / wanted.abs().max().clamp_min(1e-30) for made, wanted in pairs]
-        difference = float(torch.stack(differences).max())  # unlike max(), this keeps a difference that is no number
-        if not difference <= LARGEST_DIFFERENCE:
-            raise Failed(f"'{path}' would not be the same network: it differs by {difference:.1e} of the largest output")
-        content = draft.read_bytes()
-    target = unused(Path(path))
-    replace(target, content)
-    return {"file": str(target), "difference": difference, "bytes": len(content)}
+    import onnx
 
-
-def outputs_of(output: torch.Tensor | tuple | list) -> list[torch.Tensor]:
-    """Return the outputs of a network, one or several, as a list."""
-    return [output] if isinstance(output, torch.Tensor) else list(output)
-
-
-def write_onnx(network: Network, path: Path, images: torch.Tensor) -> list[torch.Tensor]:
-    """Write an ONNX file with batch norm folded and the weights inside; return what onnxruntime makes of the images."""
-    form, batch = _in_blocks(folded(network, 1).cpu(), folded(network, BLOCK).cpu(), images), torch.export.Dim("n", min=1)
-    names = ["logits"] if len(network.outputs) == 1 else list(network.outputs)
-    with _silence():
+    names = ["logits"] if len(form.outputs) == 1 else list(form.outputs)
+    with silence():
         program = torch.onnx.export(
-            form, (images,), dynamo=True, dynamic_shapes=({0: batch},), input_names=["images"], output_names=names
+            form,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("n", min=1)},),
+            input_names=["images"],
+            output_names=names,
+            opset_version=OPSET,
         )
         program.save(str(path), external_data=False)
+    model = onnx.load(str(path))
+    graph = model.graph
+    del graph.value_info[:]
+    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    model.ir_version = IR
+    onnx.helper.set_model_props(model, about)
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+
+
+def run_onnx(path: Path, images: Tensor) -> list[Tensor]:
+    """Return the outputs that onnxruntime gives for the images by the file."""
     return [torch.from_numpy(output) for output in session(path).run(None, {"images": images.numpy()})]
-
-
-def _in_blocks(plain: Network, filled: Network, images: torch.Tensor) -> Network:
-    """Return `filled`, whose channels fill whole blocks, unless it does more than twice the work of `plain`."""
-    work = []
-    for network in (plain, filled):
-        with FlopCounterMode(display=False) as counter, torch.inference_mode():
-            network(images[:1])
-        work.append(counter.get_total_flops())
-    return filled if work[1] <= WORTH * work[0] else plain
-
-
-def _write_pt2(form: Network, path: Path, images: torch.Tensor) -> list[torch.Tensor]:
-    """Write a torch.export file of a folded network; return what the loaded file makes of the images."""
-    with _silence():
-        program = torch.export.export(form, (images,), dynamic_shapes=({0: torch.export.Dim("n", min=1)},))
-        torch.export.save(program, str(path))
-        return outputs_of(torch.export.load(str(path)).module()(images))
 
 
 def session(path: Path):
@@ -98,32 +69,52 @@ def session(path: Path):
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
+def chosen_form(network: Network, size: tuple[int, int], batches: tuple[int, ...] = TRIED) -> tuple[Network, str]:
+    """Return the folded copy to write, on the CPU, and in words why: with channels of zeros only if they are measured to pay.
+
+    `size` is (height, width) of the images.
+    """
+    plain, filled = folded(network, 1).cpu(), folded(network, BLOCK).cpu()
+    if plain.widths() == filled.widths():
+        return plain, f"all channels are in blocks of {BLOCK}"
+    image = torch.zeros(1, network.input_channels, *size)
+    if _work(filled, image) > MOST_WORK * _work(plain, image):
+        return plain, f"no channels of zeros: blocks of {BLOCK} would more than double the work"
+    rows = _timed({"plain": plain, "filled": filled}, size, batches)
+    gains = [row["plain"]["ms"] / row["filled"]["ms"] for row in rows]
+    words = f"{' and '.join(f'{gain:.2f}' for gain in gains)} times as fast, batches of {' and '.join(map(str, batches))}"
+    if min(gains) >= WORTH:
+        return filled, f"channels of zeros fill up blocks of {BLOCK}: {words}"
+    return plain, f"no channels of zeros: blocks of {BLOCK} were {words}"
+
+
 def onnxruntime_latency(whole: Network, smaller: Network, image_size: int, batches: tuple[int, ...]) -> list[dict]:
     """Return, for each batch size, the milliseconds of "dense" and "compact" in onnxruntime, measured in turns on the CPU."""
-    rows, sessions, channels = [], {}, whole.input_channels
+    size = (image_size, image_size)
+    forms = {"dense": chosen_form(whole, size, batches)[0], "compact": chosen_form(smaller, size, batches)[0]}
+    return _timed(forms, size, batches)
+
+
+def _timed(forms: dict[str, Network], size: tuple[int, int], batches: tuple[int, ...]) -> list[dict[str, dict]]:
+    """Return, for each batch size, what each folded network takes in onnxruntime, measured in turns; see `summed_up`."""
+    rows, sessions = [], {}
+    channels = next(iter(forms.values())).input_channels
     with tempfile.TemporaryDirectory() as folder:
-        for name, network in (("dense", whole), ("compact", smaller)):
+        for name, form in forms.items():
             path = Path(folder) / f"{name}.onnx"
-            write_onnx(network, path, torch.zeros(2, channels, image_size, image_size))
+            write_onnx(form, path, torch.zeros(2, channels, *size), {})
             sessions[name] = session(path)
         for batch in batches:
-            images = np.zeros((batch, channels, image_size, image_size), dtype=np.float32)
-            took = in_turns({name: lambda s=s, x=images: s.run(None, {"images": x}) for name, s in sessions.items()})
+            images = np.zeros((batch, channels, *size), dtype=np.float32)
+            took = in_turns(
+                {name: lambda opened=opened, x=images: opened.run(None, {"images": x}) for name, opened in sessions.items()}
+            )
             rows.append({name: summed_up(seconds) for name, seconds in took.items()})
     return rows
 
 
-@contextlib.contextmanager
-def _silence():
-    """Silence the exporters, which tell their progress; only their errors matter here."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+def _work(network: Network, image: Tensor) -> int:
+    """Return the floating-point operations of one pass."""
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        network(image)
+    return counter.get_total_flops()

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import zipfile
 from functools import partial
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from PIL import Image
 
 import modeling
 import models
-from deploy import latency, measure, use
+from deploy import export, latency, measure, use
 from deploy.folding import folded
-from deploy.forms import onnx as export
+from deploy.forms import onnx as onnx_form
+from deploy.forms.onnx import session
+from deploy.forms.pt2 import FACTS
 from pruning import OutputGate, Pruner
 from pruning.removal import Removal
 from settings.arguments import parse
@@ -170,14 +173,14 @@ def test_a_budget_is_asked_for_and_told(call):
 def test_the_published_placement_is_not_called_exact_and_empty_layers_go_all_the_way(call):
     """The description taken literally empties whole layers; it is trained further, regularised, timed and exported."""
     flags = ["--recipe", "paper", "--lr", "0.01", "--compact", "--finetune_epochs", "1", "--val_size", "0", "--out_dir", "run"]
-    out = call(*TINY, "--quiet", *flags, "--export", "m.onnx", "m.pt2")
+    out = call(*TINY, "--quiet", *flags, "--export", "m.onnx", "m.pt2", "--export_input", "normalised")
     assert line(out, "removal").startswith("result removal: NOT exact at --prune_gate weight: largest difference ")
     network = models.load("run/model.pt")
     assert any(unit.filters == 0 for unit in network.units.values())
     x = torch.randn(5, 3, 16, 16)
     with torch.no_grad():
         wanted = network(x)
-    onnx = torch.from_numpy(export.session("m.onnx").run(None, {"images": x.numpy()})[0])
+    onnx = torch.from_numpy(session("m.onnx").run(None, {"images": x.numpy()})[0])
     for got in (onnx, torch.export.load("m.pt2").module()(x)):
         assert (got - wanted).abs().max() <= 1e-5 * wanted.abs().max()
 
@@ -414,7 +417,7 @@ class TestExport:
             with torch.no_grad():
                 wanted = network(x)
             if suffix == ".onnx":
-                got = torch.from_numpy(export.session(path).run(None, {"images": x.numpy()})[0])
+                got = torch.from_numpy(session(path).run(None, {"images": x.numpy()})[0])
             else:
                 got = torch.export.load(str(path)).module()(x)
             assert (got - wanted).abs().max() <= 1e-5 * wanted.abs().max()
@@ -425,11 +428,122 @@ class TestExport:
             export.export(smaller_network(), str(tmp_path / "m.pt2"), torch.randn(2, 3, 32, 32))
         assert list(tmp_path.iterdir()) == []
 
-    def test_a_saved_network_is_exported_later(self, call):
+    @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+    def test_a_file_takes_pictures_as_bytes_and_normalises_them_itself(self, suffix, tmp_path):
+        network, path = smaller_network(), tmp_path / f"m{suffix}"
+        facts = card(training={"began_in": "/somewhere"}, fit="pad")
+        pixels = torch.randint(0, 256, (5, 16, 16, 3), dtype=torch.uint8)
+        exported = export.export(network, str(path), pixels, facts)
+        assert exported["form"].startswith("takes bytes (n, 16, 16, 3)")
+        with torch.no_grad():
+            wanted = network(((pixels.float() - 1) / 2).permute(0, 3, 1, 2))
+        for part in (slice(0, 1), slice(0, 5)):
+            got = run(path, pixels[part])
+            assert (got - wanted[part]).abs().max() <= 1e-5 * wanted.abs().max()
+        if suffix == ".onnx":  # what is no byte is refused, not misread
+            with pytest.raises(Exception, match="float"):
+                run(path, pixels.float() / 255)
+        about = told(path)
+        assert about["classes"] == ["a", "b", "c"]
+        assert (about["image_size"], about["fit"]) == (16, "pad")
+        assert about["normalisation"] == {"inside": True, "mean": [1.0] * 3, "std": [2.0] * 3, "of": "bytes"}
+        assert about["input"] == {"type": "uint8", "shape": ["n", 16, 16, 3], "channels": ["R", "G", "B"]}
+        export.export(network, str(tmp_path / f"n{suffix}"), torch.randn(2, 3, 16, 16), facts)
+        about = told(tmp_path / f"n{suffix}")
+        assert about["normalisation"]["inside"] is False
+        assert about["input"] == {"type": "float32", "shape": ["n", 3, 16, 16], "channels": ["R", "G", "B"]}
+
+    @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+    @pytest.mark.parametrize("images", [1, 2])
+    def test_nothing_of_this_machine_or_of_the_pictures_is_in_a_file(self, suffix, images, tmp_path):
+        """Not even with a single test image, by which the file is checked but not shaped."""
+        path = tmp_path / f"m{suffix}"
+        pixels = torch.full((images, 16, 16, 3), 173, dtype=torch.uint8)
+        export.export(smaller_network(), str(path), pixels, card())
+        assert run(path, torch.zeros(7, 16, 16, 3, dtype=torch.uint8)).shape == (7, 3)
+        contents = {"whole": path.read_bytes()}
+        if suffix == ".pt2":
+            with zipfile.ZipFile(path) as archive:
+                contents |= {name: archive.read(name) for name in archive.namelist()}
+        for name, content in contents.items():
+            for word in (
+                str(ROOT),
+                sys.prefix,
+                Path(torch.__file__).parent,
+                tmp_path,
+                Path.home(),
+                "stack_trace",
+                ".py",
+                "return ",
+            ):
+                assert str(word).encode() not in content, (name, word)
+            assert pixels[0, :2].numpy().tobytes() not in content
+
+    def test_an_onnx_file_is_for_old_runtimes_too(self, tmp_path):
+        import onnx
+
+        path = tmp_path / "m.onnx"
+        export.export(smaller_network(), str(path), torch.zeros(2, 16, 16, 3, dtype=torch.uint8), card())
+        model = onnx.load(path)
+        assert model.ir_version == 8
+        assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 18)]
+        assert len(model.functions) == 0
+
+    @pytest.mark.parametrize(("gains", "filled"), [((1.2, 1.3), True), ((1.2, 1.05), False), ((0.9, 2.0), False)])
+    def test_zeros_are_written_only_where_they_are_measured_to_pay(self, gains, filled, tmp_path, monkeypatch):
+        import onnx
+
+        rows = [{"plain": gain, "filled": 1.0} for gain in gains]
+        monkeypatch.setattr(onnx_form, "_milliseconds", lambda *_: rows)
+        path, network = tmp_path / "m.onnx", smaller_network("resnet20", 0.4)
+        exported = export.export(network, str(path), torch.randn(2, 3, 16, 16), card())
+        words = f"{gains[0]:.2f} and {gains[1]:.2f} times as fast, batches of 1 and 16"
+        assert exported["form"].endswith(words)
+        assert ("no channels of zeros" in exported["form"]) is not filled
+        weights = [onnx.numpy_helper.to_array(value) for value in onnx.load(path).graph.initializer]
+        zeros = sum(int((weight == 0).sum()) for weight in weights if weight.ndim == 4)
+        indexed = sum(rows.numel() for rows in zeros_of(folded(network, 1)))
+        assert (zeros > indexed) is filled
+        assert zeros >= indexed
+
+    def test_forms_are_measured_in_turns(self, tmp_path):
+        network = smaller_network("resnet20", 0.4)
+        form, words = onnx_form.chosen_form(network, (16, 16))
+        assert "times as fast, batches of 1 and 16" in words
+        assert form.widths() in (folded(network, 1).widths(), folded(network, 16).widths())
+        whole = models.build("resnet20", classes=3).eval()
+        assert onnx_form.chosen_form(whole, (16, 16))[1] == "all channels are in blocks of 16"
+        assert "more than double the work" in onnx_form.chosen_form(smaller_network("resnet20", 0.9), (16, 16))[1]
+
+    @pytest.mark.parametrize("taken", ["bytes", "normalised"])
+    def test_a_saved_network_is_exported_later(self, taken, call):
         models.save("model.pt", smaller_network(), models.Card("resnet20", ["blue", "green", "red"], 16, [127.0] * 3, [60.0] * 3))
-        out = call("--evaluate", "model.pt", *TINY_DATA[:4], "--quiet", "--export", "m.pt2")
+        out = call("--evaluate", "model.pt", *TINY_DATA[:4], "--quiet", "--export", "m.pt2", "--export_input", taken)
+        words = {"bytes": "takes bytes (n, 16, 16, 3)", "normalised": "takes normalised floats (n, 3, 16, 16)"}[taken]
         assert line(out, "export").startswith("result export: m.pt2, ")
-        assert Path("m.pt2").is_file()
+        assert line(out, "export").endswith(words)
+        assert told(Path("m.pt2"))["classes"] == ["blue", "green", "red"]
+
+
+def zeros_of(form):
+    """The weights that are zero in each layer of a folded network."""
+    return [unit.layer.weight[unit.layer.weight == 0] for unit in form.all_units.values() if unit.layer.weight.dim() == 4]
+
+
+def run(path, images):
+    """What a file makes of images."""
+    if path.suffix == ".onnx":
+        return torch.from_numpy(session(path).run(None, {"images": images.numpy()})[0])
+    return torch.export.load(str(path)).module()(images)
+
+
+def told(path):
+    """What a file says of its network."""
+    if path.suffix == ".onnx":
+        return {name: json.loads(value) for name, value in session(path).get_modelmeta().custom_metadata_map.items()}
+    extra = {FACTS: ""}
+    torch.export.load(str(path), extra_files=extra)
+    return json.loads(extra[FACTS])
 
 
 def test_latencies_are_medians_of_turns(monkeypatch):

@@ -6,9 +6,9 @@ from torch import nn
 from toys import TOYS, images_for, outputs_of, toy
 
 import models
-from deploy import latency
+from deploy import export, latency
 from deploy.folding import InPlaceJoint, folded
-from deploy.forms import onnx as export
+from deploy.forms import onnx
 from models import Joint, Network
 from models.layers import conv_unit
 
@@ -88,19 +88,19 @@ def test_any_wiring_is_exported(name, suffix, tmp_path):
     exported = export.export(network, str(tmp_path / f"m{suffix}"), images)
     assert exported["difference"] <= 1e-5
     if suffix == ".onnx":
-        names = [output.name for output in export.session(tmp_path / "m.onnx").get_outputs()]
+        names = [output.name for output in onnx.session(tmp_path / "m.onnx").get_outputs()]
         assert names == (["boxes", "scores"] if name == "two outputs" else ["logits"])
 
 
 def test_a_wrong_second_output_is_seen(tmp_path, monkeypatch):
     network = toy("two outputs").float()
-    write = export.write_onnx
+    run = export.run_onnx
 
     def wrong(*arguments):
-        first, second = write(*arguments)
+        first, second = run(*arguments)
         return [first, second + 1]
 
-    monkeypatch.setattr(export, "write_onnx", wrong)
+    monkeypatch.setattr(export, "run_onnx", wrong)
     with pytest.raises(export.Failed, match="would not be the same network"):
         export.export(network, str(tmp_path / "m.onnx"), images_for(network).float())
     assert list(tmp_path.iterdir()) == []
@@ -111,4 +111,4 @@ def test_networks_of_one_channel_are_timed(monkeypatch):
     network = toy("depthwise, gray").float()
     took = latency.networks(network, network, 9, 2, "cpu")
     assert all(row["ms"] > 0 and row["peak_mb"] > 0 for row in took.values())
-    assert len(export.onnxruntime_latency(network, network, 9, (1, 2))) == 2
+    assert len(onnx.onnxruntime_latency(network, network, 9, (1, 2))) == 2

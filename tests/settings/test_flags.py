@@ -28,6 +28,7 @@ WITHOUT = {
     "no_channels": ["--dataset", "digits"],
     "no_fit": ["--dataset", "digits"],
     "no_test_size": ["--dataset", "digits"],
+    "no_export": [*STRUCTURED, "--compact"],
     "no_penalty": [],
     "no_momentum": ["--optimizer", "adam"],
     "no_finetuning": [*STRUCTURED, "--compact"],
@@ -56,6 +57,7 @@ VALUES = {
     "shortcut": "pad",
     "image_size": "64",
     "channels": "1",
+    "export_input": "normalised",
     "test_size": "0.2",
     "fit": "pad",
     "odecay": "0.5",
@@ -93,7 +95,21 @@ def test_a_flag_without_effect_is_refused(name, condition):
 )
 def test_a_flag_with_effect_is_not(condition):
     settings = arguments.asked(
-        ["--arch", "resnet20", "--dataset", "folder", *STRUCTURED, "--prune_imp", "grad", "--reg", "l1", "--finetune_epochs", "1"]
+        [
+            "--arch",
+            "resnet20",
+            "--dataset",
+            "folder",
+            *STRUCTURED,
+            "--prune_imp",
+            "grad",
+            "--reg",
+            "l1",
+            "--finetune_epochs",
+            "1",
+            "--export",
+            "m.onnx",
+        ]
     )
     assert condition(settings) is None
 
@@ -135,4 +151,4 @@ def test_the_default_is_in_the_registry(flag):
 def test_what_makes_a_row_of_the_table_of_runs():
     """Seeds and machines do not; precision does."""
     apart = {name for name, flag in FLAGS.items() if flag.makes_a_row}
-    assert apart == {*of_kind("method", "ending"), "amp"} - {"seed", "compact", "export"}
+    assert apart == {*of_kind("method", "ending"), "amp"} - {"seed", "compact", "export", "export_input"}
