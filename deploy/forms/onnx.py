@@ -80,7 +80,7 @@ def chosen_form(network: Network, size: tuple[int, int], batches: tuple[int, ...
     image = torch.zeros(1, network.input_channels, *size)
     if _work(filled, image) > MOST_WORK * _work(plain, image):
         return plain, f"no channels of zeros: blocks of {BLOCK} would more than double the work"
-    rows = _timed({"plain": plain, "filled": filled}, size, batches)
+    rows = timed({"plain": plain, "filled": filled}, size, batches)
     gains = [row["plain"]["ms"] / row["filled"]["ms"] for row in rows]
     words = f"{' and '.join(f'{gain:.2f}' for gain in gains)} times as fast, batches of {' and '.join(map(str, batches))}"
     if min(gains) >= WORTH:
@@ -92,10 +92,10 @@ def onnxruntime_latency(whole: Network, smaller: Network, image_size: int, batch
     """Return, for each batch size, the milliseconds of "dense" and "compact" in onnxruntime, measured in turns on the CPU."""
     size = (image_size, image_size)
     forms = {"dense": chosen_form(whole, size, batches)[0], "compact": chosen_form(smaller, size, batches)[0]}
-    return _timed(forms, size, batches)
+    return timed(forms, size, batches)
 
 
-def _timed(forms: dict[str, Network], size: tuple[int, int], batches: tuple[int, ...]) -> list[dict[str, dict]]:
+def timed(forms: dict[str, Network], size: tuple[int, int], batches: tuple[int, ...]) -> list[dict[str, dict]]:
     """Return, for each batch size, what each folded network takes in onnxruntime, measured in turns; see `summed_up`."""
     rows, sessions = [], {}
     channels = next(iter(forms.values())).input_channels

@@ -493,8 +493,8 @@ class TestExport:
     def test_zeros_are_written_only_where_they_are_measured_to_pay(self, gains, filled, tmp_path, monkeypatch):
         import onnx
 
-        rows = [{"plain": gain, "filled": 1.0} for gain in gains]
-        monkeypatch.setattr(onnx_form, "_milliseconds", lambda *_: rows)
+        rows = [{"plain": {"ms": gain}, "filled": {"ms": 1.0}} for gain in gains]
+        monkeypatch.setattr(onnx_form, "timed", lambda *_: rows)
         path, network = tmp_path / "m.onnx", smaller_network("resnet20", 0.4)
         exported = export.export(network, str(path), torch.randn(2, 3, 16, 16), card())
         words = f"{gains[0]:.2f} and {gains[1]:.2f} times as fast, batches of 1 and 16"

@@ -119,7 +119,7 @@ def test_what_may_change_on_the_way_may_be_typed(tmp_path, name):
     saved = defaults() | {"arch": "resnet20", "typed": {}, "prune_type": "structured", "compact": True, "finetune_epochs": 1}
     (tmp_path / "config.json").write_text(json.dumps({"settings": saved}))
     flag = FLAGS[name]
-    value = {"device": "cpu", "export": str(tmp_path / "m.pt2"), "data_dir": "there"}.get(name, "3")
+    value = {"device": "cpu", "export": str(tmp_path / "m.pt2"), "data_dir": "there", "export_input": "normalised"}.get(name, "3")
     settings = parse(["--resume", str(tmp_path), f"--{name}", *([] if flag.action else [value])])
     assert settings.flat[name] not in (flag.default, None)
 
