@@ -113,7 +113,7 @@ def train(run: Experiment, folder: Folder | None, rows: list[dict]) -> list[dict
                 began = time.monotonic()
                 trained = train_epoch(run, epoch, bar)
                 seconds = time.monotonic() - began
-                valid = run.evaluate(task.valid or task.test)
+                valid = run.evaluate(task.valid or task.test, by_class=task.valid is None)
                 rows = [*rows, Row.of(run, epoch, trained, valid, seconds, rows).plain()]
                 if folder:
                     folder.log(rows[-1], run.state())
@@ -142,7 +142,7 @@ def carry_out(run: Experiment, folder: Folder | None, rows: list[dict]) -> None:
         rows = train(run, folder, rows)
         # the held-out images made every choice; the test images are read here, once
         as_validated = task.valid is None and run.now.epochs > 0
-        test = rows[-1]["valid"] if as_validated else run.evaluate(task.test)
+        test = rows[-1]["valid"] if as_validated else run.evaluate(task.test, by_class=True)
         result = Result.of(run, rows, test).plain()
         if settings.ending.compact and folder:
             run.stop.check("before the smaller network was saved")

@@ -20,5 +20,7 @@ class Scalars:
         if "num_zero" in row:
             flat["sparsity"] = row["num_zero"] / row["num_total"]
         for name, value in flat.items():
+            if isinstance(value, dict | list):  # of each class, where the test images validate
+                continue
             self.writer.add_scalar(name, value, row["epoch"])
         self.writer.flush()

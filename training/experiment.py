@@ -91,10 +91,10 @@ class Experiment:
         """The training batches of an epoch, as (inputs, targets): this process's part of each."""
         return self.task.batches(epoch, (self.team.rank, self.team.size))
 
-    def evaluate(self, split) -> dict:
-        """The task's measures over a split."""
+    def evaluate(self, split, by_class: bool = False) -> dict:
+        """The task's measures over a split; of each class too, where that is asked for."""
         batches = 2 if self.settings.run.dry_run else None
-        classes = self.task.classes if split is self.task.test else ()
+        classes = self.task.classes if by_class else ()
         return evaluate(self.model, self.task, split, self.predict, self.engine.device, batches, self.team, classes)
 
     def learning_rate(self, epoch: int, step: int = 0) -> float:

@@ -117,9 +117,11 @@ def test_a_run_of_before_goes_on_with_its_procedure(tmp_path):
 @pytest.mark.parametrize("name", [name for name in FLAGS if FLAGS[name].on_resume == "any" and name != "resume"])
 def test_what_may_change_on_the_way_may_be_typed(tmp_path, name):
     saved = defaults() | {"arch": "resnet20", "typed": {}, "prune_type": "structured", "compact": True, "finetune_epochs": 1}
+    saved |= {} if name == "export" else {"export": ["m.pt2"]}
     (tmp_path / "config.json").write_text(json.dumps({"settings": saved}))
     flag = FLAGS[name]
-    value = {"device": "cpu", "export": str(tmp_path / "m.pt2"), "data_dir": "there", "export_input": "normalised"}.get(name, "3")
+    values = {"device": "cpu", "export": str(tmp_path / "m.pt2"), "export_input": "normalised", "data_dir": "there"}
+    value = values.get(name, "3")
     settings = parse(["--resume", str(tmp_path), f"--{name}", *([] if flag.action else [value])])
     assert settings.flat[name] not in (flag.default, None)
 

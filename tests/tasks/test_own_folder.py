@@ -366,6 +366,15 @@ class TestByClass:
         assert wrong == round(6 - 6 * summary["test"]["top1"] / 100)
         assert wrong == 0 or out[2].startswith("result confusions: ")
 
+    def test_classes_are_told_where_the_test_images_validate(self, call):
+        """In the rows, too, of which TensorBoard draws the numbers."""
+        photos(Path("photos"))
+        call(*FLAGS, "--data_dir", "photos", "--val_size", "0", "--tensorboard", "--out_dir", "run")
+        rows = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+        test = json.loads(Path("run/summary.json").read_text())["test"]
+        assert {*test["classes"]} == {"cat", "dog"}
+        assert test == rows[-1]["valid"]
+
     def test_balanced_weights_let_classes_count_alike(self, tmp_path):
         root = photos(tmp_path, train=12)
         for path in sorted((root / "train" / "dog").iterdir())[3:]:
