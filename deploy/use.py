@@ -17,7 +17,7 @@ from settings.arguments import Settings
 from settings.errors import Failed, Refused
 from settings.paths import located
 from tasks.images import normalised
-from tasks.pictures import read_pictures
+from tasks.pictures import read_pictures, suffixes
 from training.engine import Engine
 from training.evaluation import evaluate
 
@@ -61,9 +61,7 @@ def predict(model: str, paths: list[str], device: str = "cpu") -> Iterator[str]:
 
 def image_files(paths: list[str]) -> list[str]:
     """The image files that `paths` name; of a folder those in it, by name, whose type Pillow reads and that are not hidden."""
-    from PIL import Image
-
-    types, files = Image.registered_extensions(), []
+    types, files = suffixes(), []
     for path in map(Path, paths):
         inside = sorted(path.iterdir()) if path.is_dir() else []
         images = [file for file in inside if file.suffix.lower() in types and not file.name.startswith(".")]
@@ -94,8 +92,8 @@ def test(settings: Settings, engine: Engine) -> list[str]:
             return network(inputs)
 
     result = evaluate(network, task, split, predict, engine.device, classes=card.classes)
-    images, precision = f"{result['images']} images", "float32" if engine.amp == "off" else engine.amp
-    lines = [f"result test accuracy: {result[task.metric]:.2f}, loss {result['loss']:.4f} ({images}), {precision}"]
+    images = f"{result['images']} images"
+    lines = [f"result test accuracy: {result[task.metric]:.2f}, loss {result['loss']:.4f} ({images}), {engine.precision}"]
     lines += _class_lines(result)
     images = examples(task, settings)
     return lines + [export_line(export(network, path, images, card)) for path in settings.ending.export or ()]

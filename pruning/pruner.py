@@ -187,10 +187,6 @@ class Pruner:
         """How many mask entries there are: filters, single weights or kernels that could be cut."""
         return sum(gate.mask.numel() for gate in self.gates.values())
 
-    def take_changes(self) -> int:
-        """Return how many mask entries moved since this was last called."""
-        return self.take_moves()["mask_changes"]
-
     def take_moves(self) -> dict[str, int]:
         """Return what moved since this was last called, as plain values for metrics.jsonl.
 

@@ -48,8 +48,12 @@ class Engine:
         return cls(device, amp, device == "cuda" if asked.compile is None else asked.compile, asked.deterministic)
 
     def __str__(self) -> str:
-        precision = "float32" if self.amp == "off" else self.amp
-        return f"{precision}{', compiled' if self.compile else ''}"
+        return f"{self.precision}{', compiled' if self.compile else ''}"
+
+    @property
+    def precision(self) -> str:
+        """The name of the numbers that a forward pass computes with."""
+        return "float32" if self.amp == "off" else self.amp
 
     def autocast(self) -> torch.autocast:
         """Make a context in which a forward pass has the engine's precision."""

@@ -312,11 +312,11 @@ def test_a_masked_filter_returns_when_it_grows(two_blocks, batch):
     filter_ = int((pruner.gates[name].mask == 0).nonzero()[0])
     with torch.no_grad():
         two_blocks.units[name].layer.weight[filter_] *= 100
-    pruner.take_changes()
+    pruner.take_moves()["mask_changes"]
     pruner.update(0.5)
     assert pruner.gates[name].mask[filter_] == 1
-    assert pruner.take_changes() == 2  # one came, one went
-    assert pruner.take_changes() == 0
+    assert pruner.take_moves()["mask_changes"] == 2  # one came, one went
+    assert pruner.take_moves()["mask_changes"] == 0
 
 
 @pytest.mark.core
@@ -332,7 +332,7 @@ def test_by_gradient_descent_too(two_blocks, batch):
             optimizer.zero_grad()
             F.cross_entropy(two_blocks(images), labels).backward()
             optimizer.step()
-        changes += pruner.take_changes() * (epoch > 0)  # the first masks are no change of mind
+        changes += pruner.take_moves()["mask_changes"] * (epoch > 0)  # the first masks are no change of mind
     assert changes >= 2
 
 
