@@ -1,26 +1,44 @@
 #!/usr/bin/env bash
-# The short comparison: ResNet-20, CIFAR-10, 10 epochs, one row a line below, JOBS runs at a time with one thread each.
-#   DATA_DIR=data JOBS=2 benchmarks/short_runs.sh OUT        finished rows are left alone, others go on
+# Short comparisons: ResNet-20, CIFAR-10, 10 epochs, one row a line below, JOBS runs at a time with one thread each.
+#   DATA_DIR=data JOBS=2 benchmarks/short_runs.sh OUT [rates | moving]      finished rows are left alone, others go on
+# "rates", the default, compares methods at an equal rate; "moving" compares ways to move masks at equal MACs, two seeds each.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:?where the run folders go}
 common="--layers 20 --epochs 10 --threads 1 --data_dir ${DATA_DIR:-data}"
-rows=(
-  "ours_60_reg       --prune_type structured --prune_rate 0.6 --reg reg_cov --odecay 0.7"
-  "ksc2020_60        --recipe ksc2020"
-  "ours_60           --prune_type structured --prune_rate 0.6"
-  "paper_60          --recipe paper"
-  "dense             --prune_type none"
-  "fixed_60          --prune_type structured --prune_rate 0.6 --prune_phase init"
-  "random_60         --prune_type structured --prune_rate 0.6 --prune_imp random"
-  "ours_80           --prune_type structured --prune_rate 0.8"
-  "ours_90           --prune_type structured --prune_rate 0.9"
-)
+case ${2:-rates} in
+rates)
+  rows=(
+    "ours_60_reg       --prune_type structured --prune_rate 0.6 --reg reg_cov --odecay 0.7"
+    "ksc2020_60        --recipe ksc2020"
+    "ours_60           --prune_type structured --prune_rate 0.6"
+    "paper_60          --recipe paper"
+    "dense             --prune_type none"
+    "fixed_60          --prune_type structured --prune_rate 0.6 --prune_phase init"
+    "random_60         --prune_type structured --prune_rate 0.6 --prune_imp random"
+    "ours_80           --prune_type structured --prune_rate 0.8"
+    "ours_90           --prune_type structured --prune_rate 0.9"
+  ) ;;
+moving)
+  common+=" --prune_type structured --target_macs 0.38"
+  rows=()
+  for seed in 0 1; do
+    rows+=(
+      "zero_$seed        --seed $seed"
+      "right_$seed       --seed $seed --prune_gate output(joint='right')"
+      "hysteresis_$seed  --seed $seed --prune_scope global(hysteresis=0.2)"
+      "rarer_$seed       --seed $seed --prune_phase dynamic(rarer=1.0)"
+      "fixed_$seed       --seed $seed --prune_phase init"
+      "random_$seed      --seed $seed --prune_imp random"
+    )
+  done ;;
+*) echo "short_runs.sh: unknown set '$2': rates or moving" >&2 && exit 2 ;;
+esac
 for row in "${rows[@]}"; do
   read -r name flags <<<"$row"
   run=$out/$name
   [ -e "$run/summary.json" ] && continue
   what="$common $flags --out_dir $run"
   [ -e "$run/config.json" ] && what="--resume $run"
-  printf '%s\n' "mkdir -p $run && ${PYTHON:-python} modeling.py $what > $run/result.txt"
+  printf '%s\n' "mkdir -p $run && ${PYTHON:-python} modeling.py $(printf '%q ' $what)> $run/result.txt"
 done | xargs -P "${JOBS:-1}" -d '\n' -I{} bash -c '{}'
