@@ -30,6 +30,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from deploy import measure
+from deploy.making import make_form
 from runs.console import closing_lines, duration, epoch_lines, header, note, say_all
 from runs.folder import Folder, provenance, refuse_used
 from runs.tensorboard import Scalars
@@ -153,6 +154,8 @@ def carry_out(run: Experiment, folder: Folder | None, rows: list[dict]) -> None:
     try:
         if "file" in result:
             measure.measure_and_export(run, result)
+        if settings.ending.form and folder:
+            result["form"] = make_form(run, folder.path)
     finally:  # training is done: its result is said and kept also where measuring fails
         say_all(*closing_lines(result, settings, task))
         if folder:

@@ -51,13 +51,7 @@ def save_smaller(run: Experiment, result: dict, path: Path) -> dict:
     asked = method(settings) | {"epochs": settings.training.epochs, "data_dir": settings.data.data_dir}
     trained = {"settings": asked, **{name: result[name] for name in ("test", "dense", "left", "last")}}
     trained["began_in"] = began_in(path.parent)
-    return write(path, dense_network(run), run.model, _card(run, trained))
-
-
-def _card(run: Experiment, trained: dict) -> Card:
-    """Return the card of a run's network; `trained` is what it says of the training."""
-    data, task = run.settings.data, run.task
-    return Card(run.settings.network.arch, task.classes, data.image_size, *task.normalisation, trained, data.fit)
+    return write(path, dense_network(run), run.model, run.card(trained))
 
 
 def measure_and_export(run: Experiment, result: dict) -> None:
@@ -72,7 +66,7 @@ def measure_and_export(run: Experiment, result: dict) -> None:
 
     note(settings, f"saved {result['file']['file']}; now measuring how long it and the dense network take")
     result["speed"] = timed(dense_network(run), run.model, settings.data.image_size, run.engine.device, check)
-    images, card = examples(run.task, settings), _card(run, {})
+    images, card = examples(run.task, settings), run.card({})
     result["exports"] = []
     for path in settings.ending.export or ():
         check()

@@ -3,8 +3,11 @@
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
+from models.coding import Coded, decode
 from models.network import Network
 from runs.storage import packed, read_tensors, replace
 from settings.errors import Refused
@@ -30,24 +33,26 @@ class Card:
     fit: str = "crop"
 
 
-def save(path: str | Path, network: Network, card: Card) -> int:
+def save(path: str | Path, network: Network, card: Card, coded: dict[str, Coded] | None = None) -> int:
     """Write a network with its card to `path`, and return the file's size in bytes.
 
-    ValueError if the network has masks or is a folded copy; OSError if the file cannot be written.
+    Tensors whose names are in `coded` are written so, and all others as they are. ValueError if the network has masks or is
+    a folded copy; OSError if the file cannot be written.
     """
-    whole = content(network, card)
+    whole = content(network, card, coded)
     replace(Path(path), whole)
     return len(whole)
 
 
-def content(network: Network, card: Card):
+def content(network: Network, card: Card, coded: dict[str, Coded] | None = None):
     """Return the bytes that `save` writes. ValueError if the network has masks or is a folded copy."""
     if any(unit.gate is not None for unit in network.all_units.values()):
         raise ValueError("a network with masks is not written: remove the filters first")
     if not network.storable:
         raise ValueError("a folded copy is not written: write the network that it came from")
+    state = {"format": FORMAT, **asdict(card), "shapes": network.shapes()}
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    return packed({"format": FORMAT, **asdict(card), "shapes": network.shapes(), "tensors": tensors})
+    return packed({**state, "tensors": tensors} if coded is None else {**state, **_in_one(tensors, coded)})
 
 
 def load(path: str | Path) -> Network:
@@ -56,13 +61,13 @@ def load(path: str | Path) -> Network:
     Refused if the file is none of these, or does not fit this program.
     """
     keys = {entry.name for entry in fields(Card)}
-    state = {"fit": "crop"} | read_tensors(Path(path), "model file", {*keys - {"fit"}, "shapes", "tensors"}, FORMAT)
+    state = {"fit": "crop"} | read_tensors(Path(path), "model file", {*keys - {"fit"}, "shapes"}, FORMAT)
     try:
         with torch.device("meta"):
             network = NETWORKS.get(state["arch"])(classes=len(state["classes"]), channels=len(state["mean"]))
         network.to_empty(device="cpu")
         network.reshape(state["shapes"])
-        network.load_state_dict(state["tensors"])
+        network.load_state_dict(state["tensors"] if "tensors" in state else _taken_apart(network, state))
         if len(network.outputs) == 1 and network.widths()[network.outputs[0]] != len(state["classes"]):
             raise ValueError("it has another number of classes than of outputs")
         _check(state)
@@ -81,3 +86,39 @@ def _check(state: dict) -> None:
     fit = state["fit"] in ("crop", "pad", "stretch")
     if not (channels and min(std) > 0 and names and size and fit and isinstance(state["training"], dict)):
         raise ValueError("its classes, image size, fit, normalisation or training summary are none")
+
+
+def _in_one(tensors: dict[str, Tensor], coded: dict[str, Coded]) -> dict:
+    """Return tensors as the bytes of one, since a torch file has some 200 bytes more for each tensor in it.
+
+    "bytes" holds all floating tensors in their order, those in `coded` coded and the others as float32; "headers" what is
+    needed to decode the first.
+    """
+    parts = [
+        coded[name].content if name in coded else value.float().numpy().astype("<f4").tobytes()
+        for name, value in tensors.items()
+        if name in coded or value.is_floating_point()
+    ]
+    headers = {name: weight.header for name, weight in coded.items()}
+    return {"bytes": torch.frombuffer(bytearray(b"".join(parts)), dtype=torch.uint8), "headers": headers}
+
+
+def _taken_apart(network: Network, state: dict) -> dict[str, Tensor]:
+    """Return the tensors, by name, of which `_in_one` made one. ValueError where it is too short, too long or damaged."""
+    content, tensors = memoryview(state["bytes"].numpy()).cast("B"), {}
+    for name, value in network.state_dict().items():
+        if not value.is_floating_point():
+            tensors[name] = torch.zeros_like(value)  # batch norm's count of batches, which nothing reads again
+            continue
+        if name in state["headers"]:
+            tensors[name], size = decode(content, state["headers"][name], value.shape)
+        else:
+            size = 4 * value.numel()
+            if size > len(content):
+                raise ValueError("it is cut short")
+            numbers = np.frombuffer(content[:size], dtype="<f4").astype(np.float32)
+            tensors[name] = torch.from_numpy(numbers).view(value.shape)
+        content = content[size:]
+    if len(content):
+        raise ValueError("it is longer than its network")
+    return tensors

@@ -43,7 +43,7 @@ def closing_lines(result: dict, settings, task) -> list[str]:
             f"{recalibration['batches']} batches (where validated)"
         )
     lines += _size_lines(result, settings)
-    lines += _compact_lines(result)
+    lines += _compact_lines(result) + _form_lines(result)
     lines.append(f"result seconds: {result['seconds']} of training, epochs 0 to {result['last']['epoch']}")
     return [*lines, task.last_line(result["best"])]
 
@@ -83,6 +83,20 @@ def _compact_lines(result: dict) -> list[str]:
     gain = result["dense"]["macs"] / max(result["left"]["macs"], 1)
     lines += [latency_line(row, gain) for row in result.get("speed", ())]
     return lines + [export_line(exported) for exported in result.get("exports", ())]
+
+
+def _form_lines(result: dict) -> list[str]:
+    """The lines that tell what came of --form; empty without it."""
+    form = result.get("form")
+    if form is None:
+        return []
+    parts = ", ".join(f"{part} {bits / 8 / form['bytes']:.1%}" for part, bits in form["bits"].items() if bits)
+    times = form["dense_bytes"] / form["bytes"]
+    return [
+        f"result form: {form['file']}, {form['bytes']} bytes, {times:.1f} times smaller than dense float32",
+        f"result form parts: {parts}",
+        f"result form test accuracy: {form['after']:.2f} as read from the file, {form['before']:.2f} before",
+    ]
 
 
 def latency_line(row: dict, gain: float) -> str:

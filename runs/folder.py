@@ -128,6 +128,8 @@ class Folder:
         result = self.read("summary.json")
         if result is None or not same or len(self.rows) < epochs:
             return None
+        if settings.ending.form and not Path(result.get("form", {}).get("file", self.path / "none")).exists():
+            return None
         if settings.ending.compact:
             file = self.path / "model.pt"
             if "speed" not in result or not file.exists() or len(result["exports"]) < len(settings.ending.export or ()):

@@ -10,6 +10,7 @@ from settings.recipes import RECIPES
 from settings.registry import (
     CRITERIA,
     DATASETS,
+    FORMS,
     GATES,
     GRANULARITIES,
     LEARNING_RATES,
@@ -136,6 +137,8 @@ GROUPS = {
              "normalise themselves, or normalised floats (n, channels, height, width) (default bytes)",
              choices=("bytes", "normalised"),
              tells_apart=False, no_effect=(effects.no_export,), **ANY, **EVALUATE),
+        Flag("form", "ending", "ending", "another representation of the network, in a file of the run's folder. {listing}",
+             registry=FORMS, tells_apart=False, **ANY),
         Flag("evaluate", "use", "use", "test a model.pt, on its own data set or on --dataset", metavar="MODEL"),
         Flag("predict", "use", "use", "classes and probabilities of image files, or of those in a folder", nargs="+",
              metavar=("MODEL", "IMAGE")),
