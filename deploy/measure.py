@@ -75,5 +75,6 @@ def measure_and_export(run: Experiment, result: dict) -> None:
 
 def dense_network(run: Experiment) -> Network:
     """Return a network of the shape that the run began with, with fresh values."""
-    network = build(run.settings.network.arch, classes=run.task.outputs, channels=run.model.input_channels)
+    channels, size, _ = run.task.inputs
+    network = build(run.settings.network.arch, classes=run.task.outputs, channels=channels, size=size)
     return network.to(run.engine.device, memory_format=torch.channels_last)

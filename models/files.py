@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from models.coding import Coded, decode
-from models.network import Network
+from models.network import Network, build
 from runs.storage import packed, read_tensors, replace
 from settings.errors import Refused
-from settings.registry import NETWORKS
 
 FORMAT = 1
 
@@ -64,7 +63,7 @@ def load(path: str | Path) -> Network:
     state = {"fit": "crop"} | read_tensors(Path(path), "model file", {*keys - {"fit"}, "shapes"}, FORMAT)
     try:
         with torch.device("meta"):
-            network = NETWORKS.get(state["arch"])(classes=len(state["classes"]), channels=len(state["mean"]))
+            network = build(state["arch"], classes=len(state["classes"]), channels=len(state["mean"]), size=state["image_size"])
         network.to_empty(device="cpu")
         network.reshape(state["shapes"])
         network.load_state_dict(state["tensors"] if "tensors" in state else _taken_apart(network, state))

@@ -6,6 +6,7 @@ from torch import nn
 
 from models.joint import Joint
 from models.layers import Unit
+from settings.registry import NETWORKS
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Network(nn.Module):
         """
         whole = self._whole_nodes()
         units = {link.unit: self.get_submodule(link.unit) for link in self.links if link.unit and link.target not in whole}
-        return {name: unit for name, unit in units.items() if unit.is_convolution}
+        return {name: unit for name, unit in units.items() if not unit.is_linear}
 
     @property
     def joints(self) -> dict[str, Joint]:
@@ -131,3 +132,14 @@ def _check_ties(link: Link, unit: Unit) -> None:
         raise ValueError(f"'{link.unit}' ties its filters to its channels, and so cannot be the last one of a residual branch")
     if unit.weight.shape[1] != 1 or unit.groups != unit.filters:
         raise ValueError(f"'{link.unit}' ties filter c to channel c: its groups, filters and channels must be as many")
+
+
+def build(name: str, **options) -> Network:
+    """Build the network of this name with fresh weights; `options` are those of its function, such as `classes`.
+
+    `size`, the pixels of a side of the images, is passed on only to a network that depends on it. ValueError for a name or an
+    option that is unknown.
+    """
+    if "size" not in NETWORKS.entry(name).options:
+        options.pop("size", None)
+    return NETWORKS.get(name)(**options)

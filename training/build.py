@@ -102,7 +102,7 @@ def build_network(settings: Settings, tensors: dict | None) -> tuple[models.Netw
     Raises Refused if it does not fit the data, or `tensors` do not fit it.
     """
     arch, outputs, (channels, size, _) = settings.network.arch, tasks.outputs_of(settings.data), tasks.inputs_of(settings.data)
-    model = models.build(arch, classes=outputs, channels=channels)
+    model = models.build(arch, classes=outputs, channels=channels, size=size)
     try:
         whole = accounting.dense(model, size)
     except RuntimeError:
@@ -156,7 +156,8 @@ def starting_weights(settings: Settings) -> tuple[str, dict[str, torch.Tensor], 
         except Refused:
             raise Refused(f"--init: {not_a_checkpoint}") from None
         arch, tensors, asked_then = saved.card.arch, saved.state_dict(), saved.card.training.get("settings", {})
-        smaller = saved.shapes() != models.build(arch, classes=len(saved.card.classes), channels=saved.input_channels).shapes()
+        outputs, channels, size = len(saved.card.classes), saved.input_channels, saved.card.image_size
+        smaller = saved.shapes() != models.build(arch, classes=outputs, channels=channels, size=size).shapes()
     else:
         arch, shapes = state["settings"]["arch"], state["shapes"]
         smaller, asked_then = bool(shapes), state["settings"]

@@ -37,7 +37,7 @@ def deep_compression(
     numbers, codebooks = {}, {}
     for name, unit in network.all_units.items():
         weight = unit.layer.weight.detach()
-        most = 2 ** (conv_bits if unit.is_convolution else linear_bits) - 1
+        most = 2 ** (linear_bits if unit.is_linear else conv_bits) - 1
         numbers[f"{name}.layer.weight"], codebooks[f"{name}.layer.weight"] = shared(weight, most)
     _train(network, task, batches, numbers, codebooks, lr)
     coded = {name: encode(numbers[name], codebooks[name], index_bits) for name in numbers}
