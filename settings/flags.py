@@ -50,7 +50,7 @@ GROUPS = {
         Flag("resume", "run", "output", "go on with the run in this folder, or from this checkpoint in it", metavar="PATH",
              **ANY),
         Flag("tensorboard", "run", "output", "also write the scalars as TensorBoard events", **SWITCH, **ANY),
-        Flag("quiet", "run", "output", "no bar and no notes on stderr", **SWITCH, **ANY, **BOTH),
+        Flag("quiet", "run", "output", "no bar and no notes on stderr", **SWITCH, on_resume="anew", **BOTH),
         Flag("dry_run", "run", "output", "two batches of everything, then stop; writes no file. The data must be there, as with "
              "--dataset digits it always is", **SWITCH),
     ),

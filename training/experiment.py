@@ -110,15 +110,20 @@ class Experiment:
 
     def move_masks(self, epoch: int, step: int) -> None:
         """Let masks change, become fixed or stay before a step, as the phase says; all processes get those of the first."""
-        if self.pruner is not None and self.pruner.before_step(epoch - self.plan.first_epoch(self.stage), step):
+        if self.pruner is None:
+            return
+        with self.stop.at_once(f"in epoch {epoch}, while masks were made"):
+            moved = self.pruner.before_step(epoch - self.plan.first_epoch(self.stage), step)
+        if moved:
             self.team.same_([buffer for gate in self.pruner.gates.values() for buffer in gate.buffers()])
 
     def enter(self, number: int) -> None:
         """Go on to the stage of this number: carry out its actions, and add to `results` what they return."""
         self.stage = number
-        for action in self.now.enter:
-            self.results |= ACTIONS.get(action)(self)
-        self._begin_stage(begun=number > 0)
+        with self.stop.at_once(f"before {self.now.name}"):
+            for action in self.now.enter:
+                self.results |= ACTIONS.get(action)(self)
+            self._begin_stage(begun=number > 0)
 
     def _begin_stage(self, begun: bool) -> None:
         """Tell the pruner how long the stage is, and compile the passes. Raises Refused if no mask would ever be made in it."""
