@@ -66,7 +66,8 @@ def _fitting(columns: Tensor, wanted: Tensor):
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import Lasso
 
-    model = Lasso(fit_intercept=False, warm_start=True, max_iter=5000)
+    # without a random state of its own it would move NumPy's global one
+    model = Lasso(fit_intercept=False, warm_start=True, max_iter=5000, random_state=0)
     columns, wanted = columns.numpy(), wanted.numpy()
 
     def fit(alpha: float) -> Tensor:
