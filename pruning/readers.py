@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models import Unit
+
 
 @dataclass
 class Reader:
@@ -58,6 +60,35 @@ def nearest_change(columns: Tensor, missing: Tensor) -> Tensor:
         # by complete orthogonal factorisation, which finds the rank
         change[live] = torch.linalg.lstsq(columns[:, live], missing, driver="gelsy").solution
     return change
+
+
+def put(unit: Unit, filters: Tensor, weight: Tensor, left: Tensor, product: Tensor, before: Tensor) -> None:
+    """Give filters of a unit a new weight, times `left` behind it, and batch norm the statistics of the new product.
+
+    `weight` is (filters, channels, patch) and `product` what it gives at the samples, (samples, filters); `before` is the
+    product there before the cut. In evaluation the unit then gives left * product, and otherwise what it gave. In training,
+    where batch norm has the statistics of the batch, it gives nearly the same, and filters have the length that they had,
+    on which the size of a step depends. A unit without batch norm takes the weight as it is.
+    """
+    where = filters.to(unit.weight.device)
+    old, norm = unit.weight[where].double().cpu(), unit.norm
+    size = torch.ones_like(left)
+    if norm is not None:
+        lengths = weight.flatten(1).norm(dim=1) / old.flatten(1).norm(dim=1)
+        size = torch.where((lengths > 0) & lengths.isfinite(), lengths, size)
+        scale, mean, variance = (
+            value.detach()[where].double().cpu() for value in (norm.weight, norm.running_mean, norm.running_var)
+        )
+        scale = scale / torch.sqrt(variance + norm.eps)
+        shift, product = norm.bias.detach()[where].double().cpu() - scale * mean, product / size
+        # the ratio to what the same places gave before: they are not all that batch norm saw
+        grown, all_before = product.var(0, correction=0), before.var(0, correction=0)
+        variance = torch.where(all_before > 0, variance * grown / all_before, grown)
+        mean, scale = mean + product.mean(0) - before.mean(0), left * size
+        norm.running_mean[where], norm.running_var[where] = mean.to(norm.running_mean), variance.to(norm.running_var)
+        norm.weight[where] = (scale * torch.sqrt(variance + norm.eps)).to(norm.weight)
+        norm.bias[where] = (shift + scale * mean).to(norm.bias)
+    unit.weight[where] = (weight / size[:, None, None]).view_as(old).to(unit.weight)
 
 
 def windows(layer: nn.Conv2d | nn.Linear, x: Tensor, places: Tensor) -> Tensor:

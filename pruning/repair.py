@@ -15,7 +15,7 @@ from models import Link, Network
 from models.numerics import without_tf32
 from pruning.accounting import positions
 from pruning.layer_order import Layer, layers_of
-from pruning.readers import Reader, values_at, windows
+from pruning.readers import Reader, put, values_at, windows
 from settings.registry import RECONSTRUCTIONS, parse_call
 
 
@@ -87,23 +87,26 @@ class Repair:
             self.network.get_submodule(name).gate.set(self.keep[name])
         channels = self.network.get_submodule(layer.readers[0]).weight.shape[1]
         keep = self.keep[layer.chosen[0]].cpu() if layer.chosen else torch.ones(channels, dtype=torch.bool)
-        drawn: list[Reader] = []
+        readers = [name for name in layer.readers if len(self._solved_for(name)[0])]
+        drawn: dict[str, tuple[Reader, Tensor]] = {}
 
         def draw(rows: int, images: int) -> list[Reader]:
-            drawn[:] = self._draw(layer, rows, images)
-            return drawn
+            drawn.update(self._draw(readers, self.layers.index(layer), rows, images))
+            return [reader for reader, _ in drawn.values()]
 
         weights = []
-        if any(len(self._solved_for(name)[0]) for name in layer.readers):
+        if readers:
             with without_tf32():
                 keep, weights = self.method(Problem(keep, bool(layer.chosen), draw))
-        errors = [_error(drawn, keep, tried) for tried in ([reader.weight for reader in drawn], weights)]
+        seen = [reader for reader, _ in drawn.values()]
+        errors = [_error(seen, keep, tried) for tried in ([reader.weight for reader in seen], weights)]
         for name in layer.chosen:
             self.network.get_submodule(name).gate.set(keep)
-        for name, weight in zip(layer.readers, weights, strict=False):
-            filters, scale = self._solved_for(name)
-            old = self.network.get_submodule(name).weight
-            old[filters.to(old.device)] = (weight / scale[:, None, None]).to(old).view_as(old[filters.to(old.device)])
+        for (name, (reader, before)), weight in zip(drawn.items(), weights, strict=True):
+            if not torch.equal(weight, reader.weight):
+                filters, scale = self._solved_for(name)
+                left = self._scale(name)[filters] / scale
+                put(self.network.get_submodule(name), filters, weight, left, reader.product(keep, weight), before)
         self.network.train(mode)
         kept = self.keep[layer.name] if not layer.chosen else keep
         return {
@@ -111,7 +114,7 @@ class Repair:
             "readers": list(layer.readers),
             "kept": int(kept.sum()),
             "of": len(kept),
-            "rows": min((len(reader.inputs) for reader in drawn), default=0),
+            "rows": min((len(reader.inputs) for reader in seen), default=0),
             "error_cut": errors[0],
             "error": errors[1],
             "seconds": round(time.perf_counter() - began, 2),
@@ -122,21 +125,24 @@ class Repair:
 
         A branch's last convolution is compared as it adds to its stream: by those filters that stay, behind batch norm's scale.
         """
-        unit = self.network.get_submodule(name)
-        scale = torch.ones(unit.filters, dtype=torch.float64)
+        scale = self._scale(name)
         if self.links[name].joint is None:
-            return torch.arange(unit.filters), scale
-        if unit.norm is not None:
-            scale = (unit.norm.weight / torch.sqrt(unit.norm.running_var + unit.norm.eps)).double().cpu()
+            return torch.arange(len(scale)), torch.ones_like(scale)
         stays = scale != 0
         if name in self.keep:
             stays &= self.keep[name].cpu()
         return stays.nonzero().flatten(), scale[stays]
 
-    def _draw(self, layer: Layer, rows: int, images: int) -> list[Reader]:
-        """Draw the places, the same in both networks, and return what the layer's readers see there."""
-        generator = torch.Generator().manual_seed(self.seed + self.layers.index(layer))
-        names = [name for name in layer.readers if len(self._solved_for(name)[0])]
+    def _scale(self, name: str) -> Tensor:
+        """Return what a unit's batch norm multiplies each product by, (filters,); 1 without batch norm."""
+        unit = self.network.get_submodule(name)
+        if unit.norm is None:
+            return torch.ones(unit.filters, dtype=torch.float64)
+        return (unit.norm.weight / torch.sqrt(unit.norm.running_var + unit.norm.eps)).double().cpu()
+
+    def _draw(self, names: list[str], number: int, rows: int, images: int) -> dict[str, tuple[Reader, Tensor]]:
+        """Draw places, the same in both networks, and return what each reader sees there, and its product before the cut."""
+        generator = torch.Generator().manual_seed(self.seed + number)
         each = {name: min(-(-rows // images), self.pixels[name]) for name in names}
         needed = {name: -(-rows // each[name]) for name in names}
         parts, seen = {name: [] for name in names}, 0
@@ -154,12 +160,11 @@ class Repair:
             seen += len(inputs)
             if seen >= max(needed.values()):
                 break
-        return [
-            self._reader(name, [torch.cat(part)[:rows] for part in zip(*parts[name], strict=True)], generator) for name in names
-        ]
+        looks = {name: [torch.cat(part)[:rows] for part in zip(*parts[name], strict=True)] for name in names}
+        return {name: self._reader(name, look, generator) for name, look in looks.items()}
 
-    def _reader(self, name: str, seen: list[Tensor], generator: torch.Generator) -> Reader:
-        """Return a reader from what it, and the stream that it adds to, were in the network now and before the cut.
+    def _reader(self, name: str, seen: list[Tensor], generator: torch.Generator) -> tuple[Reader, Tensor]:
+        """Return a reader, and its product before the cut, from what it and the stream that it adds to saw now and before.
 
         Y1 - Y1' + Y2 is wanted of a branch's last convolution: what it gave before the cut, Y2, and what its stream lacks.
         """
@@ -167,9 +172,10 @@ class Repair:
         filters, scale = self._solved_for(name)
         now, before = (network.get_submodule(name).weight.detach().double().cpu() for network in (self.network, self.original))
         weight, before = ((w[filters].flatten(2) if w.dim() > 2 else w[filters][..., None]) for w in (now, before))
-        wanted = (inputs_before.flatten(1) @ before.flatten(1).T) * scale + (stream_before - stream)[:, filters]
+        product = inputs_before.flatten(1) @ before.flatten(1).T
+        wanted = product * scale + (stream_before - stream)[:, filters]
         drawn = torch.randint(len(filters), (len(inputs),), generator=generator)
-        return Reader(weight * scale[:, None, None], inputs, wanted, drawn)
+        return Reader(weight * scale[:, None, None], inputs, wanted, drawn), product
 
     def _look(self, network: Network, inputs: Tensor, places: dict[str, Tensor]) -> dict[str, list[Tensor]]:
         """Return what readers read in a network at these places, and the stream there that they add to, or zeros."""
