@@ -15,17 +15,23 @@ class Reader:
 
     `inputs` are the windows that it reads there, (samples, channels, patch), and `wanted` what its product should be,
     without bias, (samples, filters); its `weight` is (filters, channels, patch). `drawn` is a filter at random for each
-    sample, (samples,).
+    sample, (samples,). Where a bias or batch norm is behind the product, it may give a `constant` to each filter.
     """
 
     weight: Tensor
     inputs: Tensor
     wanted: Tensor
     drawn: Tensor
+    constant: bool = False
 
-    def product(self, keep: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Return the product of the channels that stay, (samples, filters), by another `weight` than its own if one is given."""
-        weight = self.weight if weight is None else weight
+    def missing(self, keep: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the product by a weight lacks, (samples, filters), once the constants are added, and these, (filters,)."""
+        lacks = self.wanted - self.product(keep, weight)
+        constants = lacks.mean(0) if self.constant else torch.zeros_like(lacks[0])
+        return lacks - constants, constants
+
+    def product(self, keep: Tensor, weight: Tensor) -> Tensor:
+        """Return the product of the channels that stay, (samples, filters), by a `weight` of its own weight's shape."""
         return self.inputs[:, keep].flatten(1) @ weight[:, keep].flatten(1).T
 
     def terms(self) -> tuple[Tensor, Tensor]:
@@ -41,7 +47,9 @@ class Reader:
 
         Of all such weights it is the one that is nearest to the weight so far, so that what no sample tells stays as it is.
         """
-        change = nearest_change(self.inputs[:, keep].flatten(1), self.wanted - self.product(keep))
+        columns, (lacks, _) = self.inputs[:, keep].flatten(1), self.missing(keep, self.weight)
+        # with constants of their own filters are fitted to what varies
+        change = nearest_change(columns - columns.mean(0) if self.constant else columns, lacks)
         weight = self.weight.clone()
         weight[:, keep] += change.T.reshape(len(weight), -1, weight.shape[2])
         return weight
@@ -55,40 +63,52 @@ def nearest_change(columns: Tensor, missing: Tensor) -> Tensor:
     """
     missing = missing if missing.dim() > 1 else missing[:, None]
     change = columns.new_zeros(columns.shape[1], missing.shape[1])
-    live = (columns != 0).any(0)
+    live = columns.abs().amax(0) > 0
     if 0 < int(live.sum()) <= len(columns):
         # by complete orthogonal factorisation, which finds the rank
         change[live] = torch.linalg.lstsq(columns[:, live], missing, driver="gelsy").solution
     return change
 
 
-def put(unit: Unit, filters: Tensor, weight: Tensor, left: Tensor, product: Tensor, before: Tensor) -> None:
-    """Give filters of a unit a new weight, times `left` behind it, and batch norm the statistics of the new product.
+def put(
+    unit: Unit, original: Unit, filters: Tensor, weight: Tensor, constant: Tensor, left: Tensor, product: Tensor, before: Tensor
+) -> None:
+    """Give filters of a unit a new weight and constant, times `left` behind them, and batch norm the statistics of the product.
 
-    `weight` is (filters, channels, patch) and `product` what it gives at the samples, (samples, filters); `before` is the
-    product there before the cut. In evaluation the unit then gives left * product, and otherwise what it gave. In training,
-    where batch norm has the statistics of the batch, it gives nearly the same, and filters have the length that they had,
-    on which the size of a step depends. A unit without batch norm takes the weight as it is.
+    `weight` is (filters, channels, patch), `constant` (filters,), and `product` what the weight gives at the samples,
+    (samples, filters); `before` is the product there of the `original`, the unit before the cut. In evaluation the unit then
+    gives left * (product + constant), and what the original gives for the product 0. In training, where batch norm has the
+    statistics of the batch, it gives nearly the same, and filters keep their length, on which the size of a step depends. A
+    unit without batch norm takes the weight as it is, and adds the constant to its bias.
     """
-    where = filters.to(unit.weight.device)
-    old, norm = unit.weight[where].double().cpu(), unit.norm
-    size = torch.ones_like(left)
-    if norm is not None:
-        lengths = weight.flatten(1).norm(dim=1) / old.flatten(1).norm(dim=1)
+    where, norm = filters.to(unit.weight.device), unit.norm
+
+    def of(value: Tensor | None) -> Tensor:
+        return torch.zeros_like(left) if value is None else value.detach()[where].double().cpu()
+
+    size, bias, was = torch.ones_like(left), of(original.layer.bias), original.norm
+    if norm is None:
+        if unit.layer.bias is not None:
+            unit.layer.bias[where] = (bias + constant).to(unit.layer.bias)
+    else:
+        lengths = weight.flatten(1).norm(dim=1) / of(unit.weight).flatten(1).norm(dim=1)
         size = torch.where((lengths > 0) & lengths.isfinite(), lengths, size)
-        scale, mean, variance = (
-            value.detach()[where].double().cpu() for value in (norm.weight, norm.running_mean, norm.running_var)
-        )
-        scale = scale / torch.sqrt(variance + norm.eps)
-        shift, product = norm.bias.detach()[where].double().cpu() - scale * mean, product / size
+        centre, variance = of(was.running_mean) - bias, of(was.running_var)
+        shift = of(was.bias) - of(was.weight) / torch.sqrt(variance + norm.eps) * centre
+        product, scale = product / size, left * size
         # the ratio to what the same places gave before: they are not all that batch norm saw
-        grown, all_before = product.var(0, correction=0), before.var(0, correction=0)
-        variance = torch.where(all_before > 0, variance * grown / all_before, grown)
-        mean, scale = mean + product.mean(0) - before.mean(0), left * size
-        norm.running_mean[where], norm.running_var[where] = mean.to(norm.running_mean), variance.to(norm.running_var)
-        norm.weight[where] = (scale * torch.sqrt(variance + norm.eps)).to(norm.weight)
-        norm.bias[where] = (shift + scale * mean).to(norm.bias)
-    unit.weight[where] = (weight / size[:, None, None]).view_as(old).to(unit.weight)
+        grown, earlier = product.var(0, correction=0), before.var(0, correction=0)
+        variance = torch.where(earlier > 0, variance * grown / earlier, grown)
+        centre = centre + product.mean(0) - before.mean(0)
+        new = {
+            norm.running_mean: centre + of(unit.layer.bias),
+            norm.running_var: variance,
+            norm.weight: scale * torch.sqrt(variance + norm.eps),
+            norm.bias: shift + left * constant + scale * centre,
+        }
+        for tensor, values in new.items():
+            tensor[where] = values.to(tensor)
+    unit.weight[where] = (weight / size[:, None, None]).view_as(unit.weight[where]).to(unit.weight)
 
 
 def windows(layer: nn.Conv2d | nn.Linear, x: Tensor, places: Tensor) -> Tensor:

@@ -99,14 +99,20 @@ class Repair:
             with without_tf32():
                 keep, weights = self.method(Problem(keep, bool(layer.chosen), draw))
         seen = [reader for reader, _ in drawn.values()]
-        errors = [_error(seen, keep, tried) for tried in ([reader.weight for reader in seen], weights)]
+        whole = sum(float(reader.wanted.square().sum()) for reader in seen)
+        as_cut = sum(float((reader.wanted - reader.product(keep, reader.weight)).square().sum()) for reader in seen)
+        lacking = 0.0
         for name in layer.chosen:
             self.network.get_submodule(name).gate.set(keep)
         for (name, (reader, before)), weight in zip(drawn.items(), weights, strict=True):
-            if not torch.equal(weight, reader.weight):
+            changed = not torch.equal(weight, reader.weight)
+            lacks, constant = reader.missing(keep, weight) if changed else (reader.wanted - reader.product(keep, weight), 0)
+            lacking += float(lacks.square().sum())
+            if changed:
                 filters, scale = self._solved_for(name)
                 left = self._scale(name)[filters] / scale
-                put(self.network.get_submodule(name), filters, weight, left, reader.product(keep, weight), before)
+                unit, original = (network.get_submodule(name) for network in (self.network, self.original))
+                put(unit, original, filters, weight, constant, left, reader.product(keep, weight), before)
         self.network.train(mode)
         kept = self.keep[layer.name] if not layer.chosen else keep
         return {
@@ -115,8 +121,8 @@ class Repair:
             "kept": int(kept.sum()),
             "of": len(kept),
             "rows": min((len(reader.inputs) for reader in seen), default=0),
-            "error_cut": errors[0],
-            "error": errors[1],
+            "error_cut": (as_cut / whole) ** 0.5 if whole else None,
+            "error": (lacking / whole) ** 0.5 if whole else None,
             "seconds": round(time.perf_counter() - began, 2),
         }
 
@@ -134,8 +140,8 @@ class Repair:
         return stays.nonzero().flatten(), scale[stays]
 
     def _scale(self, name: str) -> Tensor:
-        """Return what a unit's batch norm multiplies each product by, (filters,); 1 without batch norm."""
-        unit = self.network.get_submodule(name)
+        """Return what a unit's batch norm multiplied each product by before the cut, (filters,); 1 without batch norm."""
+        unit = self.original.get_submodule(name)
         if unit.norm is None:
             return torch.ones(unit.filters, dtype=torch.float64)
         return (unit.norm.weight / torch.sqrt(unit.norm.running_var + unit.norm.eps)).double().cpu()
@@ -175,7 +181,9 @@ class Repair:
         product = inputs_before.flatten(1) @ before.flatten(1).T
         wanted = product * scale + (stream_before - stream)[:, filters]
         drawn = torch.randint(len(filters), (len(inputs),), generator=generator)
-        return Reader(weight * scale[:, None, None], inputs, wanted, drawn), product
+        unit = self.network.get_submodule(name)
+        constant = unit.norm is not None or unit.layer.bias is not None
+        return Reader(weight * scale[:, None, None], inputs, wanted, drawn, constant), product
 
     def _look(self, network: Network, inputs: Tensor, places: dict[str, Tensor]) -> dict[str, list[Tensor]]:
         """Return what readers read in a network at these places, and the stream there that they add to, or zeros."""
@@ -206,10 +214,3 @@ class Repair:
                 network(inputs)
         filters = {name: network.get_submodule(name).filters for name in places}
         return {name: [read[name], streams.get(name, read[name].new_zeros(len(read[name]), filters[name]))] for name in places}
-
-
-def _error(readers: list[Reader], keep: Tensor, weights: list[Tensor]) -> float | None:
-    """Return the error of the readers' products by these weights, relative to what is wanted; None where nothing is."""
-    missing = sum(float((r.wanted - r.product(keep, w)).square().sum()) for r, w in zip(readers, weights, strict=True))
-    whole = sum(float(reader.wanted.square().sum()) for reader in readers)
-    return (missing / whole) ** 0.5 if whole else None

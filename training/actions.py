@@ -52,15 +52,14 @@ def reconstruct(run: Experiment, *, layer: str = "") -> dict:
     """Cut the filters as --reconstruct and the criterion say, and repair the layers that read what is left.
 
     `layer` names the first unit of a single layer that is cut and repaired; without it all are, in the order of the wiring.
-    How many filters go from each layer is decided with the first one. Target is the network as it was last trained. Returns
+    How many filters go from each layer is decided with the first one, and what is wanted is the network before that. Returns
     a record for each layer so far. The optimiser begins anew.
     """
     model, pruner, task, settings = run.model, run.pruner, run.task, run.settings
     if not run.to_repair:
         pruner.look_at(partial(task.sample, settings.pruning.score_batches), task)
-        run.to_repair = {"keep": {name: keep.cpu() for name, keep in pruner.choice(pruner.rate).items()}}
-    if "original" not in run.to_repair or run.plan.stages[run.stage - 1].epochs:
-        run.to_repair["original"] = {name: value.clone() for name, value in ungated(model).state_dict().items()}
+        keep = {name: mask.cpu() for name, mask in pruner.choice(pruner.rate).items()}
+        run.to_repair = {"keep": keep, "original": ungated(model).state_dict()}
     original = ungated(model)
     original.load_state_dict(run.to_repair["original"])
 
