@@ -1,5 +1,6 @@
 """What repairs a cut: worked examples of the papers' formulas, brute force, and whole toy networks."""
 
+import copy
 from itertools import combinations
 
 import pytest
@@ -12,7 +13,7 @@ import models
 from models.layers import conv_unit, initialise
 from pruning import OutputGate
 from pruning.layer_order import Layer, layers_of
-from pruning.readers import Reader, nearest_change, values_at, windows
+from pruning.readers import Reader, nearest_change, put, values_at, windows
 from pruning.removal import Removal, ungated
 from pruning.repair import Problem, Repair, check
 from settings.registry import RECONSTRUCTIONS
@@ -105,7 +106,7 @@ def test_the_lasso_looks_at_all_filters():
     """Channel 1 is large for a filter that the drawn ones do not show."""
     reader = reader_of(A, filters=2)
     reader.weight[1] = torch.tensor([0.0, 9.0, 0.0])[:, None]
-    reader.wanted = reader.product(torch.ones(3, dtype=torch.bool))
+    reader.wanted = reader.product(torch.ones(3, dtype=torch.bool), reader.weight)
     assert solve("lasso", [reader], [1, 0, 0])[0] == [1]
     assert solve("thinet", [reader], [1, 0, 0])[0] == [2]
 
@@ -168,6 +169,44 @@ def test_least_squares_are_those_of_torch_and_keep_the_choice():
     wanted = torch.linalg.lstsq(reader.inputs[:, kept].flatten(1), reader.wanted).solution.T.reshape(5, 4, 3)
     assert torch.allclose(weight[:, kept], wanted)
     assert torch.equal(weight[:, [1, 3, 6, 7]], reader.weight[:, [1, 3, 6, 7]])
+
+
+def test_with_constants_what_varies_is_fitted():
+    reader = random_reader()
+    reader.wanted = reader.wanted + 50
+    reader.constant = True
+    _, (weight,) = solve("least_squares", [reader], [1] * 8)
+    columns = torch.cat([reader.inputs.flatten(1), torch.ones(200, 1, dtype=torch.float64)], 1)
+    wanted = torch.linalg.lstsq(columns, reader.wanted).solution.T
+    assert torch.allclose(weight.flatten(1), wanted[:, :-1])
+    lacks, constants = reader.missing(torch.ones(8, dtype=torch.bool), weight)
+    assert torch.allclose(constants, wanted[:, -1])
+    assert torch.allclose(lacks.mean(0), torch.zeros_like(constants), atol=1e-9)
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_new_weights_give_the_product_that_was_solved_for(norm):
+    """In evaluation exactly; in training too, where the batch has the statistics that batch norm remembers."""
+    layer = nn.Conv2d(4, 5, 1, bias=True)
+    unit = models.Unit(layer, norm=norm, activation=False).double()
+    x, one = torch.randn(300, 4, 1, 1, dtype=torch.float64), torch.ones(5, dtype=torch.float64)
+    if norm:
+        nn.init.uniform_(unit.norm.weight, 0.5, 1.5)
+        nn.init.uniform_(unit.norm.bias, -1, 1)
+        unit.norm.momentum = None
+        unit.train()(x)  # its statistics are now those of x, but for the correction of the variance
+        unit.norm.running_var *= 299 / 300
+    original = copy.deepcopy(unit.eval())
+    scale = unit.norm.weight.detach() / (unit.norm.running_var + unit.norm.eps).sqrt() if norm else one
+    weight, constant = torch.randn(5, 4, 1, dtype=torch.float64) * 7, torch.randn(5, dtype=torch.float64)
+    before, product = (x[:, :, 0, 0] @ w.flatten(1).T for w in (layer.weight.detach(), weight))
+    wanted = original(torch.zeros_like(x))[:, :, 0, 0] + scale * (product + constant)
+    lengths = layer.weight.detach().flatten(1).norm(dim=1)
+    with torch.no_grad():
+        put(unit, original, torch.arange(5), weight, constant, scale, product, before)
+        assert torch.allclose(unit(x)[:, :, 0, 0], wanted)
+        assert torch.allclose(unit.train()(x)[:, :, 0, 0], wanted)
+    assert not norm or torch.allclose(layer.weight.detach().flatten(1).norm(dim=1), lengths)
 
 
 def test_what_no_sample_tells_stays_as_it_is():
