@@ -116,6 +116,8 @@ def train(run: Experiment, folder: Folder | None, rows: list[dict]) -> list[dict
                 if folder and stage.keep and stage.epochs:
                     folder.keep(stage.keep)
                 run.enter(number)
+                if folder and not stage.epochs and number + 1 < len(plan.stages):
+                    folder.save(run.state())  # a last stage without epochs may still be asked for otherwise
             for epoch in range(len(rows), first + stage.epochs):
                 began = time.monotonic()
                 trained = train_epoch(run, epoch, bar)
