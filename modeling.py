@@ -75,7 +75,8 @@ def train_epoch(run: Experiment, epoch: int, bar) -> dict:
     run.model.train()
     meter, last_shown = run.task.meter(run.engine.device), time.monotonic()
     for step, (inputs, targets) in zip(range(run.steps), run.batches(epoch), strict=False):
-        run.move_masks(epoch, step)
+        with run.stop.at_once(f"in epoch {epoch}, while masks were made"):
+            run.move_masks(epoch, step)
         run.set_learning_rate(epoch, step)
         outputs, terms = train_step(run, inputs, targets)
 

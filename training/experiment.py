@@ -113,11 +113,8 @@ class Experiment:
 
     def move_masks(self, epoch: int, step: int) -> None:
         """Let masks change, become fixed or stay before a step, as the phase says; all processes get those of the first."""
-        if self.pruner is None or self.now.masks_stay:
-            return
-        with self.stop.at_once(f"in epoch {epoch}, while masks were made"):
-            moved = self.pruner.before_step(epoch - self.plan.first_epoch(self.stage), step)
-        if moved:
+        moving = self.pruner is not None and not self.now.masks_stay
+        if moving and self.pruner.before_step(epoch - self.plan.first_epoch(self.stage), step):
             self.team.same_([buffer for gate in self.pruner.gates.values() for buffer in gate.buffers()])
 
     def enter(self, number: int) -> None:

@@ -14,6 +14,7 @@ import programs
 import pytest
 import torch
 import torch.nn.functional as F
+import tqdm
 from conftest import TINY, TINY_DATA, run_program
 from torch._dynamo.utils import counters
 
@@ -242,9 +243,9 @@ class TestStop:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.signal == signal.SIGTERM
 
-    def test_masks_and_the_start_are_such_blocks(self, monkeypatch):
+    def test_making_masks_is_such_a_block(self, monkeypatch):
         run = modeling.start(parse([*TINY, "--prune_type", "structured", "--quiet"]))
         run.stop.listen()
         monkeypatch.setattr(type(run.pruner), "update", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(Stopped, match="in epoch 0, while masks were made"):
-            run.move_masks(0, 0)
+            modeling.train_epoch(run, 0, tqdm.tqdm(disable=True))
