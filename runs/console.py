@@ -4,17 +4,19 @@ import sys
 
 from tqdm import tqdm
 
+from settings.errors import one_line
+
 
 def note(settings, line: str) -> None:
     """Print a line on stderr without breaking the progress bar, unless --quiet is set."""
     if not settings.run.quiet:
-        tqdm.write(line, file=sys.stderr)
+        tqdm.write(one_line(line), file=sys.stderr)
 
 
 def say_all(*lines: str) -> None:
     """Print lines on stdout without breaking the progress bar, and flush them: somebody may follow the file."""
     for line in lines:
-        tqdm.write(line, file=sys.stdout)
+        tqdm.write(one_line(line), file=sys.stdout)
     sys.stdout.flush()
 
 
@@ -97,6 +99,16 @@ def _form_lines(result: dict) -> list[str]:
         f"result form parts: {parts}",
         f"result form test accuracy: {form['after']:.2f} as read from the file, {form['before']:.2f} before",
     ]
+
+
+def repaired_line(record: dict) -> str:
+    """The line on stderr that tells how a layer was cut and repaired."""
+    line = f"layer {record['layer']}: {record['kept']} of {record['of']} filters kept"
+    if record["error"] is None:
+        return f"{line}, nothing to repair"
+    readers = ", ".join(record["readers"])
+    errors = f"error of {readers} {record['error_cut']:.4f} as cut, {record['error']:.4f} repaired"
+    return f"{line}; {errors} ({record['rows']} rows, {record['seconds']:.1f} s)"
 
 
 def latency_line(row: dict, gain: float) -> str:

@@ -4,13 +4,15 @@ The first of its three steps, pruning, is the run's own. Here the weights that a
 each layer, the codebooks are trained, and the file holds Huffman codes.
 """
 
+from typing import Literal
+
 import torch
 from torch.func import functional_call
 
 from deploy.forms.form import Form
 from deploy.sharing import shared
 from models import Network
-from models.coding import MOST_BITS, encode
+from models.coding import encode
 from tasks import Task
 
 
@@ -18,9 +20,9 @@ def deep_compression(
     network: Network,
     task: Task,
     *,
-    conv_bits: int = 8,
-    linear_bits: int = 5,
-    index_bits: int = 5,
+    conv_bits: Literal[1, 2, 3, 4, 5, 6, 7, 8] = 8,
+    linear_bits: Literal[1, 2, 3, 4, 5, 6, 7, 8] = 5,
+    index_bits: Literal[1, 2, 3, 4, 5, 6, 7, 8] = 5,
     batches: int = 100,
     lr: float = 1e-4,
 ) -> Form:
@@ -29,11 +31,8 @@ def deep_compression(
     In each layer k-means finds at most 2^bits - 1 values for the weights that are not 0; number 0 stands for the zeros that
     fill gaps beyond 2^index_bits. The values are then trained by plain gradient descent at learning rate `lr` on so many
     training `batches`, with the gradients of all weights that share one added up; batch norm keeps its statistics. The
-    network is changed in place. ValueError for bits that are not 1 to 8.
+    network is changed in place.
     """
-    for name, bits in (("conv_bits", conv_bits), ("linear_bits", linear_bits), ("index_bits", index_bits)):
-        if not 1 <= bits <= MOST_BITS:
-            raise ValueError(f"{name}: 1 to {MOST_BITS} bits, not {bits}")
     numbers, codebooks = {}, {}
     for name, unit in network.all_units.items():
         weight = unit.layer.weight.detach()
