@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 import models
+from deploy.measure import card_of
 from pruning.removal import ungated
 from runs.console import note
 from settings.paths import began_in
@@ -27,7 +28,7 @@ def make_form(run: Experiment, folder: Path) -> dict:
     form = maker(plain(run.model), task)
     path = folder / f"{maker.__name__}.pt"
     remembered = {name: settings.flat[name] for name in ("dataset", "data_dir", "test_size")}
-    card = run.card({"settings": remembered, "began_in": began_in(folder)})
+    card = card_of(run, {"settings": remembered, "began_in": began_in(folder)})
     size, layers = form.save(path, card), form.bits()
     parts = sum((Counter(bits) for bits in layers.values()), Counter())
     network = models.load(path).to(run.engine.device)

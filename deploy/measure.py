@@ -51,7 +51,13 @@ def save_smaller(run: Experiment, result: dict, path: Path) -> dict:
     asked = method(settings) | {"epochs": settings.training.epochs, "data_dir": settings.data.data_dir}
     trained = {"settings": asked, **{name: result[name] for name in ("test", "dense", "left", "last")}}
     trained["began_in"] = began_in(path.parent)
-    return write(path, dense_network(run), run.model, run.card(trained))
+    return write(path, dense_network(run), run.model, card_of(run, trained))
+
+
+def card_of(run: Experiment, training: dict) -> Card:
+    """Return the card of a file that holds a run's network; `training` is what it says of the training."""
+    data, task = run.settings.data, run.task
+    return Card(run.settings.network.arch, task.classes, data.image_size, *task.normalisation, training, data.fit)
 
 
 def measure_and_export(run: Experiment, result: dict) -> None:
@@ -66,7 +72,7 @@ def measure_and_export(run: Experiment, result: dict) -> None:
 
     note(settings, f"saved {result['file']['file']}; now measuring how long it and the dense network take")
     result["speed"] = timed(dense_network(run), run.model, settings.data.image_size, run.engine.device, check)
-    images, card = examples(run.task, settings), run.card({})
+    images, card = examples(run.task, settings), card_of(run, {})
     result["exports"] = []
     for path in settings.ending.export or ():
         check()

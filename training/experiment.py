@@ -100,11 +100,6 @@ class Experiment:
         classes = self.task.classes if by_class else ()
         return evaluate(self.model, self.task, split, self.predict, self.engine.device, batches, self.team, classes)
 
-    def card(self, training: dict) -> models.Card:
-        """The card of a file that holds this run's network; `training` is what it says of the training."""
-        data, task = self.settings.data, self.task
-        return models.Card(self.settings.network.arch, task.classes, data.image_size, *task.normalisation, training, data.fit)
-
     def learning_rate(self, epoch: int, step: int = 0) -> float:
         """The learning rate of a step; the epoch is counted through the run."""
         epochs_done = epoch - self.plan.first_epoch(self.stage) + step / self.steps
