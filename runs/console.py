@@ -4,17 +4,19 @@ import sys
 
 from tqdm import tqdm
 
+from settings.errors import one_line
+
 
 def note(settings, line: str) -> None:
     """Print a line on stderr without breaking the progress bar, unless --quiet is set."""
     if not settings.run.quiet:
-        tqdm.write(line, file=sys.stderr)
+        tqdm.write(one_line(line), file=sys.stderr)
 
 
 def say_all(*lines: str) -> None:
     """Print lines on stdout without breaking the progress bar, and flush them: somebody may follow the file."""
     for line in lines:
-        tqdm.write(line, file=sys.stdout)
+        tqdm.write(one_line(line), file=sys.stdout)
     sys.stdout.flush()
 
 

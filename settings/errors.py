@@ -32,6 +32,11 @@ class Stopped(EndedEarly):
         self.status = 128 + number
 
 
+def one_line(text: str) -> str:
+    """Return a message with its line breaks and other characters that no terminal should obey, or cannot show, escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
 @contextmanager
 def guard(program: str) -> Iterator[None]:
     """End `program` with one line on stderr and the error's exit status; of several processes only the first one speaks.
@@ -51,5 +56,5 @@ def guard(program: str) -> Iterator[None]:
         raise SystemExit(128 + signal.SIGPIPE) from None
     except (EndedEarly, OSError) as error:
         if os.environ.get("RANK", "0") == "0":
-            print(f"{program}: error: {error}", file=sys.stderr)
+            print(f"{program}: error: {one_line(str(error))}", file=sys.stderr)
         raise SystemExit(getattr(error, "status", 1)) from None
