@@ -124,7 +124,9 @@ def _class_lines(result: dict) -> list[str]:
     rows = [f"{name} {accuracy:.2f} ({images})" for name, (accuracy, images) in result["classes"].items()]
     more = f", {len(rows) - BEST} more" if len(rows) > BEST else ""
     lines = [f"result classes, worst first, and their images: {', '.join(rows[:BEST])}{more}"]
-    if result["confusions"]:
-        told = ", ".join(f"{images} {true} for {said}" for true, said, images in result["confusions"][:BEST])
+    mistakes = [(images, true, said) for true, taken in result["confusions"].items() for said, images in taken.items()]
+    if mistakes:
+        mistakes.sort(key=lambda mistake: -mistake[0])
+        told = ", ".join(f"{images} {true} for {said}" for images, true, said in mistakes[:BEST])
         lines.append(f"result confusions: {told}")
     return lines

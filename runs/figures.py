@@ -1,10 +1,11 @@
-"""This file draws the figures of runs: curves over epochs, what pruning costs, and the filters kept in each layer."""
+"""This file draws the figures of runs: curves over epochs, what pruning costs, filters kept in each layer, and confusions."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 from runs.fonts import drawing
-from runs.maps import number_map
+from runs.maps import MOST_NUMBERED, number_map
 from runs.records import Run
 
 # told apart by people with any colour vision: Okabe and Ito, 2008
@@ -42,6 +43,8 @@ def draw(runs: list[Run], folder: Path) -> list[Path]:
         for run in runs:
             if run.pruned:
                 save(kept_figure(pyplot, run), f"kept_{run.name}")
+            if run.summary and run.summary["test"].get("confusions"):
+                save(confusion_figure(pyplot, run), f"confusions_{run.name}")
     return written
 
 
@@ -103,4 +106,25 @@ def kept_figure(pyplot, run: Run):
     epochs = [str(row["epoch"]) for row in run.rows]
     figure = number_map(pyplot, fractions, texts, rows, epochs, "epoch", "fraction of the layer's filters")
     figure.axes[0].set_title(f"Filters kept per layer: {run.label}")
+    return figure
+
+
+def confusion_figure(pyplot, run: Run):
+    """A map of a run's mistakes on the test images: the true class down, what it was taken for across, in images.
+
+    The diagonal, without colour, has the accuracy in %. Of many classes those with the most mistakes are shown.
+    """
+    accuracies, mistakes = run.summary["test"]["classes"], run.summary["test"]["confusions"]
+    wrong = Counter({name: sum(taken.values()) for name, taken in mistakes.items()})
+    for taken in mistakes.values():
+        wrong.update(taken)
+    names = [name for name, _ in wrong.most_common(MOST_NUMBERED)]
+    images = [[None if true == said else mistakes.get(true, {}).get(said, 0) for said in names] for true in names]
+    texts = [
+        [f"{accuracies[name][0]:.0f} %" if n is None and name in accuracies else str(n or "") for n in row]
+        for name, row in zip(names, images, strict=True)
+    ]
+    figure = number_map(pyplot, images, texts, names, names, "taken for", "test images")
+    figure.axes[0].tick_params(axis="x", labelrotation=90)
+    figure.axes[0].set_title(f"Confusions on the test images: {run.label}")
     return figure

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-COMMONEST = 10
-
 
 class Accuracy:
     """A meter of classification adds up accuracies and the terms of the loss over the batches that it is shown.
@@ -55,7 +53,7 @@ class Accuracy:
         """Return top-1 and top-5 accuracy in %, "loss" as the sum of its terms, each term by name, and the images seen.
 
         With names of classes also "classes", {name: [accuracy in %, images]} with the worst one first, and "confusions",
-        the ten commonest mistakes as [class, what it was taken for, images].
+        {name: {what it was taken for: images}}, the commonest mistake of each class first.
         """
         top1, top5 = (100 * (total / self.images) for total in self.ranked.tolist())
         terms = {name: float(total) / self.images for name, total in self.terms.items()}
@@ -63,16 +61,15 @@ class Accuracy:
         return read | self._by_class() if self.classes else read
 
     def _by_class(self) -> dict:
-        """Return the accuracy of each class that has images, and the commonest mistakes."""
+        """Return the accuracy of each class that has images, and what its images were taken for."""
         table, names = self.taken_for.long().cpu(), self.classes
         rows = zip(names, table.diagonal().tolist(), table.sum(1).tolist(), strict=True)
         accuracies = sorted(
             ([100 * right / images, images, name] for name, right, images in rows if images), key=lambda row: row[0]
         )
-        mistakes = table - table.diagonal().diag()
-        numbers = mistakes.flatten().argsort(descending=True, stable=True)[:COMMONEST].tolist()
-        pairs = [divmod(number, len(names)) for number in numbers if mistakes.flatten()[number] > 0]
-        return {
-            "classes": {name: [accuracy, images] for accuracy, images, name in accuracies},
-            "confusions": [[names[true], names[said], int(mistakes[true, said])] for true, said in pairs],
-        }
+        mistakes = {}
+        for name, row in zip(names, (table - table.diagonal().diag()).tolist(), strict=True):
+            taken = sorted(((-images, number) for number, images in enumerate(row) if images))
+            if taken:
+                mistakes[name] = {names[number]: -images for images, number in taken}
+        return {"classes": {name: [accuracy, images] for accuracy, images, name in accuracies}, "confusions": mistakes}

@@ -36,6 +36,32 @@ def test_a_kept_map_has_numbers_and_the_range_that_occurs():
         pyplot.close(figure)
 
 
+def test_confusions_are_a_map_of_mistakes_with_accuracies_on_the_diagonal(tmp_path):
+    run = a_run("one")
+    run.summary["test"] |= {
+        "classes": {"cat": [60.0, 10], "dog": [90.0, 10]},
+        "confusions": {"cat": {"dog": 4}, "dog": {"cat": 1}},
+    }
+    with drawing() as pyplot:
+        figure = figures.confusion_figure(pyplot, run)
+        assert cells(figure) == {(0, 0): "60 %", (0, 1): "4", (1, 0): "1", (1, 1): "90 %"}
+        assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["cat", "dog"]
+        assert figure.axes[0].images[0].get_clim() == (1, 4)
+        pyplot.close(figure)
+    assert tmp_path / "confusions_one.png" in figures.draw([run], tmp_path)
+
+
+def test_of_many_classes_those_with_the_most_mistakes_are_shown():
+    names = [f"class {number}" for number in range(30)]
+    run = a_run("one")
+    mistakes = {name: {names[0]: number + 1} for number, name in enumerate(names) if number}
+    run.summary["test"] |= {"classes": {name: [50.0, 9] for name in names}, "confusions": mistakes}
+    with drawing() as pyplot:
+        figure = figures.confusion_figure(pyplot, run)
+        assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [names[0], *reversed(names[11:])]
+        pyplot.close(figure)
+
+
 def test_of_many_columns_some_are_numbered_the_ends_among_them():
     with drawing() as pyplot:
         figure = maps.number_map(pyplot, [[0.5] * 300], [["7"] * 300], ["a"], list(map(str, range(300))), "epoch", "kept")

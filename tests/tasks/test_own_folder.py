@@ -349,7 +349,7 @@ class TestByClass:
             meter.add(logits[part], torch.tensor(true)[part], {"cross_entropy": torch.tensor(1.0)})
         read = meter.read()
         assert list(read["classes"].items()) == [("c", [20.0, 5]), ("a", [100.0, 2]), ("b", [100.0, 1])]
-        assert read["confusions"] == [["c", "a", 3], ["c", "b", 1]]
+        assert read["confusions"] == {"c": {"a": 3, "b": 1}}
 
     def test_a_run_and_a_test_tell_it(self, call):
         photos(Path("photos"))
@@ -362,7 +362,7 @@ class TestByClass:
         out, _ = call("--evaluate", "run/model.pt", "--quiet")
         told = ", ".join(f"{name} {accuracy:.2f} ({images})" for name, (accuracy, images) in classes.items())
         assert out[1] == f"result classes, worst first, and their images: {told}"
-        wrong = sum(images for _, _, images in summary["test"]["confusions"])
+        wrong = sum(sum(taken.values()) for taken in summary["test"]["confusions"].values())
         assert wrong == round(6 - 6 * summary["test"]["top1"] / 100)
         assert wrong == 0 or out[2].startswith("result confusions: ")
 
