@@ -134,8 +134,8 @@ def carry_out(run: Experiment, folder: Folder | None, rows: list[dict]) -> None:
     settings, task = run.settings, run.task
     describe(run)
     if folder:
-        for line in folder.changed(config(run)):
-            note(settings, f"otherwise than when the run began: {line}")
+        for line in [*folder.notes, *(f"otherwise than when the run began: {line}" for line in folder.changed(config(run)))]:
+            note(settings, line)
         folder.begin({**provenance(), **config(run)})
     say_all(header(settings), *(line for row in rows for line in epoch_lines(row, task)))
     try:

@@ -14,6 +14,7 @@ from models.files import content
 from runs.console import note
 from settings.arguments import method
 from settings.paths import began_in
+from settings.saved import dated
 from training.experiment import Experiment
 
 BATCHES = (1, 128)
@@ -48,7 +49,7 @@ def write(path: Path, whole: Network, smaller: Network, card: Card) -> dict:
 def save_smaller(run: Experiment, result: dict, path: Path) -> dict:
     """Save a run's smaller network as model.pt, with its settings and its result; return the file and its sizes."""
     settings = run.settings
-    asked = method(settings) | {"epochs": settings.training.epochs, "data_dir": settings.data.data_dir}
+    asked = dated(method(settings) | {"epochs": settings.training.epochs, "data_dir": settings.data.data_dir})
     trained = {"settings": asked, **{name: result[name] for name in ("test", "dense", "left", "last")}}
     trained["began_in"] = began_in(path.parent)
     return write(path, dense_network(run), run.model, _card(run, trained))

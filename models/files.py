@@ -6,11 +6,27 @@ from pathlib import Path
 import torch
 
 from models.network import Network
+from models.shapes import check_pass, check_values
 from runs.storage import packed, read_tensors, replace
-from settings.errors import Refused
+from settings.files import fitting
+from settings.flags import of_kind
 from settings.registry import NETWORKS
+from settings.saved import check_settings, check_value
+from settings.schema import ANYTHING, TEXT, DictOf, ListOf, Maybe, Record, Unfit, check, number
 
 FORMAT = 1
+CARD = Record(
+    {
+        "arch": TEXT,
+        "classes": ListOf(TEXT, 1),
+        "mean": ListOf(number(), 1),
+        "std": ListOf(number(0, above=True), 1),
+        "training": Record({}, {"settings": Record(), "began_in": Maybe(TEXT)}),
+        "tensors": DictOf(ANYTHING, 1),
+        **dict.fromkeys(("image_size", "fit", "shapes"), ANYTHING),
+    },
+    {"format": ANYTHING},
+)
 
 
 @dataclass
@@ -55,29 +71,32 @@ def load(path: str | Path) -> Network:
 
     Refused if the file is none of these, or does not fit this program.
     """
-    keys = {entry.name for entry in fields(Card)}
-    state = {"fit": "crop"} | read_tensors(Path(path), "model file", {*keys - {"fit"}, "shapes", "tensors"}, FORMAT)
-    try:
+    keys, newer = {entry.name for entry in fields(Card)}, {"fit": "crop"}
+    state = newer | read_tensors(Path(path), "model file", {*keys - newer.keys(), "shapes", "tensors"}, FORMAT)
+    with fitting(path, "model file"):
+        check(state, CARD)
+        _check_card(state)
+        shape = (len(state["mean"]), state["image_size"], state["image_size"])
         with torch.device("meta"):
             network = NETWORKS.get(state["arch"])(classes=len(state["classes"]), channels=len(state["mean"]))
-        network.to_empty(device="cpu")
-        network.reshape(state["shapes"])
-        network.load_state_dict(state["tensors"])
+            network.reshape(state["shapes"])
+        check_values(network.state_dict(), state["tensors"], "tensors")
+        check_pass(network, shape)
         if len(network.outputs) == 1 and network.widths()[network.outputs[0]] != len(state["classes"]):
-            raise ValueError("it has another number of classes than of outputs")
-        _check(state)
-    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
-        raise Refused(f"'{path}' does not fit this program: {' '.join(str(error).split())[:200]}") from None
+            raise Unfit("it has another number of classes than of outputs")
+    network.to_empty(device="cpu")
+    for name, shape in state["shapes"]["joints"].items():
+        network.joints[name].place(**shape)
+    network.load_state_dict(state["tensors"])
     network.card = Card(**{name: state[name] for name in keys})
     return network.to(memory_format=torch.channels_last).eval()
 
 
-def _check(state: dict) -> None:
-    """Raise ValueError for a card that cannot be used."""
-    mean, std = state["mean"], state["std"]
-    channels = len(mean) == len(std) > 0 and all(isinstance(value, float) for value in (*mean, *std))
-    names = isinstance(state["classes"], list) and all(isinstance(name, str) for name in state["classes"])
-    size = isinstance(state["image_size"], int) and state["image_size"] > 0
-    fit = state["fit"] in ("crop", "pad", "stretch")
-    if not (channels and min(std) > 0 and names and size and fit and isinstance(state["training"], dict)):
-        raise ValueError("its classes, image size, fit, normalisation or training summary are none")
+def _check_card(state: dict) -> None:
+    """Raise Unfit for what no command could have asked for, and for a normalisation that cannot be used."""
+    for name in ("arch", "image_size", "fit"):
+        check_value(name, state[name], name)
+    if len(state["mean"]) != len(state["std"]):
+        raise Unfit("its mean and std are of different channels")
+    if (settings := state["training"].get("settings")) is not None:
+        check_settings(settings, [*(name for name in of_kind("method") if name != "epochs"), "data_dir"], "training.settings")

@@ -4,9 +4,10 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from runs.fonts import drawing
+from runs.fonts import drawing, picture_of
 from runs.maps import MOST_NUMBERED, number_map
 from runs.records import Run
+from runs.storage import replace
 
 # told apart by people with any colour vision: Okabe and Ito, 2008
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -28,7 +29,7 @@ def draw(runs: list[Run], folder: Path) -> list[Path]:
 
         def save(figure, name: str) -> None:
             written.append(folder / (re.sub(r"[^\w.-]+", "_", name) + ".png"))
-            figure.savefig(written[-1], dpi=130, bbox_inches="tight")
+            replace(written[-1], picture_of(figure, dpi=130))
             pyplot.close(figure)
 
         for data_set, alike in data_sets.items():

@@ -1,12 +1,70 @@
 """This file reads run folders again, for tables and figures."""
 
-import contextlib
-import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from settings.files import MOST_JSON, Damaged, Missing, fitting, parse_json, read_json, read_whole
 from settings.flags import FLAGS
+from settings.saved import CONFIG
+from settings.schema import (
+    ANYTHING,
+    COUNT,
+    FINITE,
+    PERCENT,
+    TEXT,
+    TRUTH,
+    DictOf,
+    Is,
+    ListOf,
+    Record,
+    check,
+    number,
+    plain,
+    whole,
+)
+
+REPORTED = Record(CONFIG.required | {name: CONFIG.optional[name] for name in ("command", "filters")}, CONFIG.optional)
+# a measure is a number or, of each class, a table or list
+MEASURES = DictOf(Is("a finite number", lambda it: FINITE.test(it) or (isinstance(it, list | dict) and plain(it))), 1)
+COUNTS = Record(dict.fromkeys(("filters", "parameters", "macs"), COUNT))
+ROW = Record(
+    {"epoch": COUNT, "train": MEASURES, "valid": MEASURES, "seconds": number(0)},
+    {
+        "stage": TEXT,
+        "learning_rate": number(0),
+        "images_per_second": number(0),
+        "num_zero": COUNT,
+        "num_total": whole(1),
+        "kept_filters": DictOf(COUNT),
+        **dict.fromkeys(("cut", "mask_changes", "returned", "left", "not_learning"), COUNT),
+    },
+)
+PRUNED = Record({name: ROW.optional[name] for name in ("num_total", "kept_filters", "mask_changes")})
+RESULTS = Record(
+    optional={
+        "recalibration": Record({"batches": COUNT, "before": FINITE, "after": FINITE}),
+        "removal": Record({"exact": TRUTH, "difference": number(0), "largest_output": number(0), "same": COUNT, "images": COUNT}),
+    }
+)
+TIMES = Record({"ms": number(0, above=True)}, {"middle_ms": ListOf(number(0), 2), "rounds": COUNT, "peak_mb": number(0)})
+SUMMARY = Record(
+    {"dense": Record({name: whole(1) for name in COUNTS.required}), "left": COUNTS, "test": MEASURES},
+    RESULTS.optional
+    | {
+        "last": ROW,
+        "best": ROW,
+        "seconds": number(0),
+        **dict.fromkeys(("held_out", "removable", "exact"), TRUTH),
+        "file": Record({"file": TEXT, "bytes": COUNT, "dense_bytes": COUNT}),
+        "speed": ListOf(Record({"engine": TEXT, "batch": whole(1), "where": TEXT, "dense": TIMES, "compact": TIMES})),
+        "exports": ListOf(Record({"file": TEXT, "bytes": COUNT, "difference": number(0)}, {"form": TEXT})),
+    },
+)
+# what the closing lines of a run are made of
+RESULT = Record(
+    SUMMARY.required | {name: SUMMARY.optional[name] for name in ("last", "best", "seconds", "held_out")}, SUMMARY.optional
+)
 
 
 @dataclass
@@ -29,7 +87,7 @@ class Run:
     @property
     def metric(self) -> str:
         """The measure that chooses the best epoch; where an older record does not name it, the first one of its rows."""
-        return self.config.get("metric") or next(iter(self.rows[0]["valid"]))
+        return self.config.get("metric") or next(iter(self.rows[0]["valid"] if self.rows else self.summary["test"]))
 
     @property
     def data_set(self) -> tuple[str, str]:
@@ -47,21 +105,50 @@ class Run:
         return self.summary["left"][what] / self.summary["dense"][what] if self.summary else None
 
 
-def read_run(path: Path) -> Run | None:
-    """The run whose folder `path` is, or None where no readable run is."""
+def read_run(path: Path) -> Run:
+    """The run whose folder `path` is. Raises Missing where none is; Refused for files that cannot be read, or are no run's."""
+    config = read_json(path / "config.json", "record of a run", REPORTED)
+    rows = read_rows(path / "metrics.jsonl")
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        if not {"epochs", "seed", "prune_type", "prune_rate"} <= config["settings"].keys():
-            return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    rows, summary = [], None
-    with contextlib.suppress(OSError, ValueError):  # the last line may be half written
-        for line in (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-            rows.append(json.loads(line))
-    with contextlib.suppress(OSError, ValueError):
-        summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
-    return Run(path.resolve().name, config, rows, summary)
+        summary = read_json(path / "summary.json", "summary", SUMMARY)
+    except (Missing, Damaged):  # the run has not ended, or was killed while it ended
+        summary = None
+    run = Run(path.resolve().name, config, rows, summary)
+    with fitting(path, "folder"):
+        if rows or summary:
+            rows_fit(rows, config["filters"] if run.pruned else None, config.get("prunable"))
+            for measured in [*(row["valid"] for row in rows), *([summary["test"]] if summary else [])]:
+                check(measured, Record({run.metric: PERCENT}, dict.fromkeys(measured, ANYTHING)), "its measures")
+    return run
+
+
+def read_rows(path: Path) -> list[dict]:
+    """The rows of a metrics.jsonl; none where it does not exist. The last line may be half written, and is then left out."""
+    try:
+        lines = read_whole(path, "record of epochs", MOST_JSON).split(b"\n")
+    except Missing:
+        return []
+    return [parse_json(line, path, "record of epochs", ROW) for line in lines[:-1]]
+
+
+def rows_fit(rows, filters: dict[str, int] | None = None, prunable: int | None = None) -> None:
+    """Raise Unfit unless these are the rows of epochs 0, 1, ...
+
+    Where the `filters` of each layer and the number of `prunable` pieces are known, they cannot keep or cut more.
+    """
+    check(rows, ListOf(ROW), "rows")
+    for number_, row in enumerate(rows):
+        where = f"rows[{number_}]"
+        check(row["epoch"], whole(number_, number_), f"{where}.epoch")
+        if "num_zero" in row:
+            check(row, PRUNED, where)
+            check(row["num_zero"], whole(0, row["num_total"]), f"{where}.num_zero")
+        if filters is not None:
+            check(
+                row.get("kept_filters"), Record({name: whole(0, most) for name, most in filters.items()}), f"{where}.kept_filters"
+            )
+        if prunable:
+            check(row.get("cut"), whole(0, prunable), f"{where}.cut")
 
 
 def name_apart(runs: list[Run]) -> None:

@@ -130,7 +130,9 @@ def _check_value(what: str, option: Option, value) -> None:
 
 
 NETWORKS = Registry(
-    "network", "models/*.py", leave_out=("__init__.py", "files.py", "joint.py", "layers.py", "network.py", "numerics.py")
+    "network",
+    "models/*.py",
+    leave_out=("__init__.py", "files.py", "joint.py", "layers.py", "network.py", "numerics.py", "shapes.py"),
 )
 CRITERIA = Registry(
     "criterion",

@@ -8,11 +8,13 @@ import torch
 
 import models
 import tasks
+from models.shapes import check_pass
 from pruning import Pruner, accounting
 from pruning.removal import ungated
 from settings.arguments import Settings, method
 from settings.errors import Refused
 from settings.registry import ACTIONS, LEARNING_RATES
+from settings.saved import dated
 from tasks import Task
 from training.build import (
     begin_with,
@@ -26,6 +28,7 @@ from training.build import (
 from training.capture import try_capture
 from training.engine import Engine, Stop
 from training.evaluation import evaluate
+from training.restoring import take_optimizer, take_random
 from training.stages import Plan, Stage, plan_of
 from training.team import Team
 
@@ -146,7 +149,7 @@ class Experiment:
         cuda = torch.cuda.get_rng_state_all() if self.engine.device == "cuda" else []
         shapes = self.model.shapes()
         return {
-            "settings": method(self.settings),
+            "settings": dated(method(self.settings)),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "random": [torch.get_rng_state(), *cuda],
@@ -175,15 +178,16 @@ class Experiment:
             if state["shapes"]:
                 smaller = ungated(self.model)
                 smaller.reshape(state["shapes"])
+                smaller.take(state["model"])
+                check_pass(smaller, self.task.inputs)
                 self.go_on_with(smaller.to(memory_format=torch.channels_last))
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (KeyError, RuntimeError, ValueError) as error:
+            self.model.take(state["model"])
+            begun = len(state["rows"]) > self.plan.first_epoch(self.stage)
+            take_optimizer(self.optimizer, self.settings.training, state["optimizer"], begun)
+        except ValueError as error:
             raise Refused(f"the checkpoint is another network's: {' '.join(str(error).split())[:200]}") from None
         self._begin_stage(begun=True)
-        torch.set_rng_state(state["random"][0])
-        if self.engine.device == "cuda" and len(state["random"]) == 1 + torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(state["random"][1:])
+        take_random(state["random"], self.engine.device)
 
 
 def start(
