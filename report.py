@@ -107,6 +107,8 @@ def main(argv: list[str]) -> int:
         try:
             runs.append(read_run(path))
             folders.append(path.resolve())
+            for line in runs[-1].notes:
+                print(one_line(f"report.py: {line}"), file=sys.stderr)
         except Missing:
             print(one_line(f"report.py: no run in '{path}', passed over"), file=sys.stderr)
         except Refused as error:

@@ -1,7 +1,8 @@
 """This file reads run folders again, for tables and figures."""
 
+import contextlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from settings.files import MOST_JSON, Damaged, Missing, fitting, parse_json, read_json, read_whole
@@ -18,6 +19,7 @@ from settings.schema import (
     Is,
     ListOf,
     Record,
+    Unfit,
     check,
     number,
     plain,
@@ -75,6 +77,7 @@ class Run:
     config: dict
     rows: list[dict]
     summary: dict | None
+    notes: list[str] = field(default_factory=list)  # for stderr
 
     @property
     def label(self) -> str:
@@ -109,12 +112,16 @@ def read_run(path: Path) -> Run:
     """The run whose folder `path` is. Raises Missing where none is; Refused for files that cannot be read, or are no run's."""
     config = read_json(path / "config.json", "record of a run", REPORTED)
     rows = read_rows(path / "metrics.jsonl")
-    try:
-        summary = read_json(path / "summary.json", "summary", SUMMARY)
-    except (Missing, Damaged):  # the run has not ended, or was killed while it ended
-        summary = None
-    run = Run(path.resolve().name, config, rows, summary)
-    with fitting(path, "folder"):
+    summary, notes = None, []
+    with contextlib.suppress(Missing):  # where the run has not ended
+        try:
+            summary = read_json(path / "summary.json", "summary", SUMMARY)
+        except Damaged as error:
+            notes.append(f"{error}; the run counts as unfinished")
+    run = Run(path.resolve().name, config, rows, summary, notes)
+    with fitting(path, "folder of a run"):
+        if rows and summary and summary.get("last", rows[-1]) != rows[-1]:
+            raise Unfit("summary.json is of other epochs than metrics.jsonl")
         if rows or summary:
             rows_fit(rows, config["filters"] if run.pruned else None, config.get("prunable"))
             for measured in [*(row["valid"] for row in rows), *([summary["test"]] if summary else [])]:

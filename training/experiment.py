@@ -8,9 +8,7 @@ import torch
 
 import models
 import tasks
-from models.shapes import check_pass
 from pruning import Pruner, accounting
-from pruning.removal import ungated
 from settings.arguments import Settings, method
 from settings.errors import Refused
 from settings.registry import ACTIONS, LEARNING_RATES
@@ -28,7 +26,7 @@ from training.build import (
 from training.capture import try_capture
 from training.engine import Engine, Stop
 from training.evaluation import evaluate
-from training.restoring import take_optimizer, take_random
+from training.restoring import take_network, take_random
 from training.stages import Plan, Stage, plan_of
 from training.team import Team
 
@@ -175,19 +173,11 @@ class Experiment:
         if (first := self.plan.first_epoch(self.stage)) > len(state["rows"]):
             raise Refused(f"{self.now.name} has begun after {len(state['rows'])} epochs, and would now begin after {first}")
         try:
-            if state["shapes"]:
-                smaller = ungated(self.model)
-                smaller.reshape(state["shapes"])
-                smaller.take(state["model"])
-                check_pass(smaller, self.task.inputs)
-                self.go_on_with(smaller.to(memory_format=torch.channels_last))
-            self.model.take(state["model"])
-            begun = len(state["rows"]) > self.plan.first_epoch(self.stage)
-            take_optimizer(self.optimizer, self.settings.training, state["optimizer"], begun)
+            take_network(self, state)
+            self._begin_stage(begun=True)
+            take_random(state["random"], self.engine.device)
         except ValueError as error:
             raise Refused(f"the checkpoint is another network's: {' '.join(str(error).split())[:200]}") from None
-        self._begin_stage(begun=True)
-        take_random(state["random"], self.engine.device)
 
 
 def start(

@@ -1,13 +1,26 @@
-"""This file gives a run the parts of a checkpoint that torch itself would take unread: the optimiser's and the random state."""
+"""This file gives a run the tensors of a checkpoint, after checks that torch does not make: it would take most of them unread."""
 
 import torch
 from torch import Tensor, nn
 
-from models.shapes import TENSOR, told
+from models.shapes import TENSOR, check_pass, told
+from pruning.removal import ungated
 from settings.registry import OPTIMISERS
 from settings.schema import ANYTHING, COUNT, Is, ListOf, Record, Unfit, check, number, plain, whole
 
 OF_THE_DEVICE = {"params", "lr", "initial_lr", "fused", "foreach", "capturable", "differentiable"}
+
+
+def take_network(run, state: dict) -> None:
+    """Give a run the network and the optimiser of a checkpoint. Unfit, a ValueError, where they are not of this run."""
+    if state["shapes"] is not None:
+        smaller = ungated(run.model)
+        smaller.reshape(state["shapes"])
+        check_pass(smaller, run.task.inputs)
+        run.go_on_with(smaller.to(memory_format=torch.channels_last))
+    run.model.take(state["model"])
+    begun = len(state["rows"]) > run.plan.first_epoch(run.stage)
+    take_optimizer(run.optimizer, run.settings.training, state["optimizer"], begun)
 
 
 def take_optimizer(optimizer: torch.optim.Optimizer, training, state, begun: bool) -> None:
