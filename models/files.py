@@ -19,8 +19,8 @@ CARD = Record(
     {
         "arch": TEXT,
         "classes": ListOf(TEXT, 1),
-        "mean": ListOf(number(), 1),
-        "std": ListOf(number(0, above=True), 1),
+        "mean": ListOf(number(0, 255), 1),
+        "std": ListOf(number(0, 255, above=True), 1),
         "training": Record({}, {"settings": Record(), "began_in": Maybe(TEXT)}),
         "tensors": DictOf(ANYTHING, 1),
         **dict.fromkeys(("image_size", "fit", "shapes"), ANYTHING),

@@ -111,8 +111,8 @@ class Run:
 def read_run(path: Path) -> Run:
     """The run whose folder `path` is. Raises Missing where none is; Refused for files that cannot be read, or are no run's."""
     config = read_json(path / "config.json", "record of a run", REPORTED)
-    rows = read_rows(path / "metrics.jsonl")
     summary, notes = None, []
+    rows = read_rows(path / "metrics.jsonl", notes)
     with contextlib.suppress(Missing):  # where the run has not ended
         try:
             summary = read_json(path / "summary.json", "summary", SUMMARY)
@@ -120,7 +120,7 @@ def read_run(path: Path) -> Run:
             notes.append(f"{error}; the run counts as unfinished")
     run = Run(path.resolve().name, config, rows, summary, notes)
     with fitting(path, "folder of a run"):
-        if rows and summary and summary.get("last", rows[-1]) != rows[-1]:
+        if summary and "last" in summary and rows[-1:] != [summary["last"]]:
             raise Unfit("summary.json is of other epochs than metrics.jsonl")
         if rows or summary:
             rows_fit(rows, config["filters"] if run.pruned else None, config.get("prunable"))
@@ -129,13 +129,15 @@ def read_run(path: Path) -> Run:
     return run
 
 
-def read_rows(path: Path) -> list[dict]:
-    """The rows of a metrics.jsonl; none where it does not exist. The last line may be half written, and is then left out."""
+def read_rows(path: Path, notes: list[str]) -> list[dict]:
+    """The rows of a metrics.jsonl; none where it does not exist. A last line that is half written is left out, and noted."""
     try:
-        lines = read_whole(path, "record of epochs", MOST_JSON).split(b"\n")
+        *lines, last = read_whole(path, "record of epochs", MOST_JSON).split(b"\n")
     except Missing:
         return []
-    return [parse_json(line, path, "record of epochs", ROW) for line in lines[:-1]]
+    if last:
+        notes.append(f"'{path}' ends in half a line, which is left out")
+    return [parse_json(line, path, "record of epochs", ROW) for line in lines]
 
 
 def rows_fit(rows, filters: dict[str, int] | None = None, prunable: int | None = None) -> None:
@@ -154,6 +156,8 @@ def rows_fit(rows, filters: dict[str, int] | None = None, prunable: int | None =
             check(
                 row.get("kept_filters"), Record({name: whole(0, most) for name, most in filters.items()}), f"{where}.kept_filters"
             )
+            if row["kept_filters"].keys() != filters.keys():
+                raise Unfit(f"{where}.kept_filters is of other layers than filters")
         if prunable:
             check(row.get("cut"), whole(0, prunable), f"{where}.cut")
 
