@@ -211,7 +211,8 @@ def main(settings) -> None:
     with ExitStack() as held:
         held.callback(team.leave)
         resume = settings.run.resume
-        folder = held.enter_context(Folder.resume(Path(resume))) if resume and team.leads else None
+        measures = task_of(settings.data.dataset).measures
+        folder = held.enter_context(Folder.resume(Path(resume), measures)) if resume and team.leads else None
         result = folder.result(settings, plan_of(settings).epochs) if folder else None
         if team.share(result is not None):
             if folder:

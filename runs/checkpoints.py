@@ -24,7 +24,13 @@ CHECKPOINT = Record(
         "shapes": ANYTHING,
         "results": RESULTS,
     },
-    {"format": COUNT, "rows": ANYTHING, "data": Maybe(TABLE), "after": ANYTHING, "scratch": ANYTHING},
+    {
+        "format": COUNT,
+        "rows": ANYTHING,
+        "data": Maybe(Record(optional={"classes": ListOf(TEXT, 1)})),
+        "after": ANYTHING,
+        "scratch": ANYTHING,
+    },
 )
 AFTER = Maybe(Record(FIXED | {"shapes": ANYTHING}, {"recalibration": TABLE, "removal": TABLE}))
 

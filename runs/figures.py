@@ -44,7 +44,8 @@ def draw(runs: list[Run], folder: Path) -> list[Path]:
         for run in runs:
             if run.pruned:
                 save(kept_figure(pyplot, run), f"kept_{run.name}")
-            if run.summary and run.summary["test"].get("confusions"):
+            mistakes = run.summary and run.summary["test"].get("confusions")
+            if mistakes and isinstance(mistakes, dict):  # older runs have a list of the commonest
                 save(confusion_figure(pyplot, run), f"confusions_{run.name}")
     return written
 
@@ -115,7 +116,7 @@ def confusion_figure(pyplot, run: Run):
 
     The diagonal, without colour, has the accuracy in %. Of many classes those with the most mistakes are shown.
     """
-    accuracies, mistakes = run.summary["test"]["classes"], run.summary["test"]["confusions"]
+    accuracies, mistakes = run.summary["test"].get("classes", {}), run.summary["test"]["confusions"]
     wrong = Counter({name: sum(taken.values()) for name, taken in mistakes.items()})
     for taken in mistakes.values():
         wrong.update(taken)

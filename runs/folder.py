@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from runs.checkpoints import FORMAT, load_checkpoint
-from runs.records import RESULT, rows_fit
+from runs.records import RESULT, measured, rows_fit
 from runs.storage import MOST, append, as_json, held, packed, replace
 from settings.earlier import read_record
 from settings.errors import Refused
@@ -49,6 +49,7 @@ class Folder:
         self.state: dict | None = None
         self._earlier: dict = {}
         self._source: Path | None = None
+        self._measures: tuple[str, ...] = ()
         self._lock = None
         self.notes: list[str] = []  # for stderr
 
@@ -75,13 +76,15 @@ class Folder:
         return folder
 
     @classmethod
-    def resume(cls, path: Path) -> "Folder":
+    def resume(cls, path: Path, measures: tuple[str, ...] = ()) -> "Folder":
         """The folder of an earlier run, with the state of its newest readable checkpoint, or of the one that `path` names.
+
+        `measures` are the names of those that its lines tell.
 
         Raises Refused where no checkpoint can be read, or where another process holds the folder.
         """
         folder = cls(path if path.is_dir() else path.parent)
-        folder._source = None if path.is_dir() else path
+        folder._source, folder._measures = None if path.is_dir() else path, measures
         folder._take()
         try:
             folder._earlier = read_record(folder.path)
@@ -89,7 +92,9 @@ class Folder:
             folder.rows = folder.state["rows"]
             with fitting(path, "run"):
                 pruned = folder._earlier["settings"]["prune_type"] != "none"
-                rows_fit(folder.rows, folder._earlier.get("filters") if pruned else None, folder._earlier.get("prunable"))
+                rows_fit(
+                    folder.rows, folder._earlier.get("filters") if pruned else None, folder._earlier.get("prunable"), measures
+                )
         except Refused:
             folder._lock.close()
             raise
@@ -137,11 +142,17 @@ class Folder:
             result = read_json(self.path / "summary.json", "summary", RESULT)
         except (Missing, Damaged):  # the run was killed while it ended: its end is computed again
             return None
+        with fitting(self.path / "summary.json", "summary"):
+            measured(result["test"], self._measures, "test")
         if as_json(result["last"]) != as_json(self.rows[-1]) or as_json(result["best"]) not in map(as_json, self.rows):
             raise Refused(f"'{self.path / 'summary.json'}' is of other epochs than the checkpoint")
         if settings.ending.compact:
             file = self.path / "model.pt"
-            if "speed" not in result or not file.exists() or len(result["exports"]) < len(settings.ending.export or ()):
+            if (
+                not {"removal", "file", "speed", "exports"} <= result.keys()
+                or not file.exists()
+                or len(result["exports"]) < len(settings.ending.export or ())
+            ):
                 return None
             result["file"]["file"] = str(file)
         return result

@@ -9,7 +9,6 @@ from settings.files import MOST_JSON, Damaged, Missing, fitting, parse_json, rea
 from settings.flags import FLAGS
 from settings.saved import CONFIG
 from settings.schema import (
-    ANYTHING,
     COUNT,
     FINITE,
     PERCENT,
@@ -20,18 +19,20 @@ from settings.schema import (
     ListOf,
     Record,
     Unfit,
+    allows,
     check,
     number,
-    plain,
     whole,
 )
 
 REPORTED = Record(CONFIG.required | {name: CONFIG.optional[name] for name in ("command", "filters")}, CONFIG.optional)
-# a measure is a number or, of each class, a table or list
-MEASURES = DictOf(Is("a finite number", lambda it: FINITE.test(it) or (isinstance(it, list | dict) and plain(it))), 1)
+# [accuracy in %, images] by class, and images by class and what they were taken for; older runs have a list of the commonest
+BY_CLASS, TAKEN_FOR = DictOf(ListOf(number(0), 2)), DictOf(DictOf(COUNT))
+MISTAKES = Is("a table of what was taken for what", lambda it: isinstance(it, list) or allows(it, TAKEN_FOR))
+MEASURES = Record({}, {"classes": BY_CLASS, "confusions": MISTAKES}, others=FINITE)
 COUNTS = Record(dict.fromkeys(("filters", "parameters", "macs"), COUNT))
 ROW = Record(
-    {"epoch": COUNT, "train": MEASURES, "valid": MEASURES, "seconds": number(0)},
+    {"epoch": COUNT, "train": MEASURES, "valid": MEASURES, "seconds": number(0, 1e10)},
     {
         "stage": TEXT,
         "learning_rate": number(0),
@@ -56,7 +57,7 @@ SUMMARY = Record(
     | {
         "last": ROW,
         "best": ROW,
-        "seconds": number(0),
+        "seconds": number(0, 1e10),
         **dict.fromkeys(("held_out", "removable", "exact"), TRUTH),
         "file": Record({"file": TEXT, "bytes": COUNT, "dense_bytes": COUNT}),
         "speed": ListOf(Record({"engine": TEXT, "batch": whole(1), "where": TEXT, "dense": TIMES, "compact": TIMES})),
@@ -124,8 +125,8 @@ def read_run(path: Path) -> Run:
             raise Unfit("summary.json is of other epochs than metrics.jsonl")
         if rows or summary:
             rows_fit(rows, config["filters"] if run.pruned else None, config.get("prunable"))
-            for measured in [*(row["valid"] for row in rows), *([summary["test"]] if summary else [])]:
-                check(measured, Record({run.metric: PERCENT}, dict.fromkeys(measured, ANYTHING)), "its measures")
+            for measures in [*(row["valid"] for row in rows), *([summary["test"]] if summary else [])]:
+                measured(measures, (run.metric,), "its measures")
     return run
 
 
@@ -140,8 +141,8 @@ def read_rows(path: Path, notes: list[str]) -> list[dict]:
     return [parse_json(line, path, "record of epochs", ROW) for line in lines]
 
 
-def rows_fit(rows, filters: dict[str, int] | None = None, prunable: int | None = None) -> None:
-    """Raise Unfit unless these are the rows of epochs 0, 1, ...
+def rows_fit(rows, filters: dict[str, int] | None = None, prunable: int | None = None, measures: tuple[str, ...] = ()) -> None:
+    """Raise Unfit unless these are the rows of epochs 0, 1, ..., and have these `measures`.
 
     Where the `filters` of each layer and the number of `prunable` pieces are known, they cannot keep or cut more.
     """
@@ -149,6 +150,8 @@ def rows_fit(rows, filters: dict[str, int] | None = None, prunable: int | None =
     for number_, row in enumerate(rows):
         where = f"rows[{number_}]"
         check(row["epoch"], whole(number_, number_), f"{where}.epoch")
+        for part in ("train", "valid"):
+            measured(row[part], measures, f"{where}.{part}")
         if "num_zero" in row:
             check(row, PRUNED, where)
             check(row["num_zero"], whole(0, row["num_total"]), f"{where}.num_zero")
@@ -160,6 +163,11 @@ def rows_fit(rows, filters: dict[str, int] | None = None, prunable: int | None =
                 raise Unfit(f"{where}.kept_filters is of other layers than filters")
         if prunable:
             check(row.get("cut"), whole(0, prunable), f"{where}.cut")
+
+
+def measured(measures: dict, names: tuple[str, ...], where: str) -> None:
+    """Raise Unfit unless these measures are there; accuracies, all but the number of images, are in %."""
+    check(measures, Record({name: COUNT if name == "images" else PERCENT for name in names}, MEASURES.optional, FINITE), where)
 
 
 def name_apart(runs: list[Run]) -> None:

@@ -124,7 +124,7 @@ def _resumed(path: Path, typed: dict) -> Settings:
     folder = folder_of(path)
     saved = saved_settings(folder)
     if saved is None:
-        raise Refused(f"--resume: no run in {nowhere(folder)}")
+        raise Refused(f"--resume: no run in {nowhere(path)}")
     if saved.get("scratch"):  # the record of a run that began before there were procedures has none
         saved.setdefault("procedure", _scratch(saved["scratch"]))
     saved = defaults() | saved  # a flag that is newer than the run was at its default

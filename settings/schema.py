@@ -6,7 +6,7 @@ A schema is one of
 - `Maybe(schema)`: None, or what the schema allows
 - `ListOf(schema)`: lists and tuples whose items it allows
 - `DictOf(schema)`: dicts with texts as keys, whose values it allows
-- `Record(required, optional)`: dicts with these keys, a schema for each; any others hold any plain values
+- `Record(required, optional)`: dicts with these keys, a schema for each; `others` is that of all others, any plain values
 """
 
 import math
@@ -47,6 +47,7 @@ class DictOf:
 class Record:
     required: dict = field(default_factory=dict)
     optional: dict = field(default_factory=dict)
+    others: "Schema | None" = None
 
 
 Schema = Is | Maybe | ListOf | DictOf | Record
@@ -76,9 +77,17 @@ def _parts(value: dict, schema: DictOf | Record, where: str) -> dict[str, Schema
         return dict.fromkeys(value, schema.schema)
     if missing := [name for name in schema.required if name not in value]:
         raise Unfit(f"{where or 'it'} has no '{missing[0]}'")
-    return dict.fromkeys(value, PLAIN) | {
-        name: inner for name, inner in (schema.required | schema.optional).items() if name in value
-    }
+    known = dict.fromkeys(value, schema.others or PLAIN) | schema.optional | schema.required
+    return {name: known[name] for name in value}
+
+
+def allows(value, schema: Schema) -> bool:
+    """Return whether the schema allows the value."""
+    try:
+        check(value, schema)
+    except Unfit:
+        return False
+    return True
 
 
 def number(low: float = -math.inf, high: float = math.inf, *, above: bool = False) -> Is:

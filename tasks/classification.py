@@ -30,6 +30,7 @@ class Classification(Task):
     """The task of naming the class of an image. A step learns from `batch` images; `images` is the data set on its device."""
 
     metric = "top1"
+    measures = ("top1", "top5", "images")
 
     def __init__(self, images: Dataset, batch: int, augment: str, seed: int, notes: Sequence[str] = ()):
         self.images, self.augment, self.seed, self.notes = images, augment, seed, list(notes)

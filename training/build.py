@@ -178,6 +178,6 @@ def starting_classes(settings: Settings) -> list[str] | None:
     path = Path(settings.network.init)
     path = path / "checkpoint.pt" if path.is_dir() else path
     try:
-        return load_checkpoint(path).get("data", {}).get("classes")
+        return (load_checkpoint(path).get("data") or {}).get("classes")
     except Refused:
         return models.load(path).card.classes
