@@ -120,7 +120,7 @@ class Experiment:
     def enter(self, number: int) -> None:
         """Go on to the stage of this number: carry out its actions, and add to `results` what they return."""
         self.stage = number
-        with self.stop.at_once(f"before {self.now.name}"):
+        with self.stop.at_once(f"before the stage {self.now.name}"):
             for action in self.now.enter:
                 self.results |= ACTIONS.get(action)(self)
             self._begin_stage(begun=number > 0)
