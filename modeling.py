@@ -4,6 +4,7 @@
 threshold on scores (`global_` in pruning/scopes.py), and take effect in pruning/gates/.
 """
 
+import math
 import signal
 import sys
 import time
@@ -15,12 +16,12 @@ from settings.recipes import departures
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # while torch is being imported, Ctrl-C just ends the program
     # a wrong command is refused before torch is loaded
-    with guard("modeling.py"):
+    with guard("modeling.py", goes_on=True):
         SETTINGS = parse(sys.argv[1:])
     if SETTINGS.use.evaluate or SETTINGS.use.predict:
         from deploy import use
 
-        with guard("modeling.py"):
+        with guard("modeling.py", goes_on=True):
             use.main(SETTINGS)
         raise SystemExit
 
@@ -74,7 +75,8 @@ def train_epoch(run: Experiment, epoch: int, bar) -> dict:
     run.model.train()
     meter, last_shown = run.task.meter(run.engine.device), time.monotonic()
     for step, (inputs, targets) in zip(range(run.steps), run.batches(epoch), strict=False):
-        run.move_masks(epoch, step)
+        with run.stop.at_once(f"in epoch {epoch}, while masks were made"):
+            run.move_masks(epoch, step)
         run.set_learning_rate(epoch, step)
         outputs, terms = train_step(run, inputs, targets)
 
@@ -87,9 +89,15 @@ def train_epoch(run: Experiment, epoch: int, bar) -> dict:
     run.team.average_statistics(run.model)
     meter.gather(run.team)
     if (bad_step := int(meter.first_bad)) >= 0:
-        cure = "--finetune_lr" if "finetune_lr" in run.now.fixed else "--lr or --warmup_epochs 5"
-        raise Failed(f"the loss was not finite at epoch {epoch}, step {bad_step} of {run.steps}: try a smaller {cure}")
+        raise Failed(f"the loss was not finite at epoch {epoch}, step {bad_step} of {run.steps}: {cure(run)}")
     return meter.read()
+
+
+def cure(run: Experiment) -> str:
+    """Say what helps against a loss that is not finite: the learning rate of a run, or of a stage that has begun, is fixed."""
+    if "finetune_lr" in run.now.fixed:
+        return f"--resume {run.now.keep}, in the run's folder, with a smaller --finetune_lr"
+    return "begin a new run with a smaller --lr, or with --warmup_epochs 5"
 
 
 def train(run: Experiment, folder: Folder | None, rows: list[dict]) -> list[dict]:
@@ -109,11 +117,15 @@ def train(run: Experiment, folder: Folder | None, rows: list[dict]) -> list[dict
                 if folder and stage.keep and stage.epochs:
                     folder.keep(stage.keep)
                 run.enter(number)
+                if folder and not stage.epochs and number + 1 < len(plan.stages):
+                    folder.save(run.state())  # a last stage without epochs may still be asked for otherwise
             for epoch in range(len(rows), first + stage.epochs):
                 began = time.monotonic()
                 trained = train_epoch(run, epoch, bar)
                 seconds = time.monotonic() - began
                 valid = run.evaluate(task.valid or task.test, by_class=task.valid is None)
+                if not math.isfinite(valid["loss"]):  # of weights that the epoch's last step has spoilt nothing is kept
+                    raise Failed(f"the validation loss was not finite after epoch {epoch}: {cure(run)}")
                 rows = [*rows, Row.of(run, epoch, trained, valid, seconds, rows).plain()]
                 if folder:
                     folder.log(rows[-1], run.state())
@@ -221,7 +233,8 @@ def main(settings) -> None:
                 say_all(*closing_lines(result, settings, task))
             return
         state = team.share(folder.state if folder else None)
-        run = start(settings, engine=engine, stop=stop, team=team, state=state)
+        with stop.at_once("before the first step"):
+            run = start(settings, engine=engine, stop=stop, team=team, state=state)
         if state is None and not settings.run.dry_run and team.leads:
             folder = held.enter_context(Folder.create(settings.run.out_dir, run_name(run.settings)))
             folder.save(run.state())
@@ -229,5 +242,5 @@ def main(settings) -> None:
 
 
 if __name__ == "__main__":
-    with guard("modeling.py"):
+    with guard("modeling.py", goes_on=True):
         main(SETTINGS)

@@ -18,13 +18,7 @@ class Decisions:
     """
 
     def __init__(self, network: Network, names: list[str], policy: str):
-        root: dict[str, str] = {}  # {node: a name shared by all nodes that have the same channels}
-        for link in network.links:
-            root.setdefault(link.source, link.source)
-            root.setdefault(link.target, link.target)
-            if link.unit is None or link.ties:
-                old, new = root[link.target], root[link.source]
-                root = {node: new if top == old else top for node, top in root.items()}
+        root = same_channels(network)
         tied = {root[link.target] for link in network.links if link.ties}
         members: dict[tuple, list[str]] = {}
         for link in network.links:
@@ -49,6 +43,18 @@ class Decisions:
     def spread(self, keep: dict[str, Tensor], scores: dict[str, Tensor]) -> dict[str, Tensor]:
         """Turn what is kept of every decision into masks of the units, in the shapes of their `scores`."""
         return {name: keep[layer][: len(scores[name])] for layer, members in self.layers.items() for name in members}
+
+
+def same_channels(network: Network) -> dict[str, str]:
+    """Return {node: a name that it shares with all nodes that hold the same channels}, because they are copied or tied."""
+    root: dict[str, str] = {}
+    for link in network.links:
+        root.setdefault(link.source, link.source)
+        root.setdefault(link.target, link.target)
+        if link.unit is None or link.ties:
+            old, new = root[link.target], root[link.source]
+            root = {node: new if top == old else top for node, top in root.items()}
+    return root
 
 
 def _together(scores: list[Tensor]) -> Tensor:

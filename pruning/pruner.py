@@ -79,12 +79,17 @@ class Pruner:
 
         A batch is a pair of images and labels; `task` says what their loss is. ValueError if no mask would ever be made.
         """
-        self.steps, self.total, self.sample, self.task = steps, epochs * steps, sample, task
+        self.look_at(sample, task)
+        self.steps, self.total = steps, epochs * steps
         self.until_position = max(int(self.until * self.total + 1e-6), 1 if self.until > 0 else 0)
         self.updates = [position / self.total for position in range(self.total) if self._plan(position)[0]]
         if not self.updates:
             raise ValueError(f"no mask would ever be made in {epochs} epochs of {steps} steps")
         self.let_move(self._plan(0)[1])
+
+    def look_at(self, sample: Callable[[], Iterable], task) -> None:
+        """Say what criteria measure on: `sample` yields the batches, and `task` says what their loss is."""
+        self.sample, self.task = sample, task
 
     def check_sample(self, images: int) -> None:
         """Raise ValueError if so many images to score with are too few for the criterion."""
@@ -139,12 +144,16 @@ class Pruner:
 
     def update(self, rate: float) -> None:
         """Make new masks that cut this fraction; `changes` grows by the entries that moved, `returns` by those that came back."""
-        for name, keep in self._choose(self.scores(rate), rate).items():
+        for name, keep in self.choice(rate).items():
             keep = keep.to(self.changes.device)
             moved = self.gates[name].decide() != keep
             self.changes += moved.sum()
             self.returns += (moved & keep).sum()
             self.gates[name].set(keep)
+
+    def choice(self, rate: float) -> dict[str, Tensor]:
+        """Return what the masks would keep that cut this fraction now, {unit: bool tensor in its mask's shape}."""
+        return self._choose(self.scores(rate), rate)
 
     def _choose(self, scores: dict[str, Tensor], rate: float) -> dict[str, Tensor]:
         """Return what to keep of every unit, {unit: bool tensor in its mask's shape}, where this fraction goes."""

@@ -87,6 +87,16 @@ def _compact_lines(result: dict) -> list[str]:
     return lines + [export_line(exported) for exported in result.get("exports", ())]
 
 
+def repaired_line(record: dict) -> str:
+    """The line on stderr that tells how a layer was cut and repaired."""
+    line = f"layer {record['layer']}: {record['kept']} of {record['of']} filters kept"
+    if record["error"] is None:
+        return f"{line}, nothing to repair"
+    readers = ", ".join(record["readers"])
+    errors = f"error of {readers} {record['error_cut']:.4f} as cut, {record['error']:.4f} repaired"
+    return f"{line}; {errors} ({record['rows']} rows, {record['seconds']:.1f} s)"
+
+
 def latency_line(row: dict, gain: float) -> str:
     """The line that tells how long a batch took both networks; `gain` is how many times fewer MACs the smaller one has.
 

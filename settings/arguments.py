@@ -128,10 +128,11 @@ def _resumed(path: Path, typed: dict) -> Settings:
     if saved.get("scratch"):  # the record of a run that began before there were procedures has none
         saved.setdefault("procedure", _scratch(saved["scratch"]))
     saved = defaults() | saved  # a flag that is newer than the run was at its default
+    saved |= {name: flag.default for name, flag in FLAGS.items() if flag.on_resume == "anew"}
     for name, value in typed.items():
         allowed = FLAGS[name].on_resume
         more = allowed == "more" and value >= saved[name]
-        if allowed != "any" and not more and value != saved[name]:
+        if allowed not in ("any", "anew") and not more and value != saved[name]:
             raise Refused(f"--{name} {value} contradicts the run in '{folder}', which has {saved[name]}")
     values = saved | typed | {"out_dir": None}
     values["finetune_lr"] = values["finetune_lr"] or 0.01 * values["lr"]

@@ -6,7 +6,17 @@ its effect. It may rely on every name in the settings being known to its registr
 
 from collections.abc import Callable
 
-from settings.registry import CRITERIA, GRANULARITIES, NETWORKS, OPTIMISERS, PHASES, REGULARIZERS, Entry, parse_call
+from settings.registry import (
+    CRITERIA,
+    GRANULARITIES,
+    NETWORKS,
+    OPTIMISERS,
+    PHASES,
+    PROCEDURES,
+    REGULARIZERS,
+    Entry,
+    parse_call,
+)
 
 Condition = Callable[..., str | None]
 
@@ -102,6 +112,39 @@ def phase_decides(settings, decides: bool) -> str | None:
     """The words that refuse a flag about when masks are made, where the phase `decides` that itself; None otherwise."""
     if decides:
         return f"has no effect with --prune_phase {phase_of(settings).name}, which says itself when it cuts"
+
+
+def several_cuts(settings) -> str | None:
+    """--reconstruct, in a phase that cuts more than once."""
+    if "one cut" not in phase_of(settings).traits:
+        once = " or ".join(name for name, phase in PHASES.entries.items() if "one cut" in phase.traits)
+        return f"repairs what one cut leaves: it needs --prune_phase {once}, not {phase_of(settings).name}"
+
+
+def nothing_trained(settings) -> str | None:
+    """--reconstruct, before anything was trained."""
+    if phase_of(settings).name == "init" and settings.network.init is None:
+        return "repairs a trained network: with --prune_phase init it needs --init"
+
+
+def not_as_removed(settings) -> str | None:
+    """--reconstruct, with a gate at which what is cut is not gone."""
+    if parse_call(settings.pruning.prune_gate)[0] == "weight":
+        return "has no effect with --prune_gate weight: behind it batch norm's bias still passes, which no weight repairs"
+
+
+def repairs_nothing(settings) -> str | None:
+    """--reconstruct, with a procedure that has no place for it."""
+    procedure = PROCEDURES.entry(settings.run.procedure)
+    if not {"repairs", "repairs layer by layer"} & procedure.traits.keys():
+        return f"has no effect with --procedure {procedure.name}, which repairs nothing"
+
+
+def no_repair(settings) -> str | None:
+    """--procedure, for one that repairs layer by layer, without --reconstruct."""
+    procedure = PROCEDURES.entry(settings.run.procedure)
+    if "repairs layer by layer" in procedure.traits and settings.pruning.reconstruct == "none":
+        return f"{procedure.name} cuts and repairs layer by layer: it needs --reconstruct"
 
 
 def beside_counts(settings) -> str | None:

@@ -33,8 +33,8 @@ class Flag:
     metavar: str | tuple | None = None
     opposite: str = ""  # the help of --no_NAME, for a switch that has one
     registry: Registry | None = None
-    # what may be typed with --resume: the run's own value, any, or at least the run's
-    on_resume: Literal["same", "any", "more"] = "same"
+    # what may be typed with --resume: the run's own value, any, at least the run's; "anew" is any, and the run's is forgotten
+    on_resume: Literal["same", "any", "more", "anew"] = "same"
     noted: bool = False  # another value on --resume is written down: the run does not end bit for bit as it would have
     goes_with: tuple[str, ...] = ()  # the flags of kind "use" that it may be typed with
     no_effect: tuple[Condition, ...] = ()  # each says when, and in which words it is refused

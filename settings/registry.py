@@ -156,12 +156,15 @@ PHASES = Registry(
     "pruning/phases.py",
     traits={"unused": ("until", "due"), "one cut": ("return",), "what is cut stays cut": ("return",)},
 )
+RECONSTRUCTIONS = Registry("reconstruction", "pruning/reconstruction/*.py")
 DATASETS = Registry("data set", "tasks/datasets/*.py")
 TASKS = Registry(
     "task", "tasks/*.py", leave_out=("__init__.py", "images.py", "listing.py", "meters.py", "pictures.py", "task.py")
 )
 ACTIONS = Registry("action", "training/actions.py")
-PROCEDURES = Registry("procedure", "training/procedures/*.py")
+PROCEDURES = Registry(
+    "procedure", "training/procedures/*.py", traits={"repairs": ("return",), "repairs layer by layer": ("return",)}
+)
 REGULARIZERS = Registry("regulariser", "regularizers.py")
 OPTIMISERS = Registry("optimiser", "training/optimisers.py", traits={"no momentum": ("return",)})
 LEARNING_RATES = Registry("learning-rate schedule", "training/learning_rates.py")

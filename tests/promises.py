@@ -36,6 +36,8 @@ def records(folder: str) -> dict:
     state = torch.load(Path(folder, "checkpoint.pt"), weights_only=True)
     for row in (*rows, *state["rows"]):
         del row["seconds"], row["images_per_second"]
+    for layer in state["results"].get("reconstruction", ()):
+        del layer["seconds"]
     return {"rows": rows, **state}
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import shlex
 import shutil
@@ -185,6 +186,47 @@ def test_masked_filters_never_show(train, monkeypatch):
 def test_a_loss_that_is_not_finite_stops_the_run(train):
     with pytest.raises(modeling.Failed, match=r"not finite at epoch 0, step \d+ of 3"):
         train(*TINY, "--lr", "1e30")
+
+
+def test_weights_that_the_last_step_has_spoilt_are_not_kept(tmp_path, monkeypatch, capsys):
+    """Its loss is still that of the weights before it."""
+    monkeypatch.chdir(tmp_path)
+    train = modeling.train_epoch
+
+    def spoil(run, epoch, bar):
+        measures = train(run, epoch, bar)
+        if epoch == 1:
+            run.model.classifier.weight.data.fill_(float("nan"))
+        return measures
+
+    monkeypatch.setattr(modeling, "train_epoch", spoil)
+    with pytest.raises(modeling.Failed, match="validation loss was not finite after epoch 1"):
+        run_program(*TINY, "--out_dir", "run", "--quiet")
+    monkeypatch.setattr(modeling, "train_epoch", train)
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1
+    capsys.readouterr()
+    run_program("--resume", "run", "--quiet")  # from the last epoch that was whole
+    assert "valid 1 ====>" in capsys.readouterr().out
+
+
+def test_the_cure_for_a_loss_that_is_not_finite_can_be_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = [*TINY, "--epochs", "1", *PRUNED, "--compact", "--finetune_epochs", "1", "--out_dir", "run", "--quiet"]
+    with pytest.raises(modeling.Failed, match=r"--resume masked.pt, in the run's folder, with a smaller --finetune_lr"):
+        run_program(*flags, "--finetune_lr", "1e30")
+    run_program("--resume", "run/masked.pt", "--finetune_lr", "1e-3", "--quiet")
+    assert (tmp_path / "run" / "summary.json").exists()
+
+
+def test_a_run_whose_reader_goes_away_is_kept(tmp_path):
+    """As in `modeling.py ... | head -1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    typed = [sys.executable, ROOT / "modeling.py", *TINY, "--epochs", "1", "--out_dir", "run"]
+    done = subprocess.run(typed, cwd=tmp_path, stdout=writer, stderr=writer)
+    os.close(writer)
+    assert done.returncode == 0
+    assert (tmp_path / "run" / "summary.json").exists()
 
 
 @pytest.mark.core

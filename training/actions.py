@@ -3,14 +3,16 @@
 An action takes the run and keyword-only options. It trains nothing, and returns plain values for summary.json.
 """
 
+from functools import partial
 from itertools import chain, count, islice
 
 import torch
 
 import models
 from models.layers import initialise
-from pruning.removal import Removal
-from runs.console import note
+from pruning.removal import Removal, ungated
+from pruning.repair import Repair
+from runs.console import note, repaired_line
 from training.comparison import compare
 from training.experiment import Experiment
 from training.statistics import recalibrate_statistics
@@ -43,6 +45,40 @@ def remove(run: Experiment) -> dict:
     run.go_on_with(smaller)
     removal.carry(old_optimizer, smaller, run.optimizer)
     return {"removal": comparison}
+
+
+@torch.no_grad()
+def reconstruct(run: Experiment, *, layer: str = "") -> dict:
+    """Cut the filters as --reconstruct and the criterion say, and repair the layers that read what is left.
+
+    `layer` names the first unit of a single layer that is cut and repaired; without it all are, in the order of the wiring.
+    How many filters go from each layer is decided with the first one, and what is wanted is the network before that. Returns
+    a record for each layer so far. The optimiser begins anew.
+    """
+    model, pruner, task, settings = run.model, run.pruner, run.task, run.settings
+    if not run.to_repair:
+        pruner.look_at(partial(task.sample, settings.pruning.score_batches), task)
+        keep = {name: mask.cpu() for name, mask in pruner.choice(pruner.rate).items()}
+        run.to_repair = {"keep": keep, "original": ungated(model).state_dict()}
+    original = ungated(model)
+    original.load_state_dict(run.to_repair["original"])
+
+    def sample(images: int):
+        return task.sample(min(-(-images // task.batch), 2 if settings.run.dry_run else images))
+
+    method = settings.pruning.reconstruct
+    repair = Repair(model, original, run.to_repair["keep"], method, sample, seed=settings.run.seed, image_size=task.inputs[1])
+    records, last = list(run.results.get("reconstruction", ())), repair.layers[-1]
+    for each in repair.layers:
+        if layer in ("", each.name):
+            run.stop.check(f"before the layer {each.name} was repaired")
+            records.append(repair.carry_out(each))
+            note(settings, repaired_line(records[-1]))
+    if layer in ("", last.name):
+        run.to_repair = {}
+    run.team.same_([*model.parameters(), *model.buffers()])
+    run.optimizer.state.clear()
+    return {"reconstruction": records}
 
 
 def shrink(run: Experiment, *, model: str) -> dict:

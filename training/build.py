@@ -8,7 +8,7 @@ import torch
 import models
 import tasks
 from models.layers import Gate
-from pruning import Pruner, accounting
+from pruning import Pruner, accounting, repair
 from runs.folder import load_checkpoint
 from settings.arguments import Settings
 from settings.earlier import with_data_of
@@ -19,11 +19,16 @@ from settings.registry import OPTIMISERS, REGULARIZERS, parse_call
 def build_pruner(model: models.Network, settings: Settings) -> Pruner | None:
     """Build the pruner, which puts its masks on the network; None where nothing is pruned.
 
-    Raises Refused if the network cannot be pruned as asked, or not by so much.
+    Raises Refused if the network cannot be pruned or repaired as asked, or not by so much.
     """
     pruning = settings.pruning
     if pruning.prune_type == "none":
         return None
+    if pruning.reconstruct != "none":
+        try:
+            repair.check(model, pruning.reconstruct)
+        except ValueError as error:
+            raise Refused(f"--reconstruct {pruning.reconstruct}: {error}") from None
     budgets = {"target_macs": "macs", "target_params": "parameters"}
     amount = next((name for name in budgets if getattr(pruning, name) is not None), "prune_rate")
     # what is refused is the file that a scope reads, if it reads one, or else the amount
@@ -49,6 +54,17 @@ def build_pruner(model: models.Network, settings: Settings) -> Pruner | None:
         )
     except ValueError as error:
         raise Refused(f"--{flag}: {error}") from None
+
+
+def check_amounts(batch: int, processes: int, sample: int, pruner: Pruner | None) -> None:
+    """Raise Refused if a batch of so many images cannot be shared out, or if `sample` are too few to score with."""
+    if batch % processes or batch // processes < 2:
+        raise Refused(f"--batch_size: {batch} images are not shared out evenly, two or more each, by {processes} processes")
+    if pruner is not None:
+        try:
+            pruner.check_sample(sample)
+        except ValueError as error:
+            raise Refused(f"--score_batches: {error}") from None
 
 
 def build_optimizer(network: models.Network, training, device: str) -> torch.optim.Optimizer:

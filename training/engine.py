@@ -5,7 +5,7 @@ import ctypes
 import os
 import random
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,15 +101,28 @@ def keep_freed_memory() -> None:
 
 
 class Stop:
-    """SIGINT and SIGTERM end the run after the current step; a second one ends it at once."""
+    """SIGINT and SIGTERM end the run: after the present step or, in a block that is `at_once`, where they arrive.
+
+    A second signal ends the process itself.
+    """
 
     def __init__(self):
-        self.signal = None
+        self.signal, self._doing = None, None
 
     def check(self, where: str) -> None:
         """Raise Stopped, whose message says `where` the run is, if a signal asked for it."""
         if self.signal:
             raise Stopped(self.signal, f"{self.signal.name} {where}")
+
+    @contextlib.contextmanager
+    def at_once(self, where: str) -> Iterator[None]:
+        """Within this block, which writes no file, a signal raises Stopped as it arrives; its message says `where`."""
+        outer, self._doing = self._doing, where
+        try:
+            yield
+        finally:
+            self._doing = outer
+        self.check(where)  # a library may have taken the exception for one of its own
 
     def listen(self) -> None:
         """Take the signals from now on."""
@@ -119,3 +132,5 @@ class Stop:
     def _note(self, number, _) -> None:
         self.signal = signal.Signals(number)
         signal.signal(number, signal.SIG_DFL)
+        if self._doing is not None:
+            self.check(self._doing)

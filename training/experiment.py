@@ -20,6 +20,7 @@ from training.build import (
     build_optimizer,
     build_pruner,
     build_regulariser,
+    check_amounts,
     gate_penalties,
     starting_classes,
 )
@@ -36,8 +37,9 @@ class Experiment:
     """An experiment holds everything that exists before the first step.
 
     `plan` holds the stages of the run, `stage` is the number of the present one, and an epoch has `steps`. `results` gathers
-    what the actions returned. `regularisers` are penalties on the network by name, terms of the loss; `proximal` is called
-    with the network and the learning rate after the optimiser's step. `whole` counts the network without masks.
+    what the actions returned, `to_repair` what is kept for the layers that are cut later. `regularisers` are penalties on the
+    network by name, terms of the loss; `proximal` is called with the network and the learning rate after the optimiser's step.
+    `whole` counts the network without masks.
 
     `loss` is modeling.losses: it maps (run, inputs, targets) to the network's outputs and the terms of the loss. `losses` is
     the same function of (inputs, targets), and `predict` maps inputs to outputs; both are captured where --compile asks.
@@ -60,6 +62,7 @@ class Experiment:
     loss: Callable | None = None
     stage: int = -1
     results: dict = field(default_factory=dict)
+    to_repair: dict = field(default_factory=dict)
 
     def __post_init__(self):
         self.whole_shapes = self.model.shapes()
@@ -111,19 +114,21 @@ class Experiment:
 
     def move_masks(self, epoch: int, step: int) -> None:
         """Let masks change, become fixed or stay before a step, as the phase says; all processes get those of the first."""
-        if self.pruner is not None and self.pruner.before_step(epoch - self.plan.first_epoch(self.stage), step):
+        moving = self.pruner is not None and not self.now.masks_stay
+        if moving and self.pruner.before_step(epoch - self.plan.first_epoch(self.stage), step):
             self.team.same_([buffer for gate in self.pruner.gates.values() for buffer in gate.buffers()])
 
     def enter(self, number: int) -> None:
         """Go on to the stage of this number: carry out its actions, and add to `results` what they return."""
         self.stage = number
-        for action in self.now.enter:
-            self.results |= ACTIONS.get(action)(self)
-        self._begin_stage(begun=number > 0)
+        with self.stop.at_once(f"before the stage {self.now.name}"):
+            for action in self.now.enter:
+                self.results |= ACTIONS.get(action)(self)
+            self._begin_stage(begun=number > 0)
 
     def _begin_stage(self, begun: bool) -> None:
         """Tell the pruner how long the stage is, and compile the passes. Raises Refused if no mask would ever be made in it."""
-        if self.pruner is not None and self.now.epochs:
+        if self.pruner is not None and self.now.epochs and not self.now.masks_stay:
             sample = partial(self.task.sample, self.settings.pruning.score_batches)
             try:
                 self.pruner.begin(self.now.epochs, self.steps, sample, self.task)
@@ -155,6 +160,7 @@ class Experiment:
             "fixed": {name: self.settings.flat[name] for name in self.now.fixed},
             "shapes": None if shapes == self.whole_shapes else shapes,
             "results": self.results,
+            "to_repair": self.to_repair,
             "data": self.task.record(),
         }
 
@@ -166,6 +172,7 @@ class Experiment:
                 raise Refused(f"the checkpoint is another run's, with {name} {saved}, not {value}")
         self.plan.check_progress(state["stage"], len(state["rows"]))
         self.stage, self.results = state["stage"], dict(state["results"])
+        self.to_repair = state.get("to_repair", {})
         for name, value in state["fixed"].items():
             if self.settings.flat[name] != value:
                 advice = f": go on from {self.now.keep} to change it" if self.now.keep else ""
@@ -207,17 +214,10 @@ def start(
     elif settings.network.init:
         task.compare_names(starting_classes(settings), f"'{settings.network.init}'")
     settings = settings.replace(augment=task.augment, device=engine.device, amp=engine.amp)
-    batch = task.batch
-    if batch % team.size or batch // team.size < 2:
-        raise Refused(f"--batch_size: {batch} images are not shared out evenly, two or more each, by {team.size} processes")
     steps = task.steps
     if settings.run.dry_run:
         plan, steps = plan.shortened(), min(steps, 2)
-    if pruner is not None:
-        try:
-            pruner.check_sample(batch * min(settings.pruning.score_batches, task.steps))
-        except ValueError as error:
-            raise Refused(f"--score_batches: {error}") from None
+    check_amounts(task.batch, team.size, task.batch * min(settings.pruning.score_batches, task.steps), pruner)
     regularisers, proximal = build_regulariser(settings.training)
     run = Experiment(
         settings,

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 from settings.arguments import Settings
+from settings.effects import phase_of
 from settings.errors import Refused
 from settings.registry import ACTIONS, PROCEDURES
 
@@ -15,7 +16,7 @@ class Stage:
     `enter` names the actions (training/actions.py) that are carried out before the first epoch, such as "remove". The
     learning rate is `lr` times a factor: that of --lr_schedule, of which the stage goes through the part `progress`, times
     a linear rise over `warmup_epochs`. If `keep` names a file, the checkpoint before the stage is kept in it. Once the
-    stage has begun, the flags named in `fixed` may not change on --resume.
+    stage has begun, the flags named in `fixed` may not change on --resume. With `masks_stay` only actions make masks.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Stage:
     warmup_epochs: float = 0.0
     keep: str | None = None
     fixed: tuple[str, ...] = ()
+    masks_stay: bool = False
 
     def learning_rate(self, epochs_done: float, steps: int, schedule: Callable[[float], float]) -> float:
         """The learning rate of a step, `epochs_done` into the stage; an epoch has `steps` steps."""
@@ -37,6 +39,20 @@ class Stage:
         words = [f"stage {self.name}: {', '.join(self.enter)}, then " if self.enter else f"stage {self.name}: "]
         words.append(f"{self.epochs} epochs at learning rate {self.lr:g}" if self.epochs else "no epochs")
         return "".join(words)
+
+
+def around_the_cut(settings: Settings, enter: tuple[str, ...] = ()) -> list[Stage]:
+    """The stages of --epochs epochs with one cut between whole epochs, by the actions of `enter`; only they move masks.
+
+    With --prune_phase after a stage is before the cut, unless --prune_until is less than an epoch.
+    """
+    training = settings.training
+    share = settings.pruning.prune_until if phase_of(settings).name == "after" else 0.0
+    epochs, lr, before = training.epochs, training.lr, int(share * training.epochs + 1e-6)
+    first = Stage("training", before, lr, progress=(0.0, before / epochs), masks_stay=True)
+    last = Stage("after the cut", epochs - before, lr, enter=enter, progress=(before / epochs, 1.0), masks_stay=True)
+    stages = [first, last] if before else [last]
+    return [replace(stages[0], warmup_epochs=training.warmup_epochs), *stages[1:]]
 
 
 def ending(settings: Settings) -> list[Stage]:

@@ -23,7 +23,10 @@ def smaller(tmp_path, monkeypatch):
 
 @pytest.fixture(params=PROCEDURES.entries)
 def procedure(request):
-    """The flags that choose a procedure. One with an option that must be given needs an entry here."""
+    """The flags that choose a procedure. One that needs an option or another flag needs an entry here."""
+    if "repairs layer by layer" in PROCEDURES.entries[request.param].traits:
+        cut = [*PRUNED, "--prune_phase", "after", "--prune_until", "0.5", "--reconstruct", "least_squares(rows=600, images=54)"]
+        return [*cut, "--procedure", f"{request.param}(epochs=0)", "--layers", "20"]
     if all(not option.required for option in PROCEDURES.entries[request.param].options.values()):
         return ["--procedure", request.param, "--layers", "20"]
     model = request.getfixturevalue("smaller")

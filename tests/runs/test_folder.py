@@ -103,7 +103,7 @@ def structured(whole, tmp_path, monkeypatch, capsys):
         return train(run, epoch, bar)
 
     monkeypatch.setattr(modeling, "train_epoch", stop_in_third)
-    with pytest.raises(modeling.Stopped, match=r"SIGTERM in epoch 2 after step 0 of 3: go on with --resume run"):
+    with pytest.raises(modeling.Stopped, match=r"SIGTERM in epoch 2, while masks were made: go on with --resume run"):
         run_program(*RUN, *KINDS["structured"], "--out_dir", "run", "--tensorboard")
     monkeypatch.setattr(modeling, "train_epoch", train)
     capsys.readouterr()

@@ -114,6 +114,13 @@ def test_a_run_of_before_goes_on_with_its_procedure(tmp_path):
             parse(["--resume", str(tmp_path), "--procedure", "scratch(model='other.pt')"])
 
 
+def test_a_run_begun_quietly_goes_on_aloud(tmp_path):
+    saved = defaults() | {"arch": "resnet20", "typed": {"quiet": True}, "quiet": True}
+    (tmp_path / "config.json").write_text(json.dumps({"settings": saved}))
+    assert not parse(["--resume", str(tmp_path)]).run.quiet
+    assert parse(["--resume", str(tmp_path), "--quiet"]).run.quiet
+
+
 @pytest.mark.parametrize("name", [name for name in FLAGS if FLAGS[name].on_resume == "any" and name != "resume"])
 def test_what_may_change_on_the_way_may_be_typed(tmp_path, name):
     saved = defaults() | {"arch": "resnet20", "typed": {}, "prune_type": "structured", "compact": True, "finetune_epochs": 1}

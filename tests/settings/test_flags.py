@@ -34,7 +34,14 @@ WITHOUT = {
     "no_finetuning": [*STRUCTURED, "--compact"],
     "gate_option_without_effect": [*STRUCTURED, "--prune_phase", "init"],
     "nothing_returns": [*STRUCTURED, "--prune_phase", "init"],
+    "several_cuts": STRUCTURED,
+    "nothing_trained": [*STRUCTURED, "--prune_phase", "init"],
+    "not_as_removed": [*STRUCTURED, "--prune_phase", "after", "--prune_gate", "weight"],
+    "repairs_nothing": [*STRUCTURED, "--prune_phase", "after", "--procedure", "scratch(model='m.pt')"],
+    "no_repair": [],
 }
+# conditions that hold in the plain command: what must be typed for the flag to have its effect
+WITH = {"several_cuts": ["--prune_phase", "after"]}
 # conditions that are about an option in a flag's value
 TYPED = {"gate_option_without_effect": "output(joint='right')", "nothing_returns": "global(hysteresis=0.1)"}
 VALUES = {
@@ -63,6 +70,8 @@ VALUES = {
     "odecay": "0.5",
     "momentum": "0.5",
     "finetune_lr": "0.1",
+    "reconstruct": "lasso",
+    "procedure": "layerwise",
 }
 # the default of these is a file that its registry reads
 NAMED = [flag for flag in FLAGS.values() if flag.registry and flag.name not in ("procedure", "optimizer")]
@@ -109,6 +118,7 @@ def test_a_flag_with_effect_is_not(condition):
             "1",
             "--export",
             "m.onnx",
+            *WITH.get(condition.__name__, []),
         ]
     )
     assert condition(settings) is None

@@ -3,15 +3,18 @@
 import contextlib
 import inspect
 import json
+import os
 import platform
 import resource
 import shutil
+import signal
 from dataclasses import replace
 
 import programs
 import pytest
 import torch
 import torch.nn.functional as F
+import tqdm
 from conftest import TINY, TINY_DATA, run_program
 from torch._dynamo.utils import counters
 
@@ -22,9 +25,9 @@ from models.numerics import without_tf32
 from pruning import Pruner
 from regularizers import reg_cov
 from settings.arguments import parse
-from settings.errors import Refused
+from settings.errors import Refused, Stopped
 from training import actions
-from training.engine import Engine
+from training.engine import Engine, Stop
 
 PRUNED = ["--prune_type", "structured", "--prune_rate", "0.6", "--reg", "reg_cov"]
 
@@ -208,3 +211,41 @@ print(faults())
 """)
     keep, give_back = (int(programs.Program([script, how]).communicate()[0]) for how in ("keep", "give_back"))
     assert give_back > 10 * 64 * 2**20 // resource.getpagesize() // 2 > 10 * keep
+
+
+class TestStop:
+    """Signals end a run where nothing is lost."""
+
+    @pytest.fixture
+    def stop(self):
+        stop = Stop()
+        stop.listen()  # conftest puts pytest's own handlers back
+        return stop
+
+    def test_a_signal_waits_for_the_end_of_a_step(self, stop):
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Stopped, match="SIGTERM after step 3"):
+            stop.check("after step 3")
+
+    def test_a_signal_is_heard_at_once_where_nothing_is_written(self, stop):
+        with pytest.raises(Stopped, match="SIGTERM while masks were made") as error, stop.at_once("while masks were made"):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert error.value.status == 143
+
+    def test_a_library_that_takes_the_exception_for_its_own_does_not_lose_it(self, stop):
+        where = "before the first step"
+        with pytest.raises(Stopped, match=f"SIGINT {where}"), stop.at_once(where), contextlib.suppress(Exception):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def test_behind_the_block_it_waits_again(self, stop):
+        with stop.at_once("before"):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM
+
+    def test_making_masks_is_such_a_block(self, monkeypatch):
+        run = modeling.start(parse([*TINY, "--prune_type", "structured", "--quiet"]))
+        run.stop.listen()
+        monkeypatch.setattr(type(run.pruner), "update", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Stopped, match="in epoch 0, while masks were made"):
+            modeling.train_epoch(run, 0, tqdm.tqdm(disable=True))

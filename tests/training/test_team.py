@@ -2,8 +2,10 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import programs
@@ -140,6 +142,42 @@ def test_a_batch_that_cannot_be_shared_out_is_refused_once(tmp_path):
     assert done.returncode != 0
     assert done.stderr.count("modeling.py: error: --batch_size: 9 images are not shared out evenly") == 1
     assert not (tmp_path / "result").exists()
+
+
+def test_what_the_leader_alone_finds_wrong_is_one_line(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    flags = [programs.SCRIPT, *FLAGS, "--out_dir", "run"]
+    leader, other = (
+        programs.Program(flags, tmp_path, environment={**place, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in (0, 1)
+    )
+    said = [member.communicate() for member in (leader, other)]
+    assert (leader.returncode, other.returncode) == (2, 1)
+    (line,) = said[0][1].splitlines()
+    assert line.startswith("modeling.py: error: 'run' already holds a run")
+    assert said[1] == ("", "")
+
+
+def test_a_process_that_is_killed_ends_the_others_with_a_line(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    flags = [programs.SCRIPT, *FLAGS, "--epochs", "1000", "--out_dir", "run", "--quiet"]
+    leader, other = (
+        programs.Program(flags, tmp_path, environment={**place, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in (0, 1)
+    )
+    while not (tmp_path / "run" / "metrics.jsonl").exists():
+        assert leader.poll() is None, leader.communicate()
+        time.sleep(0.05)
+    other.kill()
+    _, err = leader.communicate(timeout=60)
+    assert leader.returncode == 1
+    assert err.splitlines()[-1].startswith("modeling.py: error: another process of the team has ended")
 
 
 def test_alone_nothing_is_exchanged():

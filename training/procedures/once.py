@@ -1,10 +1,14 @@
 """The plain procedure trains once."""
 
+from typing import Annotated
+
 from settings.arguments import Settings
-from training.stages import Stage
+from training.stages import Stage, around_the_cut
 
 
-def once(settings: Settings) -> list[Stage]:
-    """Train for --epochs epochs, while pruning as --prune_phase says."""
+def once(settings: Settings) -> Annotated[list[Stage], "repairs"]:
+    """Train for --epochs epochs, while pruning as --prune_phase says; with --reconstruct the cut is repaired before an epoch."""
     training = settings.training
+    if settings.pruning.reconstruct != "none":
+        return around_the_cut(settings, enter=("reconstruct",))
     return [Stage("training", training.epochs, training.lr, warmup_epochs=training.warmup_epochs)]

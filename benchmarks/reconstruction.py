@@ -1,0 +1,158 @@
+"""This benchmark compares what repairs a cut, on one trained network: `python benchmarks/reconstruction.py RUN`.
+
+RUN is the folder of a dense run of modeling.py. Each method cuts its network to the same fraction of the MACs; its accuracy
+is measured right after that and after equal training, for each seed in a process of its own, which tells the seconds of the
+cut with its repair and the peak memory. A comparison that was stopped goes on: each result is a line of --records. The table
+is written to --table. The seed decides the places and images that are sampled, and the order of training.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from tqdm import tqdm
+
+from modeling import start, train_epoch
+from pruning import accounting
+from pruning.removal import Removal
+from runs.tables import write_table
+from settings.arguments import parse
+from settings.earlier import as_measured_on
+from settings.errors import guard
+
+# a criterion, which says how many filters stay of each layer, and what repairs its cut
+METHODS = [
+    *(("L1", method) for method in ("thinet", "thinet(search='forward')", "thinet(target='original')", "lasso")),
+    *((criterion, method) for criterion in ("L1", "Taylor2019", "random") for method in ("least_squares", "none")),
+]
+
+
+def settings_for(options, criterion: str, method: str, seed: int):
+    """The settings that cut RUN's network by this criterion, repair it by this method, and train what is left."""
+    typed = ["--init", options.run, "--device", options.device, "--quiet", "--seed", str(seed)]
+    typed += ["--prune_type", "structured", "--target_macs", str(options.macs), "--prune_imp", criterion]
+    typed += ["--prune_phase", "init", "--reconstruct", method, "--epochs", "1", "--lr", str(options.lr)]
+    typed += ["--lr_schedule", "cosine", "--weight_decay", str(options.weight_decay)]
+    for name in ("data_dir", "threads"):
+        if (value := getattr(options, name)) is not None:
+            typed += [f"--{name}", str(value)]
+    return as_measured_on(parse(typed), options.run)
+
+
+def measure(options, criterion: str, method: str, seed: int) -> dict:
+    """What one method gives with one seed, as plain values; call it in a process of its own."""
+    settings, began = settings_for(options, criterion, method, seed), time.perf_counter()
+    run = start(settings)  # which cuts and repairs, where something repairs
+    records = run.results.get("reconstruction", [])
+    seconds = sum(record["seconds"] for record in records)
+    if method == "none":
+        began = time.perf_counter()
+        run.pruner.update(run.pruner.rate)
+        seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    split, metric = run.task.valid or run.task.test, run.task.metric
+    result = {"cut": run.evaluate(split)[metric]}
+    kept = {name: int(live.sum()) for name, live in accounting.filter_masks(run.model).items()}
+    run.go_on_with(Removal(run.model).compact())
+    smaller = accounting.dense(run.model, run.task.inputs[1])
+    run.steps = min(run.steps, options.steps or run.steps)
+    with tqdm(disable=True) as bar:
+        train_epoch(run, 0, bar)
+    result |= {"trained": run.evaluate(split)[metric], "test": run.evaluate(run.task.test)[metric], "steps": run.steps}
+    result |= {"macs": smaller.macs / run.whole.macs, "parameters": smaller.parameters / run.whole.parameters, "kept": kept}
+    errors = [record["error"] for record in records if record["error"] is not None]
+    result |= {"error": sum(errors) / len(errors) if errors else None}
+    return result | {"repair seconds": round(seconds, 2), "peak GB": round(peak, 2)}
+
+
+def measured_apart(argv: list[str], place: dict) -> dict:
+    """What `measure` returns, from a process of its own."""
+    command = [sys.executable, __file__, *argv, "--only", json.dumps(place)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def records_in(path: Path, asked: dict) -> list[dict]:
+    """The results in a file, of which a line that was broken off is no result. Exits if they were asked for otherwise."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    if any(record["asked"] != asked for record in records):
+        raise SystemExit(f"reconstruction.py: error: '{path}' was begun otherwise, see its \"asked\": name other --records")
+    return records
+
+
+def table(records: list[dict]) -> str:
+    """The table of the methods: means over seeds, with deviations."""
+    rows = []
+    for criterion, method in dict.fromkeys((record["criterion"], record["method"]) for record in records):
+        mine = [record for record in records if (record["criterion"], record["method"]) == (criterion, method)]
+
+        def of(name: str, scale: float = 1, mine=mine) -> list[float]:
+            return [scale * record[name] for record in mine if record[name] is not None]
+
+        row = {"criterion": criterion, "repaired by": method, "held out, cut %": of("cut"), "held out, trained %": of("trained")}
+        row |= {"test %": of("test"), "mean error of a layer": of("error"), "MACs left %": of("macs", 100)}
+        rows.append(row | {"cut and repair s": of("repair seconds"), "peak GB": of("peak GB"), "seeds": str(len(mine))})
+    return write_table(rows, "markdown")
+
+
+def page(options, records: list[dict]) -> str:
+    """The page: the command and what was measured, then the table."""
+    what = ", ".join(f"{name} {value}" for name, value in records[0]["asked"].items() if value is not None)
+    steps = ", ".join(sorted({str(record["steps"]) for record in records}))
+    return (
+        f"# What repairs a cut, on one trained network\n\n`python benchmarks/reconstruction.py {options.run}` wrote this page.\n"
+        f"Every row is the same network ({what}), cut once, measured, and trained alike for {steps} steps.\n"
+        f"Means over seeds, with the standard deviation; seconds are those of cutting and repairing alone.\n\n{table(records)}\n"
+    )
+
+
+def main(argv: list[str]) -> None:
+    """Measure what is not yet in --records, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("run", help="folder of a dense run")
+    parser.add_argument("--macs", type=float, default=0.5, help="fraction left (default 0.5)")
+    parser.add_argument("--steps", type=int, default=88, help="of training after the cut (default 88, at most an epoch)")
+    parser.add_argument("--lr", type=float, default=0.01, help="its learning rate (default 0.01)")
+    parser.add_argument("--weight_decay", type=float, default=5e-4)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", help="of these reconstructions alone")
+    parser.add_argument("--data_dir", help="default: the run's own")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--records", type=Path, default=Path("result/reconstruction.jsonl"))
+    parser.add_argument("--table", type=Path, default=Path("benchmarks/reconstruction.md"))
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    if options.only:
+        print(json.dumps(measure(options, **json.loads(options.only))))
+        return
+    settings_for(options, *METHODS[0], options.seeds[0])  # what the run cannot be used with is refused at once
+    asked = {name: getattr(options, name) for name in ("run", "macs", "steps", "lr", "weight_decay", "device", "threads")}
+    records = records_in(options.records, asked)
+    options.records.parent.mkdir(parents=True, exist_ok=True)
+    for seed in options.seeds:
+        for criterion, method in METHODS:
+            place = {"criterion": criterion, "method": method, "seed": seed}
+            done = any(place.items() <= record.items() for record in records)
+            if done or (options.methods and method not in options.methods):
+                continue
+            records.append({**place, **measured_apart(argv, place), "asked": asked})
+            with options.records.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(records[-1]) + "\n")
+            print(f"{criterion}, {method}, seed {seed}: {records[-1]}", file=sys.stderr, flush=True)
+    options.table.write_text(page(options, records), encoding="utf-8")
+    print(table(records))
+
+
+if __name__ == "__main__":
+    with guard("reconstruction.py"):
+        main(sys.argv[1:])

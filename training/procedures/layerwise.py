@@ -1,0 +1,24 @@
+"""The layerwise procedure cuts and repairs one layer after the other."""
+
+from dataclasses import replace
+from typing import Annotated
+
+import torch
+
+import models
+from pruning.layer_order import layers_of
+from settings.arguments import Settings
+from training.stages import Stage, around_the_cut
+
+
+def layerwise(settings: Settings, *, epochs: int = 1) -> Annotated[list[Stage], "repairs layer by layer"]:
+    """Cut and repair a layer, train for some epochs at --lr, and so on; then train for --epochs (Luo et al., 2017)."""
+    with torch.device("meta"):
+        network = models.build(settings.network.arch)
+    *before, last = around_the_cut(settings)
+    layer = replace(last, epochs=epochs, progress=(0.0, 0.0), warmup_epochs=0.0)
+    layers = [
+        replace(layer, name=f"layer {name}", enter=(f"reconstruct(layer={name!r})",))
+        for name in (layer.name for layer in layers_of(network))
+    ]
+    return [*before, *layers, last]
