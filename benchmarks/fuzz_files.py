@@ -92,6 +92,9 @@ READERS = [
 KINDS = tuple(dict.fromkeys(reader.file for reader in READERS))
 
 
+TRAINS = modeling.carry_out
+
+
 def make_runs() -> None:
     """Make the runs and the files, in the current folder, on 60 pictures of coloured noise."""
     noise = np.random.RandomState(0)
@@ -200,6 +203,7 @@ def workplace():
         os.chdir(folder)
         try:
             latency.MOST = latency.WARM_UP = 1
+            modeling.carry_out = TRAINS  # also inside of another workplace
             with contextlib.redirect_stdout(io.StringIO()):
                 make_runs()
             modeling.carry_out = instead_of_training

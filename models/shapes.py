@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from settings.schema import COUNT, TRUTH, DictOf, Is, ListOf, Record, Unfit, check, whole
+from settings.schema import ANYTHING, COUNT, TRUTH, DictOf, Is, ListOf, Record, Unfit, check, whole
 
 SHAPES = Record(
     {
@@ -44,7 +44,7 @@ def check_shapes(network, shapes) -> None:
 
 def check_values(own: dict[str, Tensor], tensors: dict[str, Tensor], what: str) -> None:
     """Raise Unfit unless `tensors` have the names, shapes and types of `own`, and values that training can leave."""
-    check(tensors, Record(dict.fromkeys(own, TENSOR)), what)
+    check(tensors, Record(dict.fromkeys(own, TENSOR), others=ANYTHING), what)
     for name, value in tensors.items():
         where = f"{what}.{name}"
         if name not in own:

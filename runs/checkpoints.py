@@ -27,6 +27,7 @@ CHECKPOINT = Record(
     {
         "format": COUNT,
         "rows": ANYTHING,
+        "to_repair": ANYTHING,
         "data": Maybe(Record(optional={"classes": ListOf(TEXT, 1)})),
         "after": ANYTHING,
         "scratch": ANYTHING,

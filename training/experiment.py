@@ -27,7 +27,7 @@ from training.build import (
 from training.capture import try_capture
 from training.engine import Engine, Stop
 from training.evaluation import evaluate
-from training.restoring import take_network, take_random
+from training.restoring import take_network, take_random, what_to_repair
 from training.stages import Plan, Stage, plan_of
 from training.team import Team
 
@@ -172,7 +172,6 @@ class Experiment:
                 raise Refused(f"the checkpoint is another run's, with {name} {saved}, not {value}")
         self.plan.check_progress(state["stage"], len(state["rows"]))
         self.stage, self.results = state["stage"], dict(state["results"])
-        self.to_repair = state.get("to_repair", {})
         for name, value in state["fixed"].items():
             if self.settings.flat[name] != value:
                 advice = f": go on from {self.now.keep} to change it" if self.now.keep else ""
@@ -181,6 +180,7 @@ class Experiment:
             raise Refused(f"{self.now.name} has begun after {len(state['rows'])} epochs, and would now begin after {first}")
         try:
             take_network(self, state)
+            self.to_repair = what_to_repair(self, state)
             self._begin_stage(begun=True)
             take_random(state["random"], self.engine.device)
         except ValueError as error:

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from models.shapes import TENSOR, check_pass, told
+from models.shapes import TENSOR, check_pass, check_values, told
 from pruning.removal import ungated
 from settings.registry import OPTIMISERS
-from settings.schema import ANYTHING, COUNT, Is, ListOf, Record, Unfit, check, number, plain, whole
+from settings.schema import ANYTHING, COUNT, DictOf, Is, ListOf, Record, Unfit, check, number, plain, whole
 
 OF_THE_DEVICE = {"params", "lr", "initial_lr", "fused", "foreach", "capturable", "differentiable"}
 
@@ -21,6 +21,20 @@ def take_network(run, state: dict) -> None:
     run.model.take(state["model"])
     begun = len(state["rows"]) > run.plan.first_epoch(run.stage)
     take_optimizer(run.optimizer, run.settings.training, state["optimizer"], begun)
+
+
+def what_to_repair(run, state: dict) -> dict:
+    """Return what a checkpoint keeps for the layers that are cut later. Unfit where it is not of the run's network."""
+    kept = state.get("to_repair", {})
+    check(kept, Record(optional={"keep": DictOf(TENSOR), "original": ANYTHING}), "to_repair")
+    if kept:
+        check(kept, Record({"keep": ANYTHING, "original": ANYTHING}), "to_repair")
+        check_values(ungated(run.model).state_dict(), kept["original"], "to_repair.original")
+        for name, keep in kept["keep"].items():
+            where = f"to_repair.keep.{name}"
+            if name not in run.model.units or keep.shape != (run.model.units[name].filters,) or keep.dtype != torch.bool:
+                raise Unfit(f"{where} is {told(keep)}, not what is kept of a unit's filters")
+    return kept
 
 
 def take_optimizer(optimizer: torch.optim.Optimizer, training, state, begun: bool) -> None:
