@@ -68,7 +68,7 @@ def check_pass(network: nn.Module, inputs: tuple[int, int, int]) -> None:
     try:
         with torch.no_grad():
             network.eval()(torch.zeros(1, *inputs, device=weight.device, dtype=weight.dtype))
-    except (RuntimeError, ValueError, IndexError) as error:
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:  # without its index, a joint's is a TypeError
         raise Unfit(f"it cannot be computed on inputs of shape {inputs}: {' '.join(str(error).split())[:150]}") from None
     finally:
         network.train(training)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from models.shapes import check_pass
 from settings.schema import Unfit
 from training.restoring import what_to_repair
 
@@ -38,3 +39,11 @@ def test_what_is_of_another_network_is_refused(two_blocks, change, message):
 def test_half_of_it_is_refused(two_blocks):
     with pytest.raises(Unfit, match="to_repair has no 'original'"):
         what_to_repair(SimpleNamespace(model=two_blocks), {"to_repair": {"keep": kept(two_blocks)["keep"]}})
+
+
+def test_a_narrower_branch_whose_joint_is_missing_is_refused(two_blocks):
+    shapes = two_blocks.shapes()
+    shapes["units"]["a2"][0] = 4
+    two_blocks.reshape(shapes)
+    with pytest.raises(Unfit, match="it cannot be computed"):
+        check_pass(two_blocks, (3, 8, 8))
