@@ -6,10 +6,9 @@ from pathlib import Path
 import torch
 
 import models
-from deploy.measure import card_of
+from deploy.measure import card_of, remembered
 from pruning.removal import ungated
 from runs.console import note
-from settings.paths import began_in
 from settings.registry import FORMS
 from training.evaluation import evaluate
 from training.experiment import Experiment
@@ -27,8 +26,7 @@ def make_form(run: Experiment, folder: Path) -> dict:
     maker, before = FORMS.get(settings.ending.form), run.evaluate(task.test)
     form = maker(plain(run.model), task)
     path = folder / f"{maker.__name__}.pt"
-    remembered = {name: settings.flat[name] for name in ("dataset", "data_dir", "test_size")}
-    card = card_of(run, {"settings": remembered, "began_in": began_in(folder)})
+    card = card_of(run, remembered(settings, folder))
     size, layers = form.save(path, card), form.bits()
     parts = sum((Counter(bits) for bits in layers.values()), Counter())
     network = models.load(path).to(run.engine.device)

@@ -12,8 +12,9 @@ from deploy.latency import networks
 from models import Card, Network, build, save
 from models.files import content
 from runs.console import note
-from settings.arguments import method
+from settings.arguments import Settings, method
 from settings.paths import began_in
+from settings.saved import dated
 from training.experiment import Experiment
 
 BATCHES = (1, 128)
@@ -47,11 +48,14 @@ def write(path: Path, whole: Network, smaller: Network, card: Card) -> dict:
 
 def save_smaller(run: Experiment, result: dict, path: Path) -> dict:
     """Save a run's smaller network as model.pt, with its settings and its result; return the file and its sizes."""
-    settings = run.settings
-    asked = method(settings) | {"epochs": settings.training.epochs, "data_dir": settings.data.data_dir}
-    trained = {"settings": asked, **{name: result[name] for name in ("test", "dense", "left", "last")}}
-    trained["began_in"] = began_in(path.parent)
+    trained = remembered(run.settings, path.parent) | {name: result[name] for name in ("test", "dense", "left", "last")}
     return write(path, dense_network(run), run.model, card_of(run, trained))
+
+
+def remembered(settings: Settings, folder: Path) -> dict:
+    """Return what a file in this folder says of its run: what was asked, and where it began."""
+    asked = dated(method(settings) | {"epochs": settings.training.epochs, "data_dir": settings.data.data_dir})
+    return {"settings": asked, "began_in": began_in(folder)}
 
 
 def card_of(run: Experiment, training: dict) -> Card:

@@ -6,6 +6,7 @@ from torch import nn
 
 from models.joint import Joint
 from models.layers import Unit
+from models.shapes import check_shapes, check_values
 from settings.registry import NETWORKS
 
 
@@ -103,8 +104,9 @@ class Network(nn.Module):
     def reshape(self, shapes: dict) -> None:
         """Give every unit and joint the widths and indices in `shapes`; the values are yet to be loaded.
 
-        KeyError for the shapes of a different network.
+        Unfit, a ValueError, for shapes that are none of this network, which is whole.
         """
+        check_shapes(self, shapes)
         for link in self.links:
             if link.unit is not None:
                 filters, inputs = shapes["units"][link.unit]
@@ -114,6 +116,11 @@ class Network(nn.Module):
             if name in shapes["joints"]:
                 joint.place(**shapes["joints"][name])
                 joint.to(weight.device, weight.dtype)
+
+    def take(self, tensors: dict) -> None:
+        """Give every parameter and buffer its value in `tensors`. Unfit, a ValueError, for another network's."""
+        check_values(self.state_dict(), tensors, "model")
+        self.load_state_dict(tensors)
 
     def widths(self) -> dict[str, int]:
         """Return {node: number of channels} once all units have written to it."""

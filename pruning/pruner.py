@@ -58,6 +58,8 @@ class Pruner:
         number, word = re.fullmatch(r"(\d+)(ep|it)", frequency).groups()
         self.every, self.by_epochs = int(number), word == "ep"
         self.units = self.granularity.units(network)
+        if not self.units:
+            raise ValueError(f"this network has nothing that --prune_type {prune_type} could cut")
         removable = self.granularity.removable
         if budget is not None and not removable:
             raise ValueError(f"no filter goes as a whole with {prune_type}, and so the {budget} stay as they are")

@@ -63,6 +63,8 @@ def _size_lines(result: dict, settings) -> list[str]:
         how = "left after removal, which is not exact at this gate: batch norm's bias still passes"
     for name, word in (("filters", "filters"), ("parameters", "parameters"), ("macs", "MACs")):
         kept, dense = result["left"][name], result["dense"][name]
+        if dense == 0:  # a network of linear layers has no filters
+            continue
         lines.append(f"result {word}: {kept} of {dense} ({100 * kept / dense:.2f} %) {how}")
     for name, target in (("MACs", pruning.target_macs), ("parameters", pruning.target_params)):
         if target is not None:

@@ -79,10 +79,8 @@ def the_smaller_network_is_exported(settings) -> str | None:
 
 @rule("ending")
 def a_dry_run_writes_nothing(settings) -> str | None:
-    if settings.run.dry_run:
-        for name, asked in (("export", files_to_write(settings)), ("form", settings.ending.form)):
-            if asked:
-                return f"--{name} writes files, --dry_run none"
+    if files_to_write(settings) and settings.run.dry_run:
+        return "--export writes files, --dry_run none"
 
 
 @rule("ending")
@@ -90,7 +88,7 @@ def the_form_is_known(settings) -> str | None:
     try:
         return FORMS.check(settings.ending.form or "deep_compression") and None
     except ValueError as error:
-        return f"--form: {error}"
+        return str(error)
 
 
 @rule("ending")

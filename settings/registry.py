@@ -132,7 +132,7 @@ def _check_value(what: str, option: Option, value) -> None:
 NETWORKS = Registry(
     "network",
     "models/*.py",
-    leave_out=("__init__.py", "coding.py", "files.py", "joint.py", "layers.py", "network.py", "numerics.py"),
+    leave_out=("__init__.py", "coding.py", "files.py", "joint.py", "layers.py", "network.py", "numerics.py", "shapes.py"),
 )
 CRITERIA = Registry(
     "criterion",

@@ -125,9 +125,10 @@ def build_network(settings: Settings, tensors: dict | None) -> tuple[models.Netw
         raise Refused(f"images of {size} pixels are too small for {arch}") from None
     if tensors is not None:
         try:
-            model.load_state_dict(tensors)
-        except RuntimeError:
-            raise Refused(f"--init: '{settings.network.init}' is of another network than {arch} of {outputs} classes") from None
+            model.take(tensors)
+        except ValueError as error:
+            init = settings.network.init
+            raise Refused(f"--init: '{init}' is of another network than {arch} of {outputs} classes: {error}") from None
     return model, whole
 
 
@@ -169,8 +170,9 @@ def starting_weights(settings: Settings) -> tuple[str, dict[str, torch.Tensor], 
     except Refused as not_a_checkpoint:
         try:
             saved = models.load(path)
-        except Refused:
-            raise Refused(f"--init: {not_a_checkpoint}") from None
+        except Refused as not_a_model:
+            wanted = not_a_model if "'model'" in str(not_a_checkpoint) else not_a_checkpoint
+            raise Refused(f"--init: {wanted}") from None
         arch, tensors, asked_then = saved.card.arch, saved.state_dict(), saved.card.training.get("settings", {})
         outputs, channels, size = len(saved.card.classes), saved.input_channels, saved.card.image_size
         smaller = saved.shapes() != models.build(arch, classes=outputs, channels=channels, size=size).shapes()
@@ -193,6 +195,6 @@ def starting_classes(settings: Settings) -> list[str] | None:
     path = Path(settings.network.init)
     path = path / "checkpoint.pt" if path.is_dir() else path
     try:
-        return load_checkpoint(path).get("data", {}).get("classes")
+        return (load_checkpoint(path).get("data") or {}).get("classes")
     except Refused:
         return models.load(path).card.classes

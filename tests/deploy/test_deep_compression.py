@@ -108,7 +108,7 @@ def test_a_file_of_another_length_is_refused(tmp_path):
     state = torch.load(tmp_path / "m.pt", weights_only=True)
     for content in (state["bytes"][:-4], torch.cat([state["bytes"], torch.zeros(4, dtype=torch.uint8)])):
         torch.save({**state, "bytes": content}, tmp_path / "other.pt")
-        with pytest.raises(Refused, match="does not fit this program"):
+        with pytest.raises(Refused, match=r"cut short|longer than its network"):
             models.load(tmp_path / "other.pt")
 
 
@@ -118,7 +118,6 @@ def test_a_file_of_another_length_is_refused(tmp_path):
         (["--form", "deep_compresion"], "did you mean 'deep_compression'"),
         (["--form", "deep_compression(conv_bits=9)"], "conv_bits"),
         (["--form", "deep_compression", "--prune_type", "structured"], "it needs --compact"),
-        (["--form", "deep_compression", "--dry_run"], "--form writes files"),
     ],
 )
 def test_a_form_that_cannot_be_made_is_refused(flags, message):
