@@ -52,7 +52,7 @@ CONFIG = Record(
     },
     {
         "command": TEXT,
-        "filters": DictOf(whole(1), 1),
+        "filters": DictOf(whole(1)),
         "plan": ListOf(STAGE, 1),
         "metric": TEXT,
         "prunable": COUNT,
