@@ -119,6 +119,9 @@ def build_network(settings: Settings, tensors: dict | None) -> tuple[models.Netw
     """
     arch, outputs, (channels, size, _) = settings.network.arch, tasks.outputs_of(settings.data), tasks.inputs_of(settings.data)
     model = models.build(arch, classes=outputs, channels=channels, size=size)
+    regulariser, options = parse_call(settings.training.reg)
+    if regulariser != "none" and not model.units and not options.get("linear"):
+        raise Refused(f"--reg {settings.training.reg} has no effect: it is about filters, and {arch} has none")
     try:
         whole = accounting.dense(model, size)
     except RuntimeError:
