@@ -14,7 +14,7 @@ from models.files import content
 from runs.console import note
 from settings.arguments import Settings, method
 from settings.paths import began_in
-from settings.saved import dated
+from settings.saved import counted
 from training.experiment import Experiment
 
 BATCHES = (1, 128)
@@ -54,7 +54,7 @@ def save_smaller(run: Experiment, result: dict, path: Path) -> dict:
 
 def remembered(settings: Settings, folder: Path) -> dict:
     """Return what a file in this folder says of its run: what was asked, and where it began."""
-    asked = dated(method(settings) | {"epochs": settings.training.epochs, "data_dir": settings.data.data_dir})
+    asked = counted(method(settings) | {"epochs": settings.training.epochs, "data_dir": settings.data.data_dir})
     return {"settings": asked, "began_in": began_in(folder)}
 
 

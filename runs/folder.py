@@ -21,6 +21,7 @@ from settings.errors import Refused
 from settings.files import Damaged, Missing, fitting, read_json, read_whole
 from settings.flags import FLAGS, of_kind
 from settings.paths import began_in
+from settings.saved import counted
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -110,7 +111,7 @@ class Folder:
             session = {name: value for name, value in config.items() if name not in ("settings", "filters", "prunable")}
             session |= {"from_epoch": len(self.rows), "changed": self.changed(config)}
             may_change = [name for name, flag in FLAGS.items() if flag.on_resume != "same"]
-            settings = {**self._earlier["settings"], **{name: config["settings"][name] for name in may_change}}
+            settings = counted(self._earlier["settings"] | {name: config["settings"][name] for name in may_change})
             config = {
                 **self._earlier,
                 "settings": settings,

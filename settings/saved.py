@@ -25,16 +25,13 @@ from settings.schema import (
     whole,
 )
 
-# "generation" in a record is that of the table of flags; by it, the flags that came later, which were then at their defaults
-GENERATION = 2
-# fmt: off
-LATER = {
-    1: ("procedure", "resume", "tensorboard", "quiet", "scratch", "init", "channels", "fit", "test_size", "class_weights",
-        "rounds", "preset", "target_macs", "target_params", "round_to", "residual", "compact", "recalibrate", "finetune_epochs",
-        "finetune_lr", "export", "export_input", "evaluate", "predict", "optimizer", "compile"),
-    2: (),
-}
-# fmt: on
+# the flags that every record has; a later flag that a record does not have was then at its default
+FIRST = (
+    *("recipe", "seed", "out_dir", "dry_run", "layers", "arch", "shortcut", "dataset", "data_dir", "image_size", "val_size"),
+    *("augment", "normalise", "prune_type", "prune_rate", "prune_imp", "prune_scope", "prune_phase", "prune_schedule"),
+    *("prune_freq", "prune_until", "prune_gate", "score_batches", "reg", "odecay", "epochs", "batch_size", "lr", "momentum"),
+    *("weight_decay", "lr_schedule", "warmup_epochs", "device", "amp", "threads", "deterministic"),
+)
 STAGE = Record(
     {"name": TEXT, "epochs": COUNT, "lr": number(0)},
     {
@@ -68,19 +65,22 @@ CONFIG = Record(
 )
 
 
-def dated(values: dict) -> dict:
-    """Return values by flag as a record keeps them, with the generation of the table of flags."""
-    return values | {"generation": GENERATION}
+def counted(values: dict) -> dict:
+    """Return values by flag as a record keeps them, with their number, so that a later flag is told from one that was lost."""
+    values = {name: value for name, value in values.items() if name != "flags"}
+    return values | {"flags": len(values)}
 
 
 def check_settings(saved: dict, names, where: str = "settings") -> None:
-    """Raise Unfit unless the record has all the flags `names`, but for those newer than itself, with values they can have."""
-    generation = saved.get("generation", 1)
-    if generation not in LATER or type(generation) is not int:
-        raise Unfit(f"{where}.generation is {shown(generation)}, which this program does not know")
-    for name in names:
-        if name not in saved and name not in LATER[generation]:
+    """Raise Unfit unless the record has those of the flags `names` that it was written with, with values they can have.
+
+    Records from before they were counted have at least the first flags.
+    """
+    for name in FIRST:
+        if name in names and name not in saved:
             raise Unfit(f"{where} has no '{name}'")
+    if "flags" in saved and counted(saved)["flags"] != saved["flags"]:
+        raise Unfit(f"{where} has {len(saved) - 1} values, not the {shown(saved['flags'])} that were written")
     check(saved.get("typed", {}), DictOf(PLAIN), f"{where}.typed")
     for part, values in ((where, saved), (f"{where}.typed", saved.get("typed", {}))):
         for name, value in values.items():

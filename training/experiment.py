@@ -12,7 +12,7 @@ from pruning import Pruner, accounting
 from settings.arguments import Settings, method
 from settings.errors import Refused
 from settings.registry import ACTIONS, LEARNING_RATES
-from settings.saved import dated
+from settings.saved import counted
 from tasks import Task
 from training.build import (
     begin_with,
@@ -152,7 +152,7 @@ class Experiment:
         cuda = torch.cuda.get_rng_state_all() if self.engine.device == "cuda" else []
         shapes = self.model.shapes()
         return {
-            "settings": dated(method(self.settings)),
+            "settings": counted(method(self.settings)),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "random": [torch.get_rng_state(), *cuda],

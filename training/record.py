@@ -12,7 +12,7 @@ from pruning import accounting
 from pruning.removal import is_exact
 from runs.records import best_row
 from settings.arguments import Settings
-from settings.saved import dated
+from settings.saved import counted
 from training.experiment import Experiment
 
 
@@ -112,7 +112,7 @@ def config(run: Experiment) -> dict:
     cuda = run.engine.device == "cuda"
     typed = {"typed": run.settings.typed, "resume": None, "compile": run.engine.compile}
     return {
-        "settings": dated(run.settings.flat | typed),
+        "settings": counted(run.settings.flat | typed),
         "plan": run.plan.record(),
         "metric": run.task.metric,
         "data": run.task.record(),

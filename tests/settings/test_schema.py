@@ -1,5 +1,6 @@
 """A schema allows what the program writes, and names the first place of anything else."""
 
+import dataclasses
 import json
 import math
 
@@ -8,7 +9,7 @@ import pytest
 from settings.errors import Refused
 from settings.files import parse_json
 from settings.flags import FLAGS, defaults
-from settings.saved import GENERATION, LATER, check_settings, dated
+from settings.saved import FIRST, check_settings, counted
 from settings.schema import COUNT, FINITE, PLAIN, TEXT, DictOf, ListOf, Maybe, Record, Unfit, check, number, whole
 
 pytestmark = pytest.mark.core
@@ -72,22 +73,28 @@ def test_json_is_read_as_far_as_its_schema_allows(text, message):
 
 
 def record(**changes):
-    return dated(defaults() | {"typed": {}, "arch": "resnet20"} | changes)
+    return counted(defaults() | {"typed": {}, "arch": "resnet20"} | changes)
 
 
-def test_a_record_has_the_flags_of_its_generation():
+def test_a_record_has_the_flags_that_it_was_written_with():
     names = [*FLAGS, "typed"]
     check_settings(record(), names)
-    assert set(LATER) == {*range(1, GENERATION + 1)}
     for name in names:
         short = {key: value for key, value in record().items() if key != name}
-        with pytest.raises(Unfit, match=f"has no '{name}'"):
+        with pytest.raises(Unfit, match=f"has no '{name}'" if name in FIRST else "values, not the"):
             check_settings(short, names)
-        if name in LATER[1]:  # it came later than a record without a generation
-            check_settings({key: value for key, value in short.items() if key != "generation"}, names)
-    for generation in (GENERATION + 1, None, "2", True):
-        with pytest.raises(Unfit, match="generation"):
-            check_settings(record() | {"generation": generation}, names)
+        del short["flags"]
+        if name not in FIRST:  # a record from before the flags were counted
+            check_settings(short, names)
+    for wrong in (len(FLAGS), None, "2", True):
+        with pytest.raises(Unfit, match="values, not the"):
+            check_settings(record() | {"flags": wrong}, names)
+
+
+def test_a_flag_that_is_newer_than_a_record_is_no_fault(monkeypatch):
+    saved = record()
+    monkeypatch.setitem(FLAGS, "newer", dataclasses.replace(FLAGS["seed"], name="newer"))
+    check_settings(saved, FLAGS)
 
 
 @pytest.mark.parametrize(
