@@ -11,6 +11,7 @@ Filters that a mask has cut are multiplied by 0 and not taken out, so that shape
 
 import functools
 from collections import defaultdict
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -146,7 +147,7 @@ def reg_cov_ijcai2018(network: Network, *, weight: float = 0.7, tau: float = 1e-
 
 
 @_outside_autocast
-def reg_ortho(network: Network, *, weight: float = 1e-2, iterations: int = 1, linear: bool = False) -> Tensor:
+def reg_ortho(network: Network, *, weight: float = 1e-2, iterations: Annotated[int, "at most 100"] = 1, linear: bool = False) -> Tensor:
     """Spectral restricted isometry (SRIP): Bansal, Chen and Wang, 2018 (arXiv 1810.09102).
 
     It is the sum over layers of sigma(W W^T - I)^2, where sigma is the spectral norm and W has the live filters as rows; for

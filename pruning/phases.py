@@ -1,44 +1,53 @@
 """A phase says when masks change.
 
-It takes a step's `position`, counted in steps from the run's first one; `until`, the position that --prune_until names; and
-`due`, 0 or, where --prune_freq has come round, how many times it has by then. It returns two bools: whether masks are updated
-before this step, and whether they still move. A moving mask has the straight-through gradient, a fixed one is a plain product.
+It takes `until`, the position that --prune_until names, and `due`, the positions at which --prune_freq comes round, in
+rising order; positions are counted in steps from the run's first one. It returns the positions before whose step masks are
+made, also in rising order, and the position up to which they move. A moving mask has the straight-through gradient, a fixed
+one is a plain product.
 """
 
 import math
+from bisect import bisect_left
+from collections.abc import Sequence
 from typing import Annotated
 
+from pruning.times import Mapped
 
-def dynamic(position: int, until: int, due: int, *, rarer: float = 0.0) -> tuple[bool, bool]:
+
+def dynamic(until: int, due: Sequence[int], *, rarer: float = 0.0) -> tuple[Sequence[int], int]:
     """During training: masks are made anew at every --prune_freq up to --prune_until, then fixed; what was cut may return.
 
     `rarer` is the fraction by which the time from the start to an update grows from one update to the next: with 1 masks are
     made anew at the 1st, 2nd, 4th, 8th, ... time that --prune_freq comes round, with 0 at every time.
     """
-    moving = position < until
-    return moving and due > 0 and (rarer == 0 or _grown(due, rarer)), moving
+    times = range(1, bisect_left(due, until) + 1)
+    chosen = times if rarer == 0 else list(_growing(len(times), rarer))
+    return Mapped(chosen, lambda time: due[time - 1]), until
 
 
-def _grown(times: int, rarer: float) -> bool:
-    """Say whether a power of 1 + rarer lies above times - 1 and not above `times`."""
-    powers = [int(math.log(number, 1 + rarer) + 1e-9) for number in (times, times - 1) if number > 0]
-    return times == 1 or powers[0] > powers[1]
+def _growing(last: int, rarer: float):
+    """Yield the times up to `last` of which each is the first one that is not below a power of 1 + rarer."""
+    time = 1
+    while time <= last:
+        yield time
+        power = int(math.log(time, 1 + rarer) + 1e-9) + 1
+        time = max(time + 1, math.ceil((1 + rarer) ** power - 1e-6 * time)) if power * math.log(1 + rarer) < 700 else last + 1
 
 
 def init(
-    position: int, until: Annotated[int, "unused"], due: Annotated[int, "unused"]
-) -> Annotated[tuple[bool, bool], "one cut"]:
+    until: Annotated[int, "unused"], due: Annotated[Sequence[int], "unused"]
+) -> Annotated[tuple[Sequence[int], int], "one cut"]:
     """Before the first step: one cut at initialisation, fixed from then on."""
-    return position == 0, False
+    return [0], 0
 
 
-def after(position: int, until: int, due: Annotated[int, "unused"]) -> Annotated[tuple[bool, bool], "one cut"]:
+def after(until: int, due: Annotated[Sequence[int], "unused"]) -> Annotated[tuple[Sequence[int], int], "one cut"]:
     """Train dense up to --prune_until, one cut, fine-tune for the rest of the epochs."""
-    return position == until, False
+    return [until], 0
 
 
 def iterative(
-    position: int, until: int, due: Annotated[int, "unused"], *, rounds: int = 5
-) -> Annotated[tuple[bool, bool], "what is cut stays cut"]:
+    until: int, due: Annotated[Sequence[int], "unused"], *, rounds: Annotated[int, "at least 1", "at most 1000"] = 5
+) -> Annotated[tuple[Sequence[int], int], "what is cut stays cut"]:
     """Cut a part, train, cut more: so many rounds, evenly from the first step to --prune_until; what is cut stays cut."""
-    return any(position == number * until // rounds for number in range(rounds)), False
+    return sorted({number * until // rounds for number in range(rounds)}), 0

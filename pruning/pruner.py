@@ -14,6 +14,7 @@ from pruning.budget import Budget, round_up
 from pruning.context import Context, lift
 from pruning.gates.mask import Mask
 from pruning.groups import Decisions
+from pruning.times import Due, Mapped, holds
 from settings.registry import CRITERIA, GATES, GRANULARITIES, PHASES, SCHEDULES, SCOPES
 from tasks.classification import Classification
 
@@ -83,11 +84,12 @@ class Pruner:
         """
         self.look_at(sample, task)
         self.steps, self.total = steps, epochs * steps
-        self.until_position = max(int(self.until * self.total + 1e-6), 1 if self.until > 0 else 0)
-        self.updates = [position / self.total for position in range(self.total) if self._plan(position)[0]]
-        if not self.updates:
+        until = max(int(self.until * self.total + 1e-6), 1 if self.until > 0 else 0)
+        self.positions, self.moves_until = self.phase(until, Due(epochs, steps, self.every, self.by_epochs))
+        if len(self.positions) == 0 or self.positions[0] >= self.total:
             raise ValueError(f"no mask would ever be made in {epochs} epochs of {steps} steps")
-        self.let_move(self._plan(0)[1])
+        self.updates = Mapped(self.positions, lambda position: position / self.total)
+        self.let_move(self.moves_until > 0)
 
     def look_at(self, sample: Callable[[], Iterable], task) -> None:
         """Say what criteria measure on: `sample` yields the batches, and `task` says what their loss is."""
@@ -112,22 +114,12 @@ class Pruner:
         """One of the masks, which all are of one kind."""
         return next(iter(self.gates.values()))
 
-    def _plan(self, position: int) -> tuple[bool, bool]:
-        """Say whether masks are updated before this step of the run, and whether they still move."""
-        epoch, step = divmod(position, self.steps)
-        if self.by_epochs:
-            due = epoch // self.every + 1 if step == 0 and epoch % self.every == 0 else 0
-        else:
-            each_epoch = self.steps // self.every
-            due = epoch * each_epoch + (step + 1) // self.every if (step + 1) % self.every == 0 else 0
-        return self.phase(position, self.until_position, due)
-
     def before_step(self, epoch: int, step: int) -> bool:
         """Change the masks, fix them, or leave them, as is due before this training step. Says whether they were made anew."""
         position = epoch * self.steps + step
-        update, moving = self._plan(position)
+        update = holds(self.positions, position)
         # before scoring: a gradient criterion sees what cut filters would learn
-        self.let_move(moving)
+        self.let_move(position < self.moves_until)
         if update:
             self.update(self.rate * self.schedule(position / self.total, self.updates))
         return update

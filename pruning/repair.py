@@ -41,8 +41,6 @@ def check(network: Network, method: str) -> None:
     """Raise ValueError if this method, with its options, draws too few rows to solve for what it changes in this network."""
     known = RECONSTRUCTIONS.entry(method).options
     options = {name: option.default for name, option in known.items()} | parse_call(method)[1]
-    if options["images"] < 1:
-        raise ValueError("at least one image is needed")
     for layer in layers_of(network):
         for name in layer.readers:
             weights = network.get_submodule(name).weight[0].numel()

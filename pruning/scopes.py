@@ -57,7 +57,7 @@ def global_(
     kept: Callable[[], Scores] | None = None,
     *,
     normalise: Literal["mean", "none"] = "mean",
-    floor: int = 1,
+    floor: Annotated[int, "at most 1000000"] = 1,
     threshold: Literal["exact", "published"] = "exact",
     hysteresis: float = 0.0,
 ) -> Scores:
@@ -91,7 +91,7 @@ def global_(
 
 
 def local(
-    scores: Scores, rate: float, kept: Callable[[], Scores] | None = None, *, floor: int = 1, hysteresis: float = 0.0
+    scores: Scores, rate: float, kept: Callable[[], Scores] | None = None, *, floor: Annotated[int, "at most 1000000"] = 1, hysteresis: float = 0.0
 ) -> Scores:
     """One threshold a layer: each loses floor(rate * n) of its n.
 

@@ -7,7 +7,8 @@ part of a name (`global_` is chosen as `global`).
 
 What else the program must know about an entry stands in its signature, in the words of the registry's `traits`:
 `context: Annotated[Context, "reads images"]`. A word that is unknown, or that stands at a parameter where it means nothing,
-is a ValueError when the files are read.
+is a ValueError when the files are read. Of an option any registry understands "at least 1", "at most 1", "above 0" and
+"below 1", "needs counts='KL'" (without that it has no effect), and "unless threshold" (beside that it has none).
 """
 
 import ast
@@ -85,6 +86,8 @@ class Registry:
                 legal = suggest(option, known) if known else "it has none"
                 raise ValueError(f"{self.kind} '{name}' has no option '{option}': {legal}")
             _check_value(f"option '{option}' of {self.kind} '{name}'", known[option], value)
+        for option in options:
+            _check_effect(f"option '{option}' of {self.kind} '{name}'", known[option], known, options)
         missing = [option for option, declared in known.items() if declared.required and option not in options]
         if missing:
             raise ValueError(f"{self.kind} '{name}' needs a value for '{missing[0]}'")
@@ -125,8 +128,22 @@ def _check_value(what: str, option: Option, value) -> None:
     whole_for_float = expected is float and type(value) is int
     if type(value) is not expected and not whole_for_float:
         raise ValueError(f"{what} is {expected.__name__} like {option.default!r}, not {value!r}")
-    if expected in (int, float) and not 0 <= value < float("inf"):
-        raise ValueError(f"{what} is a number of at least 0, not {value!r}")
+    numbers = value if expected is tuple else (value,) if expected in (int, float) else ()
+    for number in numbers:
+        if type(number) not in (int, float):
+            raise ValueError(f"{what} holds numbers, and {number!r} has the wrong type")
+        if not option.admits(number):
+            raise ValueError(f"{what} is a number of {option.range}, not {number!r}")
+
+
+def _check_effect(what: str, option: Option, known: dict[str, Option], chosen: dict) -> None:
+    """Raise ValueError if an option that was chosen has no effect beside the others; `chosen` holds values by name."""
+    for other, needed in option.needs:
+        if chosen.get(other, known[other].default) != needed:
+            raise ValueError(f"{what} has no effect without {other}={needed!r}")
+    for other in option.unless:
+        if chosen.get(other, known[other].default) != known[other].default:
+            raise ValueError(f"{what} has no effect beside {other}={chosen[other]!r}")
 
 
 NETWORKS = Registry(
@@ -142,7 +159,6 @@ CRITERIA = Registry(
         "reads images": ("context",),
         "reads maps": ("context",),
         "more images than filters": ("context",),
-        "fraction": ("option",),
         "instead of images": ("option",),  # where this option is typed, no images are read
         "scope:": ("return",),  # the scope that compares the scores, where --prune_scope is not typed
     },
@@ -157,7 +173,7 @@ PHASES = Registry(
     traits={"unused": ("until", "due"), "one cut": ("return",), "what is cut stays cut": ("return",)},
 )
 RECONSTRUCTIONS = Registry("reconstruction", "pruning/reconstruction/*.py")
-DATASETS = Registry("data set", "tasks/datasets/*.py")
+DATASETS = Registry("data set", "tasks/datasets/*.py", traits={"pictures of any size": ("class",), "in a package": ("class",)})
 TASKS = Registry(
     "task", "tasks/*.py", leave_out=("__init__.py", "images.py", "listing.py", "meters.py", "pictures.py", "task.py")
 )

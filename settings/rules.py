@@ -13,7 +13,7 @@ from pathlib import Path
 
 from settings.effects import network_is_typed, phase_of, smaller_pieces
 from settings.flags import FLAGS
-from settings.registry import CRITERIA, LEARNING_RATES, NETWORKS, SCOPES, parse_call
+from settings.registry import CRITERIA, NETWORKS, SCOPES, parse_call
 
 RULES: dict[str, list[Callable]] = {"new": [], "ending": [], "use": [], "saved": []}
 
@@ -51,29 +51,6 @@ def names_are_known(settings) -> str | None:
                 flag.registry.check(value)
             except ValueError as error:
                 return str(error)
-
-
-@rule("new", "saved")
-def there_is_a_round(settings) -> str | None:
-    if parse_call(settings.pruning.prune_phase)[1].get("rounds", 1) < 1:
-        return f"--prune_phase {settings.pruning.prune_phase}: at least one round is needed"
-
-
-@rule("new", "saved")
-def fractions_are_at_most_one(settings) -> str | None:
-    criterion = settings.pruning.prune_imp
-    for option in CRITERIA.entry(criterion).traits.get("fraction", ()):
-        if parse_call(criterion)[1].get(option, 0) > 1:
-            return f"--prune_imp {criterion}: {option} is a fraction, at most 1"
-
-
-@rule("new", "saved")
-def learning_rates_are_numbers(settings) -> str | None:
-    """The schedule can be computed: the registry checks that an option is a tuple, but not the tuple's items."""
-    try:
-        LEARNING_RATES.get(settings.training.lr_schedule)(0.5)
-    except TypeError:
-        return f"--lr_schedule {settings.training.lr_schedule}: an option's value has the wrong type"
 
 
 @rule("new", "saved")

@@ -2,16 +2,45 @@
 
 import ast
 import difflib
+import math
+import operator
+import re
+import sys
 from dataclasses import dataclass, field
+
+COMPARISONS = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
+# what may be said of an option in any registry: the limits of a number, or of each number of a tuple; the value of another
+# option without which it has no effect; and the option beside which it has none, unless that is at its default
+LIMIT = re.compile(rf"({'|'.join(COMPARISONS)}) (\S+)")
+NEEDS, UNLESS = re.compile(r"needs (\w+)=(.+)"), re.compile(r"unless (\w+)")
 
 
 @dataclass(frozen=True)
 class Option:
-    """A keyword-only option of an entry: its default (`required` if it has none) and the values that it may take."""
+    """A keyword-only option of an entry: its default (`required` if it has none) and the values that it may take.
+
+    `limits` are pairs of a comparison and a number, such as ("at most", 1.0). It has no effect unless the options in `needs`,
+    pairs of a name and a value, have these values, and those named in `unless` are at their defaults.
+    """
 
     default: object = None
     required: bool = False
     choices: tuple = ()
+    limits: tuple[tuple[str, float], ...] = ()
+    needs: tuple[tuple[str, object], ...] = ()
+    unless: tuple[str, ...] = ()
+
+    @property
+    def range(self) -> str:
+        """The limits in words; a number without a lower one is at least 0."""
+        limits = self.limits if any(word in ("at least", "above") for word, _ in self.limits) else (("at least", 0), *self.limits)
+        return " and ".join(f"{word} {limit:g}" for word, limit in limits)
+
+    def admits(self, value) -> bool:
+        """Whether a number is finite and within the limits; without a lower one it must not be below 0."""
+        lowest = -math.inf if any(word in ("at least", "above") for word, _ in self.limits) else 0
+        inside = all(COMPARISONS[word](value, limit) for word, limit in self.limits)
+        return inside and lowest <= value and abs(value) <= sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -92,12 +121,27 @@ def _signature(node: ast.FunctionDef | ast.ClassDef) -> ast.FunctionDef | None:
 def _options(signature: ast.FunctionDef) -> dict[str, Option]:
     """The keyword-only parameters as options, by name."""
     pairs = zip(signature.args.kwonlyargs, signature.args.kw_defaults, strict=True)
-    return {
-        argument.arg: Option(
-            None if default is None else _literal(default), default is None, _choices(_taken_apart(argument.annotation)[0])
-        )
-        for argument, default in pairs
-    }
+    return {argument.arg: _option(argument.annotation, default) for argument, default in pairs}
+
+
+def _option(annotation: ast.expr | None, default: ast.expr | None) -> Option:
+    """The option that a keyword-only parameter of this annotation and default is."""
+    kind, words = _taken_apart(annotation)
+    limits = [match.groups() for word in words if isinstance(word, str) and (match := LIMIT.fullmatch(word))]
+    needs = [match.groups() for word in words if isinstance(word, str) and (match := NEEDS.fullmatch(word))]
+    return Option(
+        None if default is None else _literal(default),
+        default is None,
+        _choices(kind),
+        tuple((word, float(number)) for word, number in limits),
+        tuple((name, ast.literal_eval(value)) for name, value in needs),
+        tuple(match[1] for word in words if isinstance(word, str) and (match := UNLESS.fullmatch(word))),
+    )
+
+
+def _of_any_option(word) -> bool:
+    """Whether a word in an annotation is one of those that may be said of an option in any registry."""
+    return isinstance(word, str) and any(pattern.fullmatch(word) for pattern in (LIMIT, NEEDS, UNLESS))
 
 
 def read_entry(node: ast.FunctionDef | ast.ClassDef, module: str, kind: str, known: dict[str, tuple[str, ...]]) -> Entry:
@@ -121,6 +165,8 @@ def read_entry(node: ast.FunctionDef | ast.ClassDef, module: str, kind: str, kno
         if annotated is not None and any(_named(inner, "Annotated") for inner in ast.walk(annotated)):
             raise ValueError(f"{where}: Annotated inside of another type is not read: put it around the whole type")
         for word in words:
+            if parameter in options and _of_any_option(word):
+                continue
             trait, value = _trait(word, "option" if parameter in options else parameter, kind, known, where)
             traits[trait] = (*traits.get(trait, ()), value or parameter)
     nothing = isinstance(node, ast.FunctionDef) and isinstance(node.returns, ast.Constant) and node.returns.value is None

@@ -5,6 +5,7 @@ An action takes the run and keyword-only options. It trains nothing, and returns
 
 from functools import partial
 from itertools import chain, count, islice
+from typing import Annotated
 
 import torch
 
@@ -18,7 +19,7 @@ from training.experiment import Experiment
 from training.statistics import recalibrate_statistics
 
 
-def recalibrate(run: Experiment, *, batches: int = 50) -> dict:
+def recalibrate(run: Experiment, *, batches: Annotated[int, "at most 1000000"] = 50) -> dict:
     """Measure batch norm's statistics anew on `batches` training batches. Returns the metric before and after that."""
     task, number = run.task, min(batches, 2) if run.settings.run.dry_run else batches
     split = task.valid or task.test  # where the run is validated

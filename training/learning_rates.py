@@ -1,9 +1,12 @@
 """This file holds the learning-rate schedules: each maps the progress of a run, 0 to 1, to a factor of --lr."""
 
 import math
+from typing import Annotated
 
 
-def step(progress: float, *, drops: tuple = (0.5, 0.75), factor: float = 0.1) -> float:
+def step(
+    progress: float, *, drops: Annotated[tuple, "at most 1"] = (0.5, 0.75), factor: Annotated[float, "at most 1"] = 0.1
+) -> float:
     """Times `factor` at each of `drops`, fractions of the run (Lin et al., 2020, arXiv 2006.07253: 150 and 225 of 300)."""
     return factor ** sum(progress >= drop for drop in drops)
 

@@ -15,7 +15,7 @@ def FPGM(
     context: Context,
     *,
     distance: Literal["L2", "L1", "cos"] = "L2",
-    by_norm: Annotated[float, "fraction"] = 0.0,
+    by_norm: Annotated[float, "at most 1"] = 0.0,
 ) -> Tensor:
     """Distance from the geometric median (He et al., 2019, arXiv 1811.00250): sum_j ||F_i - F_j|| over the live filters j.
 

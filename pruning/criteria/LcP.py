@@ -19,7 +19,7 @@ def LcP(
     *,
     of: Literal["L1", "L2", "bn_scale"] = "L2",
     learn: Literal["offset", "scale_and_offset"] = "offset",
-    evaluations: int = 100,
+    evaluations: Annotated[int, "at least 1", "at most 100000"] = 100,
 ) -> Annotated[dict[str, Tensor], "scope: global(normalise='none')"]:  # the offsets make layers comparable
     """Layer-compensated pruning (Chin et al., 2018, arXiv 1810.00518): another criterion + an offset learned for each layer.
 

@@ -16,7 +16,7 @@ def NISP(
     context: Annotated[Context, "reads images"],
     *,
     last: Literal["infFS", "equal"] = "infFS",
-    rate: Annotated[float, "fraction"] = 0.0,
+    rate: Annotated[float, "at most 1"] = 0.0,
 ) -> dict[str, Tensor]:
     """Neuron importance propagated back from the final responses (Yu et al., 2018, arXiv 1711.05908): s_(k-1) = |W_k|^T s_k.
 

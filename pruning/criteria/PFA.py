@@ -14,7 +14,7 @@ def PFA(
     context: Annotated[Context, "reads images", "reads maps", "more images than filters"],
     *,
     counts: Literal["given", "KL", "energy"] = "given",
-    tau: Annotated[float, "fraction"] = 0.95,
+    tau: Annotated[float, "at most 1", "needs counts='energy'"] = 0.95,
 ) -> dict[str, Tensor]:
     """Principal filter analysis (Suau et al., 2018, arXiv 1807.10585): filters whose responses others predict go first.
 

@@ -16,10 +16,10 @@ def zero_fraction(
     *,
     counts: Literal["given", "multilayer"] = "given",
     threshold: Annotated[float, "instead of images"] = 0.0,
-    drop: Annotated[float, "fraction"] = 0.01,
-    own: Annotated[float, "fraction"] = 0.95,
-    own_at_least: Annotated[float, "fraction"] = 0.7,
-    readers: Annotated[float, "fraction"] = 0.95,
+    drop: Annotated[float, "at most 1", "unless threshold"] = 0.01,
+    own: Annotated[float, "at most 1", "needs counts='multilayer'"] = 0.95,
+    own_at_least: Annotated[float, "at most 1", "needs counts='multilayer'"] = 0.7,
+    readers: Annotated[float, "at most 1", "needs counts='multilayer'"] = 0.95,
 ) -> dict[str, Tensor]:
     """Weights of a filter and of its readers below one threshold (Singh et al., 2019, arXiv 1811.08342), after --reg l1.
 

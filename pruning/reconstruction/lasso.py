@@ -1,6 +1,7 @@
 """The lasso chooses channels by what each adds to the products of those that read it."""
 
 import warnings
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from pruning.repair import Problem
 FIRST, TRIES = 1e-3, 80
 
 
-def lasso(problem: Problem, *, rows: int = 5000, images: int = 500) -> tuple[Tensor, list[Tensor]]:
+def lasso(problem: Problem, *, rows: Annotated[int, "at least 1", "at most 1000000"] = 5000, images: Annotated[int, "at least 1", "at most 1000000"] = 500) -> tuple[Tensor, list[Tensor]]:
     """Channels by the lasso, then all weights by least squares (He, Zhang and Sun, 2017, arXiv 1707.06168).
 
     min over beta of 1/(2M) ||Y - sum_c beta_c Z_c||^2 + alpha |beta|_1, without an intercept, where Z_c = X_c W_c' is what

@@ -1,6 +1,6 @@
 """ThiNet removes the channels whose sum its readers miss least."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -12,8 +12,8 @@ from pruning.repair import Problem
 def thinet(
     problem: Problem,
     *,
-    rows: int = 5000,
-    images: int = 500,
+    rows: Annotated[int, "at least 1", "at most 1000000"] = 5000,
+    images: Annotated[int, "at least 1", "at most 1000000"] = 500,
     search: Literal["removal", "forward"] = "removal",
     target: Literal["own", "original"] = "own",
 ) -> tuple[Tensor, list[Tensor]]:

@@ -16,8 +16,10 @@ def test_it_trains_and_resumes(tmp_path, monkeypatch, name):
 @pytest.mark.parametrize("name", PHASES.entries)
 def test_it_answers_from_its_arguments_alone(name):
     phase = PHASES.get(name)
-    asked = [(position, until, due) for until in (0, 7, 16) for position in range(16) for due in (True, False)]
+    asked = [(until, due) for until in (1, 7, 16) for due in (range(16), range(3, 16, 4), range(0))]
     with unchanged():
         first, second = ([phase(*one) for one in asked] for _ in range(2))
-    assert first == second
-    assert {type(word) for answer in first for word in answer} == {bool}
+    for (until, _), (positions, moves_until), (again, _) in zip(asked, first, second, strict=True):
+        assert list(positions) == list(again) == sorted({*positions})
+        assert all(0 <= position <= until for position in positions)
+        assert 0 <= moves_until <= until

@@ -174,10 +174,10 @@ def test_what_returns_exceeds_what_it_replaces(two_blocks, batch, residual, frac
 )
 def test_updates_become_rarer(rarer, times):
     """At the first whole number from each power of 1 + rarer on."""
-    updated = [number for number in range(19) if dynamic(0, 99, number, rarer=rarer)[0]]
-    assert updated == list(times)
-    assert all(dynamic(98, 99, number, rarer=rarer)[1] for number in range(19))
-    assert dynamic(99, 99, 1, rarer=rarer) == (False, False)
+    positions, moves_until = dynamic(99, range(5, 5 * 19, 5), rarer=rarer)
+    assert list(positions) == [5 * time for time in times]
+    assert moves_until == 99
+    assert list(dynamic(6, range(5, 5 * 19, 5), rarer=rarer)[0]) == [5]
 
 
 @pytest.mark.parametrize(("frequency", "at"), [("1ep", [0, 7, 21]), ("2it", [1, 3, 8, 17])])

@@ -358,7 +358,7 @@ def test_the_cubic_ramp_is_the_published_one():
 
 @pytest.mark.core
 @pytest.mark.parametrize(
-    ("frequency", "until", "schedule"), [("3it", 1.0, "cubic"), ("1ep", 0.3, "cubic"), ("2it", 0.9, "cubic(reach=5)")]
+    ("frequency", "until", "schedule"), [("3it", 1.0, "cubic"), ("1ep", 0.3, "cubic"), ("2it", 0.9, "cubic(reach=1)")]
 )
 def test_the_ramp_ends_at_the_rate_whenever_masks_are_made(two_blocks, batch, frequency, until, schedule):
     pruner = Pruner(two_blocks, rate=0.5, frequency=frequency, until=until, schedule=schedule)

@@ -436,5 +436,5 @@ def test_too_few_rows_are_refused(two_blocks):
     check(two_blocks, "lasso(rows=54)")
     with pytest.raises(ValueError, match="rows=53 are too few to solve for the 54 weights of a filter of 'a1'"):
         check(two_blocks, "lasso(rows=53)")
-    with pytest.raises(ValueError, match="at least one image"):
+    with pytest.raises(ValueError, match="at least 1"):
         check(two_blocks, "lasso(images=0)")
