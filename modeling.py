@@ -184,6 +184,9 @@ def describe(run: Experiment) -> None:
     if recipe := settings.run.recipe:
         typed = typed_over(settings)
         lines.append(f"recipe {recipe}" + (f", typed over it: {', '.join(typed)}" if typed else ""))
+    if run.pruner is not None and settings.pruning.residual == "grouped":
+        decisions = len(run.pruner.decisions)
+        lines.append(f"amounts are of {decisions} decisions, each about one or more of {run.pruner.entries} filters")
     lines += run.task.notes
     if run.task.batch < settings.training.batch_size:
         size = settings.training.batch_size

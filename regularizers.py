@@ -147,7 +147,9 @@ def reg_cov_ijcai2018(network: Network, *, weight: float = 0.7, tau: float = 1e-
 
 
 @_outside_autocast
-def reg_ortho(network: Network, *, weight: float = 1e-2, iterations: Annotated[int, "at most 100"] = 1, linear: bool = False) -> Tensor:
+def reg_ortho(
+    network: Network, *, weight: float = 1e-2, iterations: Annotated[int, "at most 100"] = 1, linear: bool = False
+) -> Tensor:
     """Spectral restricted isometry (SRIP): Bansal, Chen and Wang, 2018 (arXiv 1810.09102).
 
     It is the sum over layers of sigma(W W^T - I)^2, where sigma is the spectral norm and W has the live filters as rows; for

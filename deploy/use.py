@@ -111,7 +111,7 @@ def _test_data(settings: Settings, card: models.Card, device: str) -> tasks.Task
     asked = with_data_of(settings, remembered)
     changes = {"image_size": card.image_size, "channels": len(card.mean), "fit": card.fit}
     try:
-        return tasks.load_test(asked.replace(**changes).data, device=device)
+        return tasks.load_test(asked.replace(**changes).data, device=device, quiet=settings.run.quiet)
     except Refused as error:
         if asked is settings or "data_dir" in typed or "data_dir" not in remembered:
             raise

@@ -37,18 +37,24 @@ class Budget:
         """
         most = _first(lambda k: not _possible(choose, k), total) - 1
         cut = _first(lambda k: self.fraction_left(spread(choose(k))) <= limit, most)
-        keep, tried = choose(cut), choose(max(cut - 1, 0))
+        keep = tried = choose(cut)
         fraction = self.fraction_left(spread(keep))
-        for k in range(cut - 2, max(cut - 2 - self.TRIES, -1), -1):
+        for k in range(cut - 1, max(cut - 1 - self.TRIES, -1), -1):
             if fraction >= limit - self.NEAR:
                 break
             milder = choose(k)
-            # what this threshold keeps and the one tried before did not: a single decision, or some that tie
-            more = {name: keep[name] | (milder[name] & ~tried[name]) for name in keep}
-            if (larger := self.fraction_left(spread(more))) <= limit:
-                keep, fraction = more, larger
+            # what this threshold keeps and the one tried before did not: one, or one of each layer, or some that tie
+            for name, index in _positions({name: milder[name] & ~tried[name] & ~keep[name] for name in keep}):
+                more = keep | {name: keep[name].index_fill(0, index, True)}
+                if (larger := self.fraction_left(spread(more))) <= limit:
+                    keep, fraction = more, larger
             tried = milder
         return keep
+
+
+def _positions(chosen: Keep) -> list[tuple[str, Tensor]]:
+    """Return the name and the index, (1,), of each decision that is True."""
+    return [(name, index) for name, mask in chosen.items() for index in mask.nonzero()]
 
 
 def _first(holds: Callable[[int], bool], end: int) -> int:

@@ -71,6 +71,8 @@ class Pruner:
         self.changes = torch.zeros((), dtype=torch.int64, device=next(network.parameters()).device)
         self.returns = torch.zeros_like(self.changes)
         self.decisions = Decisions(network, list(self.units), residual if removable else "pieces")
+        if residual == "grouped" and removable and all(len(units) == 1 for units in self.decisions.layers.values()):
+            raise ValueError("no two layers of this network write one channel, so that grouping changes nothing")
         self.round_to, self.budget = round_to, None if budget is None else Budget(network, budget, image_size)
         smallest = self._choose({name: mask.mask for name, mask in self.gates.items()}, rate)
         how = f", in multiples of {round_to}" if round_to > 1 else ""

@@ -91,7 +91,12 @@ def global_(
 
 
 def local(
-    scores: Scores, rate: float, kept: Callable[[], Scores] | None = None, *, floor: Annotated[int, "at most 1000000"] = 1, hysteresis: float = 0.0
+    scores: Scores,
+    rate: float,
+    kept: Callable[[], Scores] | None = None,
+    *,
+    floor: Annotated[int, "at most 1000000"] = 1,
+    hysteresis: float = 0.0,
 ) -> Scores:
     """One threshold a layer: each loses floor(rate * n) of its n.
 

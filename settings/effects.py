@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from settings.registry import (
     CRITERIA,
+    DATASETS,
     GRANULARITIES,
     NETWORKS,
     OPTIMISERS,
@@ -93,9 +94,15 @@ def finds_its_counts(settings) -> str | None:
         return f"has no effect on {settings.pruning.prune_imp}, which finds its own counts"
 
 
+def one_round(settings) -> bool:
+    """Whether the rounds that are asked for are a single one, which cuts the whole rate before the first step."""
+    rounds = settings.pruning.rounds or parse_call(settings.pruning.prune_phase)[1].get("rounds")
+    return phase_of(settings).name == "iterative" and rounds == 1
+
+
 def one_cut(settings) -> str | None:
     """--prune_schedule, in a phase that cuts once."""
-    return phase_decides(settings, "one cut" in phase_of(settings).traits)
+    return phase_decides(settings, "one cut" in phase_of(settings).traits or one_round(settings))
 
 
 def due_is_unused(settings) -> str | None:
@@ -105,7 +112,7 @@ def due_is_unused(settings) -> str | None:
 
 def until_is_unused(settings) -> str | None:
     """--prune_until, in a phase that ends by itself."""
-    return phase_decides(settings, "until" in phase_of(settings).traits.get("unused", ()))
+    return phase_decides(settings, "until" in phase_of(settings).traits.get("unused", ()) or one_round(settings))
 
 
 def phase_decides(settings, decides: bool) -> str | None:
@@ -174,28 +181,16 @@ def no_export(settings) -> str | None:
         return "has no effect without --export"
 
 
-def no_image_size(settings) -> str | None:
-    """--image_size, for a data set whose images have one size."""
-    if settings.data.dataset != "folder":
-        return f"is for --dataset folder; images of {settings.data.dataset} are 32x32"
+def not_of_the_data_set(flag: str) -> Condition:
+    """The condition for a flag about data, for a data set that does not listen to it."""
 
+    def condition(settings) -> str | None:
+        if flag not in DATASETS.entry(settings.data.dataset).options:
+            listening = " or ".join(name for name, entry in DATASETS.entries.items() if flag in entry.options)
+            return f"has no effect on {settings.data.dataset}: it is for --dataset {listening}"
 
-def no_fit(settings) -> str | None:
-    """--fit, for a data set whose images are square."""
-    if settings.data.dataset != "folder":
-        return f"is for --dataset folder; images of {settings.data.dataset} are square"
-
-
-def no_test_size(settings) -> str | None:
-    """--test_size, for a data set that has a test part."""
-    if settings.data.dataset != "folder":
-        return f"is for --dataset folder; {settings.data.dataset} has a test part"
-
-
-def no_channels(settings) -> str | None:
-    """--channels, for a data set whose images have three."""
-    if settings.data.dataset != "folder":
-        return f"is for --dataset folder; images of {settings.data.dataset} have 3 channels"
+    condition.__name__ = f"no_{flag}"
+    return condition
 
 
 def no_penalty(settings) -> str | None:

@@ -40,6 +40,10 @@ def _training(name: str, text: str, **rest) -> Flag:
     return Flag(name, "training", "method", text, **rest)
 
 
+def _listens(name: str, text: str, **rest) -> Flag:
+    return Flag(name, "data", "method", text, no_effect=(effects.not_of_the_data_set(name),), **rest)
+
+
 # fmt: off
 GROUPS = {
     "experiment": (
@@ -70,18 +74,17 @@ GROUPS = {
              "DIR/train/CLASS/IMAGE and DIR/test (default cifar10)", choices=lambda: list(DATASETS.entries),
              default="cifar10", **EVALUATE),
         Flag("data_dir", "data", "engine", "where the data is, or is downloaded to (default data)", default="data",
-             **ANY, **EVALUATE),
-        Flag("image_size", "data", "method", "pixels, for folder (default 32)", type=number(int, 8, 1024), default=32,
-             no_effect=(effects.no_image_size,)),
-        Flag("channels", "data", "method", "of the images of folder: 1 grey, 3 colours (default 3)", type=int, choices=(1, 3),
-             default=3, no_effect=(effects.no_channels,)),
-        Flag("fit", "data", "method", "how pictures of folder become square: crop the sides of the longer edge, pad with white, "
-             "or stretch (default crop)", choices=("crop", "pad", "stretch"), default="crop", no_effect=(effects.no_fit,)),
+             no_effect=(effects.not_of_the_data_set("data_dir"),), **ANY, **EVALUATE),
+        _listens("image_size", "pixels of a side, for data sets without a size of their own (default 32)",
+                 type=number(int, 8, 1024), default=32),
+        _listens("channels", "of the images of such data sets: 1 grey, 3 colours (default 3)", type=int, choices=(1, 3),
+                 default=3),
+        _listens("fit", "how pictures of folder become square: crop the sides of the longer edge, pad with white, or stretch "
+                 "(default crop)", choices=("crop", "pad", "stretch"), default="crop"),
         Flag("val_size", "data", "method", "fraction of the training set held out for every choice; 0 validates on the test set, "
              "as the authors did (default 0.1)", type=number(float, 0, 1, below=True), default=0.1),
-        Flag("test_size", "data", "method", "for a folder without a test part: the fraction of DIR/train, or of DIR/CLASS/IMAGE, "
-             "that becomes it, always the same images", type=number(float, 0, 1, above=True, below=True),
-             no_effect=(effects.no_test_size,), **EVALUATE),
+        _listens("test_size", "for a folder without a test part: the fraction of DIR/train, or of DIR/CLASS/IMAGE, that becomes "
+                 "it, always the same images", type=number(float, 0, 1, above=True, below=True), **EVALUATE),
         Flag("class_weights", "data", "method", "of the loss: balanced lets each class count alike, however many training images "
              "it has (default none)", choices=("none", "balanced"), default="none"),
         Flag("augment", "data", "method", "default crop_flip, for digits crop", choices=("crop_flip", "crop", "none")),
@@ -133,8 +136,8 @@ GROUPS = {
              "timed, saved as model.pt", tells_apart=False, no_effect=(effects.no_pruning,), **SWITCH, **ANY),
         Flag("recalibrate", "ending", "ending", "measure batch norm's statistics anew on so many training batches after the last "
              "mask (default 0)", type=number(int, 0), default=0, metavar="BATCHES", **ANY),
-        Flag("finetune_epochs", "ending", "ending", "epochs after --compact (default 0)", type=number(int, 0), default=0,
-             noted=True, **ANY),
+        Flag("finetune_epochs", "ending", "ending", "epochs after --compact (default 0)", type=number(int, 0, 1_000_000),
+             default=0, noted=True, **ANY),
         Flag("finetune_lr", "ending", "ending", "its learning rate (default 0.01 x --lr)", type=number(float, 0, above=True),
              no_effect=(effects.no_finetuning,), **ANY),
         Flag("export", "ending", "ending", "write .onnx (checked by onnxruntime) or .pt2 files", nargs="+", metavar="FILE",
@@ -155,7 +158,7 @@ GROUPS = {
                   no_effect=(effects.no_penalty,)),
     ),
     "optimisation": (
-        _training("epochs", "default 300", type=number(int, 1), default=300, on_resume="more", noted=True),
+        _training("epochs", "default 300", type=number(int, 1, 1_000_000), default=300, on_resume="more", noted=True),
         _training("batch_size", "images a step (default 128)", type=number(int, 2), default=128),
         _training("optimizer", "{listing} (default sgd)", default="sgd", registry=OPTIMISERS),
         _training("lr", "learning rate (default 0.2)", type=number(float, 0, above=True), default=0.2),

@@ -173,9 +173,11 @@ PHASES = Registry(
     traits={"unused": ("until", "due"), "one cut": ("return",), "what is cut stays cut": ("return",)},
 )
 RECONSTRUCTIONS = Registry("reconstruction", "pruning/reconstruction/*.py")
-DATASETS = Registry("data set", "tasks/datasets/*.py", traits={"pictures of any size": ("class",), "in a package": ("class",)})
+DATASETS = Registry("data set", "tasks/datasets/*.py")  # its options are the flags that it listens to
 TASKS = Registry(
-    "task", "tasks/*.py", leave_out=("__init__.py", "images.py", "listing.py", "meters.py", "pictures.py", "task.py")
+    "task",
+    "tasks/*.py",
+    leave_out=("__init__.py", "downloads.py", "images.py", "listing.py", "meters.py", "pictures.py", "task.py"),
 )
 ACTIONS = Registry("action", "training/actions.py")
 PROCEDURES = Registry(

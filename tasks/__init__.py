@@ -9,17 +9,17 @@ def task_of(dataset: str) -> type[Task]:
     return TASKS.get(DATASETS.get(dataset).task)
 
 
-def load(data, *, batch_size: int, seed: int, device: str) -> Task:
+def load(data, *, batch_size: int, seed: int, device: str, quiet: bool = True) -> Task:
     """Read the data that the settings name and return its task, with the data on `device`.
 
-    Refused if the data is missing or not usable.
+    Not `quiet`, a bar on stderr shows how far a long reading is. Refused if the data is missing or not usable.
     """
-    return task_of(data.dataset).load(data, batch_size=batch_size, seed=seed, device=device)
+    return task_of(data.dataset).load(data, batch_size=batch_size, seed=seed, device=device, quiet=quiet)
 
 
-def load_test(data, *, device: str) -> Task:
-    """Read only the test part of the data that the settings name. Refused if it is missing or not usable."""
-    return task_of(data.dataset).load_test(data, device=device)
+def load_test(data, *, device: str, quiet: bool = True) -> Task:
+    """Read only the test part of the data that the settings name, otherwise as `load` does."""
+    return task_of(data.dataset).load_test(data, device=device, quiet=quiet)
 
 
 def outputs_of(data) -> int:

@@ -3,7 +3,6 @@
 import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -39,15 +38,15 @@ class Classification(Task):
         self.train, self.valid, self.test, self.classes = images.train, images.valid, images.test, images.classes
 
     @classmethod
-    def load(cls, data, *, batch_size: int, seed: int, device: str) -> "Classification":
-        source = _source(data)
+    def load(cls, data, *, batch_size: int, seed: int, device: str, quiet: bool = True) -> "Classification":
+        source = _source(data, quiet)
         train, test, classes = source.read()
         valid = source.read_held_out(classes) if data.val_size > 0 else None
         if data.val_size > 0 and valid is None:
             kept, held = hold_out(train.labels, data.val_size)
             if len(held) == 0 or len(kept) == 0:
                 raise Refused(f"--val_size {data.val_size:g} of {len(train)} training images leaves a split empty")
-            train, valid = train.pick(kept), train.pick(held)
+            valid = train.part_with(held)
         if len(train) < 2:
             raise Refused("batch norm needs at least two training images")
         notes = source.notes + ([] if valid is None else _without_images(valid, classes))
@@ -58,8 +57,8 @@ class Classification(Task):
         return task
 
     @classmethod
-    def load_test(cls, data, *, device: str) -> "Classification":
-        source = _source(data)
+    def load_test(cls, data, *, device: str, quiet: bool = True) -> "Classification":
+        source = _source(data, quiet)
         test, classes = source.read_test()
         images = Dataset(test.pick(slice(0)), None, test, classes, "half", device)
         return cls(images, batch=0, augment="none", seed=0, notes=source.notes)
@@ -219,8 +218,9 @@ def _without_images(held_out: Images, classes: list[str]) -> list[str]:
     return [f"{len(missing)} of {len(classes)} classes have no held-out image: {named}"] if missing else []
 
 
-def _source(data):
-    """Return the source of images that the data settings name."""
-    source = DATASETS.get(data.dataset)
-    asked = {name: getattr(data, name) for name in ("image_size", "channels", "fit", "test_size")}
-    return source(Path(data.data_dir), **asked)
+def _source(data, quiet: bool = True):
+    """Return the source of images that the data settings name; not `quiet`, it shows how far its reading is."""
+    options = {name: getattr(data, name) for name in DATASETS.entry(data.dataset).options}
+    source = DATASETS.get(data.dataset)(**options)
+    source.quiet = quiet
+    return source

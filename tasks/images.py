@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,30 +22,34 @@ class Images:
     def pick(self, indices) -> "Images":
         return Images(self.pixels[indices], self.labels[indices])
 
+    def part_with(self, indices: Tensor) -> "Images":
+        """Take these images out and return them; those that stay move up in place, since a second copy may not fit."""
+        taken = self.pick(indices)
+        stays = torch.ones(len(self), dtype=torch.bool)
+        stays[indices] = False
+        left = stays.nonzero().squeeze(1)  # in rising order, so that no image is overwritten before it has moved
+        for start in range(0, len(left), 1000):
+            part = left[start : start + 1000]
+            self.pixels[start : start + len(part)] = self.pixels[part]
+        self.pixels, self.labels = self.pixels[: len(left)], self.labels[left]
+        return taken
+
 
 class Source:
-    """A source says where images come from. Each file in tasks/datasets/ has one; its name in lower case is the --dataset.
+    """A source says where images come from. Each file in tasks/datasets/ has some; a class's name in lower case is a --dataset.
 
-    `directory` is --data_dir. Sources whose images have no size of their own scale them to `image_size` pixels, which
-    `fit` makes square, and give `channels` of them; `test_size` is the fraction that becomes the test part of a data set
-    without one. `augment` is the default of --augment, `task` the name of the task that the data set is for. `notes` gathers
-    what the user should know of the files that were read.
+    The keyword-only parameters of a source are the flags that it listens to, by their names: `data_dir`, and where its
+    images have no size of their own, `image_size` and `channels`. Other flags about data are refused beside it. `inputs` is the
+    shape of an image, (channels, height, width), known before any is read; `augment` is the default of --augment, `task` the
+    name of the task that the data set is for; `notes` gathers what the user should know of the files that were read.
     """
 
     task = "classification"
     augment = "crop_flip"
 
-    def __init__(
-        self, directory: Path, *, image_size: int = 32, channels: int = 3, fit: str = "crop", test_size: float | None = None
-    ):
-        self.directory, self.image_size, self.channels, self.fit = directory, image_size, channels, fit
-        self.test_size = test_size
+    def __init__(self, inputs: tuple[int, int, int]):
+        self.inputs, self.quiet = inputs, True
         self.notes: list[str] = []
-
-    @property
-    def inputs(self) -> tuple[int, int, int]:
-        """The shape of an image, (channels, height, width), known before any is read; as asked for, unless overridden."""
-        return self.channels, self.image_size, self.image_size
 
     def class_count(self) -> int:
         """Return the number of classes without reading the images. Refused if the data is missing."""
@@ -130,19 +133,26 @@ class Dataset:
         images, size = len(self.train), self.image_size
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
         order = torch.randperm(images, generator=generator)
-        margin = 0 if augment == "none" else size // 8
+        margin = 0 if augment == "none" else size // 8  # of zeros around the images, which so need not be copied with it
         corners = torch.randint(0, 2 * margin + 1, (images, 2), generator=generator)
         flips = torch.rand(images, generator=generator) < (0.5 if augment == "crop_flip" else 0.0)
         order, corners, flips = (part.to(self.device) for part in (order, corners, flips))
-        pixels = F.pad(self.train.pixels, (0, 0, margin, margin, margin, margin))
-        span = torch.arange(size, device=self.device)
+        span = torch.arange(size, device=self.device) - margin
         number, width = part[0], batch // part[1]
         for step in range(self.steps(batch)):
             chosen = slice(step * batch + number * width, step * batch + (number + 1) * width)
             rows = corners[chosen, :1] + span
             columns = corners[chosen, 1:] + torch.where(flips[chosen, None], span.flip(0), span)
-            crops = pixels[order[chosen, None, None], rows[:, :, None], columns[:, None, :]]
+            inside = _inside(rows, size)[:, :, None] & _inside(columns, size)[:, None, :]
+            rows, columns = (positions.clamp(0, size - 1) for positions in (rows, columns))
+            crops = self.train.pixels[order[chosen, None, None], rows[:, :, None], columns[:, None, :]]
+            crops *= inside[..., None]
             yield self.normalise(crops), self.train.labels[order[chosen]]
+
+
+def _inside(positions: Tensor, size: int) -> Tensor:
+    """Say of rows or columns whether they are of the image, not of the margin around it."""
+    return (positions >= 0) & (positions < size)
 
 
 def normalised(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -154,7 +164,7 @@ def _statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean and the standard deviation of each channel of bytes (n, height, width, channels), exactly."""
     values = torch.arange(256, dtype=torch.float64)
     channels = pixels.unbind(-1)
-    counts = torch.stack([torch.bincount(channel.flatten().int(), minlength=256) for channel in channels]).double()
+    counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in channels]).double()
     counts = counts / counts.sum(1, keepdim=True)
     mean = counts @ values
     variance = counts @ values.square() - mean.square()
@@ -180,15 +190,10 @@ def hold_out(labels: Tensor, fraction: float, seed: int = 0) -> tuple[Tensor, Te
     return torch.from_numpy(kept), torch.from_numpy(held)
 
 
-def one_line(error: Exception) -> str:
-    """Return an error's message on one line of at most 200 characters."""
-    return " ".join(str(error).split())[:200]
-
-
-def archive_folder(directory: Path, archive: str) -> Path:
-    """Return the folder in which the unpacked archive lies: `directory`, the one above or one below it, if it is there."""
-    if directory.name == archive:
-        return directory.parent
-    if (directory / archive).is_dir() or not directory.is_dir():
-        return directory
-    return next((child for child in sorted(directory.iterdir()) if (child / archive).is_dir()), directory)
+def scaled(grey: Tensor, inputs: tuple[int, int, int]) -> Tensor:
+    """Scale grey pictures (n, height, width) of values 0 to 255 to bytes of the shape `inputs`, (n, height, width, channels)."""
+    channels, *size = inputs
+    pixels = grey.float().unsqueeze(1)
+    if pixels.shape[2:] != (*size,):
+        pixels = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=size[0] < pixels.shape[2])
+    return pixels.round().clamp(0, 255).byte().permute(0, 2, 3, 1).repeat(1, 1, 1, channels)

@@ -8,7 +8,9 @@ several pages the first picture is read; colour profiles are not applied, but fo
 import contextlib
 import functools
 import io
+import os
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -47,14 +49,28 @@ def suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in names)
 
 
-def read_pictures(paths: list[str], size: int, channels: int = 3, fit: str = "crop") -> Tensor:
-    """Read files as bytes (n, size, size, channels); see `pixels_of`. Refused, naming them, if some cannot be read."""
-    pixels, unreadable = np.empty((len(paths), size, size, channels), dtype=np.uint8), []
-    for number, path in enumerate(paths):
+def read_pictures(paths: list[str], size: int, channels: int = 3, fit: str = "crop", quiet: bool = True) -> Tensor:
+    """Read files as bytes (n, size, size, channels); see `pixels_of`. Refused, naming them, if some cannot be read.
+
+    Several are read at a time, since decoders do not hold Python's lock. Not `quiet`, a bar on stderr shows how far it is
+    and how much memory all of them will take, where that takes longer than a second.
+    """
+    from tqdm import tqdm
+
+    pixels = np.empty((len(paths), size, size, channels), dtype=np.uint8)
+
+    def read_one(number: int) -> str | None:
+        """Fill in one picture; what is wrong with it is returned."""
         try:
-            pixels[number] = read_picture(path, size, channels, fit)
+            pixels[number] = read_picture(paths[number], size, channels, fit)
         except ValueError as error:
-            unreadable.append(str(error))
+            return str(error)
+
+    title = f"pictures, {pixels.nbytes / 1e6:.0f} MB in memory"
+    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        warnings.simplefilter("ignore")  # remarks on large or slightly damaged files that can be read all the same
+        said = tqdm(pool.map(read_one, range(len(paths))), title, len(paths), leave=False, delay=1, disable=quiet)
+        unreadable = [message for message in said if message is not None]
     if unreadable:
         raise Refused(f"{len(unreadable)} unreadable images: {', '.join(unreadable[:5])}")
     return torch.from_numpy(pixels)
@@ -65,11 +81,9 @@ def read_picture(path: str, size: int, channels: int = 3, fit: str = "crop") -> 
     from PIL import Image
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # remarks on large or slightly damaged files that can be read all the same
-            content = io.BytesIO(read_whole(path, "picture", MOST))
-            with Image.open(content, formats=formats()) as picture:
-                return pixels_of(picture, size, channels, fit)
+        content = io.BytesIO(read_whole(path, "picture", MOST))
+        with Image.open(content, formats=formats()) as picture:
+            return pixels_of(picture, size, channels, fit)
     except Unclear as error:
         raise ValueError(f"{path} ({error})") from None
     except Refused as error:  # no file that could be read, such as a pipe

@@ -6,7 +6,7 @@ import torch
 
 from runs.console import note
 from settings.errors import Refused
-from training.evaluation import BATCH
+from training.evaluation import images_at_once
 
 
 def try_capture(run, begun: bool, trains: bool = True) -> None:
@@ -19,7 +19,7 @@ def try_capture(run, begun: bool, trains: bool = True) -> None:
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     random = torch.get_rng_state()
     inputs, targets = next(run.task.sample(1))
-    tested, _ = next(task.ordered(task.valid or task.test, BATCH))
+    tested, _ = next(task.ordered(task.valid or task.test, images_at_once(task)))
     failure = ""
     try:
         for _ in range(2):  # a CUDA graph is recorded at the second call

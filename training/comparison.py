@@ -6,7 +6,7 @@ from models.network import Network
 from models.numerics import without_tf32
 from settings.errors import Failed
 from tasks import Task
-from training.evaluation import BATCH
+from training.evaluation import images_at_once
 
 # of the largest output: what float32 sums of thousands of terms may differ by when their order changes
 TOLERANCE = 1e-4
@@ -24,7 +24,7 @@ def compare(masked: Network, smaller: Network, task: Task, *, exact: bool, batch
     difference = largest = torch.zeros(())
     images = same = 0
     with without_tf32():
-        for number, (inputs, _) in enumerate(task.ordered(task.test, BATCH)):
+        for number, (inputs, _) in enumerate(task.ordered(task.test, images_at_once(task))):
             if number == batches:
                 break
             before, after_removal = task.comparable(masked, inputs), task.comparable(smaller, inputs)

@@ -8,7 +8,14 @@ from models.network import Network
 from tasks import Task
 from training.team import Team
 
-BATCH = 500  # images
+# images at once: at most so many, and so many pixels unless a training batch, which takes more memory, has more
+MOST, PIXELS = 500, 500 * 32 * 32
+
+
+def images_at_once(task: Task) -> int:
+    """Return how many images are evaluated at once, so that evaluation never takes more memory than training does."""
+    _, height, width = task.inputs
+    return min(MOST, max(task.batch, PIXELS // (height * width), 1))
 
 
 @torch.no_grad()
@@ -30,7 +37,7 @@ def evaluate(
     team = team or Team()
     model.eval()
     meter = task.meter(device, classes)
-    for number, (inputs, targets) in enumerate(task.ordered(split, BATCH)):
+    for number, (inputs, targets) in enumerate(task.ordered(split, images_at_once(task))):
         if number == batches:
             break
         if number % team.size == team.rank:

@@ -208,7 +208,13 @@ def start(
     model, whole = build_network(settings, tensors)
     model = model.to(engine.device, memory_format=torch.channels_last)
     pruner = build_pruner(model, settings)
-    task = tasks.load(settings.data, batch_size=settings.training.batch_size, seed=settings.run.seed, device=engine.device)
+    task = tasks.load(
+        settings.data,
+        batch_size=settings.training.batch_size,
+        seed=settings.run.seed,
+        device=engine.device,
+        quiet=settings.run.quiet,
+    )
     if state:
         task.check(state.get("data"))
     elif settings.network.init:

@@ -15,7 +15,13 @@ def sgd(groups: list[dict], training, fused: bool, *, nesterov: bool = False) ->
 
 
 def adam(
-    groups: list[dict], training, fused: bool, *, beta1: Annotated[float, "below 1"] = 0.9, beta2: Annotated[float, "below 1"] = 0.999, eps: float = 1e-8
+    groups: list[dict],
+    training,
+    fused: bool,
+    *,
+    beta1: Annotated[float, "below 1"] = 0.9,
+    beta2: Annotated[float, "below 1"] = 0.999,
+    eps: float = 1e-8,
 ) -> Annotated[torch.optim.Optimizer, "no momentum"]:
     """Adam (Kingma and Ba, 2015, arXiv 1412.6980); --weight_decay is added to the gradient."""
     options = {"betas": (beta1, beta2), "eps": eps, "weight_decay": training.weight_decay, "fused": fused}
@@ -23,7 +29,13 @@ def adam(
 
 
 def adamw(
-    groups: list[dict], training, fused: bool, *, beta1: Annotated[float, "below 1"] = 0.9, beta2: Annotated[float, "below 1"] = 0.999, eps: float = 1e-8
+    groups: list[dict],
+    training,
+    fused: bool,
+    *,
+    beta1: Annotated[float, "below 1"] = 0.9,
+    beta2: Annotated[float, "below 1"] = 0.999,
+    eps: float = 1e-8,
 ) -> Annotated[torch.optim.Optimizer, "no momentum"]:
     """Adam with decoupled weight decay (Loshchilov and Hutter, 2019, arXiv 1711.05101)."""
     options = {"betas": (beta1, beta2), "eps": eps, "weight_decay": training.weight_decay, "fused": fused}

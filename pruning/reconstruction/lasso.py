@@ -12,7 +12,12 @@ from pruning.repair import Problem
 FIRST, TRIES = 1e-3, 80
 
 
-def lasso(problem: Problem, *, rows: Annotated[int, "at least 1", "at most 1000000"] = 5000, images: Annotated[int, "at least 1", "at most 1000000"] = 500) -> tuple[Tensor, list[Tensor]]:
+def lasso(
+    problem: Problem,
+    *,
+    rows: Annotated[int, "at least 1", "at most 1000000"] = 5000,
+    images: Annotated[int, "at least 1", "at most 1000000"] = 500,
+) -> tuple[Tensor, list[Tensor]]:
     """Channels by the lasso, then all weights by least squares (He, Zhang and Sun, 2017, arXiv 1707.06168).
 
     min over beta of 1/(2M) ||Y - sum_c beta_c Z_c||^2 + alpha |beta|_1, without an intercept, where Z_c = X_c W_c' is what

@@ -1,13 +1,11 @@
 """This file reads CIFAR-10 and CIFAR-100 through torchvision, which checks their MD5 and downloads what is missing."""
 
-import contextlib
-import sys
 from pathlib import Path
 
 import torch
 
-from settings.errors import Refused
-from tasks.images import Images, Source, archive_folder, one_line
+from tasks.downloads import archive_folder, torchvision_parts
+from tasks.images import Images, Source
 
 
 class _CIFAR(Source):
@@ -16,6 +14,10 @@ class _CIFAR(Source):
     name: str
     number_of_classes: int
 
+    def __init__(self, data_dir: str):
+        super().__init__((3, 32, 32))
+        self.directory = Path(data_dir)
+
     def class_count(self) -> int:
         return self.number_of_classes
 
@@ -23,13 +25,9 @@ class _CIFAR(Source):
         from torchvision import datasets
 
         source = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[self.name]
-        parts = []
-        for train in (True, False):
-            # torchvision's own messages are not part of the run's output
-            with contextlib.redirect_stdout(sys.stderr):
-                part = _part(source, self.name, archive_folder(self.directory, source.base_folder), train)
-            parts.append(Images(torch.from_numpy(part.data), torch.tensor(part.targets)))
-        return *parts, part.classes
+        parts = torchvision_parts(source, self.name, archive_folder(self.directory, source.base_folder))
+        images = [Images(torch.from_numpy(part.data), torch.tensor(part.targets)) for part in parts]
+        return *images, parts[0].classes
 
 
 class CIFAR10(_CIFAR):
@@ -37,25 +35,14 @@ class CIFAR10(_CIFAR):
 
     name, number_of_classes = "cifar10", 10
 
+    def __init__(self, *, data_dir: str = "data"):
+        super().__init__(data_dir)
+
 
 class CIFAR100(_CIFAR):
     """CIFAR-100 (Krizhevsky, 2009): images like those of CIFAR-10 in 100 classes."""
 
     name, number_of_classes = "cifar100", 100
 
-
-def _part(source, name: str, directory: Path, train: bool):
-    """Return torchvision's training or test set. Refused if it is not usable and cannot be downloaded."""
-    unusable = (RuntimeError, OSError, EOFError, ValueError)
-    try:
-        return source(str(directory), train=train, download=False)
-    except unusable:
-        try:
-            return source(str(directory), train=train, download=True)
-        except unusable as error:
-            with contextlib.suppress(OSError):
-                directory.rmdir()  # torchvision made it for the download; if it holds anything it stays
-            raise Refused(
-                f"no usable {name} in '{directory}' and its download failed ({one_line(error)}): put the official "
-                f"python archive there, or use --dataset digits, or --dataset folder"
-            ) from None
+    def __init__(self, *, data_dir: str = "data"):
+        super().__init__(data_dir)

@@ -2,16 +2,18 @@
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
-from tasks.images import Images, Source
+from tasks.images import Images, Source, scaled
 
 
 class Digits(Source):
-    """The 1,797 handwritten digits inside scikit-learn (Alpaydin and Kaynak, 1998), 8x8 pixels, enlarged to 32x32."""
+    """The 1,797 handwritten digits inside scikit-learn (Alpaydin and Kaynak, 1998), 8x8 pixels, enlarged."""
 
     # a mirrored digit is no digit
     augment = "crop"
+
+    def __init__(self, *, image_size: int = 32, channels: int = 3):
+        super().__init__((channels, image_size, image_size))
 
     def class_count(self) -> int:
         return 10
@@ -20,8 +22,7 @@ class Digits(Source):
         from sklearn.datasets import load_digits
 
         bunch = load_digits()
-        small = torch.from_numpy(bunch.images).float().unsqueeze(1) * (255 / 16)
-        large = F.interpolate(small, size=32, mode="bilinear", align_corners=False).round().clamp(0, 255).byte()
-        every = Images(large.permute(0, 2, 3, 1).expand(-1, -1, -1, 3), torch.from_numpy(bunch.target).long())
+        pixels = scaled(torch.from_numpy(bunch.images).float() * (255 / 16), self.inputs)
+        every = Images(pixels, torch.from_numpy(bunch.target).long())
         order = torch.from_numpy(np.random.RandomState(0).permutation(len(every)))
         return every.pick(order[:1437]), every.pick(order[1437:]), [str(digit) for digit in range(10)]

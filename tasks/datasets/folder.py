@@ -19,6 +19,18 @@ class Folder(Source):
     DIR/train, or in DIR itself, is the test part, as many of each class, and the same ones at every call.
     """
 
+    def __init__(
+        self,
+        *,
+        data_dir: str = "data",
+        image_size: int = 32,
+        channels: int = 3,
+        fit: str = "crop",
+        test_size: float | None = None,
+    ):
+        super().__init__((channels, image_size, image_size))
+        self.directory, self.fit, self.test_size = Path(data_dir), fit, test_size
+
     def class_count(self) -> int:
         return len(self.class_names())
 
@@ -108,4 +120,6 @@ class Folder(Source):
         return tuple(([paths[i] for i in part.tolist()], [labels[i] for i in part.tolist()]) for part in parts)
 
     def _images(self, paths: list[str], labels: list[int]) -> Images:
-        return Images(read_pictures(paths, self.image_size, self.channels, self.fit), torch.tensor(labels, dtype=torch.long))
+        return Images(
+            read_pictures(paths, self.inputs[1], self.inputs[0], self.fit, self.quiet), torch.tensor(labels, dtype=torch.long)
+        )

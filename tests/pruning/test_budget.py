@@ -13,6 +13,7 @@ def left(network, what, image_size=32):
     return getattr(accounting.remaining(network, image_size), what) / getattr(accounting.dense(network, image_size), what)
 
 
+WITHOUT_STREAMS = ("vgg11", "vgg13", "vgg16", "vgg19", "lenet5")
 DEEPEST = ("resnet101", "resnet110", "resnet152")  # wired as the ones before them, and slow
 
 
@@ -20,7 +21,7 @@ DEEPEST = ("resnet101", "resnet110", "resnet152")  # wired as the ones before th
     (name, residual)
     for name in (*(name for name in NETWORKS.entries if name != "lenet300"), "resnet20(shortcut='pad')")  # it has no filters
     for residual in ("free", "grouped")
-    if residual == "free" or name not in DEEPEST
+    if residual == "free" or name not in (*DEEPEST, *WITHOUT_STREAMS)
 ])  # fmt: skip
 def test_budgets_are_met_on_every_network(name, residual):
     torch.manual_seed(0)
@@ -43,6 +44,29 @@ def test_budgets_go_with_every_scope(scope):
     network = models.build("resnet20")
     Pruner(network, rate=0.6, budget="macs", scope=scope).update(0.6)
     assert 0.39 <= left(network, "macs") <= 0.4
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet56"])
+@pytest.mark.parametrize("criterion", ["L1", "bn_scale", "random"])
+def test_a_threshold_of_each_layer_is_corrected_by_single_filters(name, criterion):
+    """One rate for all layers takes a filter of each at once, which is more than a percent of a small network."""
+    torch.manual_seed(0)
+    network = models.build(name)
+    Pruner(network, rate=0.1, budget="parameters", scope="local", criterion=criterion).update(0.1)
+    assert 0.895 <= left(network, "parameters") <= 0.9
+
+
+def test_grouping_needs_streams():
+    with pytest.raises(ValueError, match="no two layers of this network write one channel"):
+        Pruner(models.build("vgg11"), rate=0.5, residual="grouped")
+
+
+def test_decisions_are_counted():
+    network = models.build("resnet20")
+    assert len(Pruner(network, rate=0.5, residual="grouped").decisions) == 3 * (16 + 32 + 64) + 16 + 32 + 64
+    for unit in network.units.values():
+        unit.gate = None
+    assert len(Pruner(network, rate=0.5).decisions) == 784
 
 
 def test_rounded_layers_are_multiples_and_within_the_budget():

@@ -24,10 +24,11 @@ WITHOUT = {
     "beside_counts": [*STRUCTURED, "--prune_scope", "preset(name='ResNet-56-A')"],
     "beside_preset": ["--preset", "ResNet-56-A"],
     "no_shortcut": ["--layers", "50"],
-    "no_image_size": ["--dataset", "digits"],
-    "no_channels": ["--dataset", "digits"],
+    "no_image_size": ["--dataset", "cifar10"],
+    "no_channels": ["--dataset", "cifar100"],
     "no_fit": ["--dataset", "digits"],
-    "no_test_size": ["--dataset", "digits"],
+    "no_test_size": ["--dataset", "mnist"],
+    "no_data_dir": ["--dataset", "digits"],
     "no_export": [*STRUCTURED, "--compact"],
     "no_penalty": [],
     "no_momentum": ["--optimizer", "adam"],
@@ -67,6 +68,7 @@ VALUES = {
     "export_input": "normalised",
     "test_size": "0.2",
     "fit": "pad",
+    "data_dir": "here",
     "odecay": "0.5",
     "momentum": "0.5",
     "finetune_lr": "0.1",
@@ -128,7 +130,42 @@ def test_every_condition_is_in_the_table():
     public = [item for name, item in vars(effects).items() if not name.startswith("_")]
     defined = {item for item in public if getattr(item, "__module__", "") == "settings.effects"}
     helpers = {effects.finds_counts, effects.phase_of, effects.network_is_typed, effects.phase_decides, effects.smaller_pieces}
-    assert {condition for _, condition in PAIRS} == defined - helpers
+    helpers |= {effects.one_round, effects.not_of_the_data_set}
+    named = {condition for _, condition in PAIRS if "<locals>" not in condition.__qualname__}
+    assert named == defined - helpers
+
+
+@pytest.mark.parametrize("rounds", [["--rounds", "1"], ["--prune_phase", "iterative(rounds=1)"]])
+@pytest.mark.parametrize("flag", [["--prune_schedule", "cubic"], ["--prune_until", "0.5"]])
+def test_a_single_round_has_neither_a_schedule_nor_an_end(rounds, flag):
+    with pytest.raises(Refused, match=f"{flag[0]} has no effect with --prune_phase iterative"):
+        parse([*STRUCTURED, *rounds, *flag])
+    parse([*STRUCTURED, "--rounds", "2", *flag])
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "words"),
+    [
+        (
+            "prune_phase",
+            "iterative(rounds=1000000000)",
+            "'rounds' of phase 'iterative' is a number of at least 1 and at most 1000",
+        ),
+        ("prune_phase", "iterative(rounds=0)", "at least 1"),
+        ("prune_schedule", "cubic(reach=5.0)", "at most 1"),
+        ("prune_imp", "PFA(tau=0.9)", "'tau' of criterion 'PFA' has no effect without counts='energy'"),
+        ("prune_imp", "zero_fraction(own=0.9)", "no effect without counts='multilayer'"),
+        ("prune_imp", "zero_fraction(readers=0.9)", "no effect without counts='multilayer'"),
+        ("prune_imp", "zero_fraction(drop=0.1, threshold=0.2)", "'drop' of criterion 'zero_fraction' has no effect beside"),
+        ("prune_imp", "FPGM(by_norm=7.0)", "at most 1"),
+        ("lr_schedule", "step(drops=('a',))", "'a' has the wrong type"),
+        ("epochs", "1000000000", "at most"),
+    ],
+)
+def test_numbers_have_limits_and_say_what_they_need(flag, value, words):
+    with pytest.raises(Refused) as caught:
+        parse([*STRUCTURED, f"--{flag}", value])
+    assert words in str(caught.value)
 
 
 def test_every_flag_is_in_exactly_one_section():

@@ -15,7 +15,8 @@ def size(
     *,
     power: Annotated[float, "fraction"] = 2.0,
     mode: typing.Annotated[Literal["sum", "mean"], "fraction"] = "sum",
-    count: int = 3,
+    count: Annotated[int, "at least 1", "below 5", "needs mode='mean'"] = 3,
+    spread: Annotated[tuple, "at most 1", "unless power"] = (0.5,),
 ) -> Annotated[float, "scope: global(floor=0)"]:
     """Some size (Somebody, 2020)."""
     return x ** power
@@ -141,6 +142,13 @@ def test_scopes_that_criteria_ask_for_exist():
         ("size(power='2')", "float"),
         ("size(power=-1)", "at least 0"),
         ("size(power=1e999)", "at least 0"),
+        ("size(mode='mean', count=0)", "at least 1 and below 5, not 0"),
+        ("size(mode='mean', count=5)", "at least 1 and below 5, not 5"),
+        ("size(count=4)", "'count' of measure 'size' has no effect without mode='mean'"),
+        ("size(spread=(0.1,), power=1.0)", "'spread' of measure 'size' has no effect beside power=1.0"),
+        ("size(spread=(0.1, 2))", "at least 0 and at most 1, not 2"),
+        ("size(spread=(0.1, '2'))", "'2' has the wrong type"),
+        ("size(spread=(1e999,))", "at most 1"),
         ("size(count=2.5)", "int"),
         ("size(count=True)", "int"),
     ],

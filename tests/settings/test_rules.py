@@ -77,7 +77,7 @@ CASES = [
     (["--recipe", "paper", "--prune_imp", "HRank"], "choose another --prune_phase"),
     (["--init", ""], "--init: nothing at ''"),
     (["--init", "{places}", "--shortcut", "pad"], "--init says which network"),
-    ([*STRUCTURED, "--prune_phase", "iterative(rounds=0)"], "at least one round"),
+    ([*STRUCTURED, "--prune_phase", "iterative(rounds=0)"], "at least 1"),
     ([*STRUCTURED, "--prune_imp", "FPGM(by_norm=7)"], "by_norm is a fraction"),
     (["--rounds", "3"], "--rounds has no effect without --prune_type"),
     ([*STRUCTURED, "--rounds", "3", "--prune_phase", "init"], "choose one"),

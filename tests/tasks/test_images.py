@@ -11,6 +11,7 @@ import tasks
 from settings.arguments import parse
 from settings.errors import Refused
 from tasks.images import Dataset, Images, hold_out
+from training.evaluation import images_at_once
 
 CIFAR = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"
 
@@ -212,3 +213,27 @@ def test_real_cifar10(cifar, capsys):
     assert (dataset.mean / 255).tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=1e-3)
     assert (dataset.std / 255).tolist() == pytest.approx([0.2470, 0.2435, 0.2616], abs=1e-3)
     assert capsys.readouterr().out == ""
+
+
+def test_images_that_are_taken_out_leave_the_others_in_order():
+    """In place: the pixels that stay are in the memory where all were."""
+    pixels, labels = torch.randint(0, 256, (3000, 4, 4, 3), dtype=torch.uint8), torch.arange(3000)
+    images, whole = Images(pixels.clone(), labels.clone()), Images(pixels, labels)
+    memory = images.pixels.data_ptr()
+    taken = images.part_with(labels[::7])
+    stays = labels[labels % 7 != 0]
+    assert images.pixels.data_ptr() == memory
+    assert torch.equal(images.pixels, whole.pixels[stays])
+    assert torch.equal(images.labels, stays)
+    assert torch.equal(taken.pixels, whole.pixels[::7])
+
+
+@pytest.mark.parametrize(
+    ("size", "batch", "wanted"), [(32, 128, 500), (32, 1024, 500), (224, 8, 10), (224, 128, 128), (1024, 2, 2), (1024, 0, 1)]
+)
+def test_evaluation_takes_no_more_memory_than_training(size, batch, wanted):
+    class Data:
+        inputs = (3, size, size)
+
+    Data.batch = batch
+    assert images_at_once(Data) == wanted

@@ -157,7 +157,7 @@ class TestParts:
     """Which pictures train, choose and test."""
 
     def test_the_held_out_images_of_today_stay(self):
-        held = hold_out(Digits(Path()).read()[0].labels, 0.1)[1]
+        held = hold_out(Digits().read()[0].labels, 0.1)[1]
         wanted = "87d7b2ca425143ad7ddc269e453ee451496bca66f71b13bc297730dd4bcdcd67"
         assert hashlib.sha256(held.numpy().tobytes()).hexdigest() == wanted
         for sizes in ([5000] * 10, [500] * 100, [141, 150, 138]):
@@ -269,7 +269,7 @@ class TestPlaces:
             call("--evaluate", "../moved/compacted/model.pt")
 
     def test_cifar_is_found_one_folder_off(self, tmp_path):
-        from tasks.images import archive_folder
+        from tasks.downloads import archive_folder
 
         archive = "cifar-10-batches-py"
         (tmp_path / "data" / "cifar10" / archive).mkdir(parents=True)

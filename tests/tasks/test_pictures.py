@@ -16,7 +16,7 @@ from settings.errors import Refused
 from tasks.datasets.digits import Digits
 from tasks.pictures import Unclear, formats, pixels_of, read_pictures, suffixes
 
-DIGITS = Digits(Path()).read()[1]
+DIGITS = Digits().read()[1]
 GREY = DIGITS.pixels[:24, ..., 0].numpy()
 COLOURS = np.random.RandomState(0).randint(0, 256, (3, 12, 12, 3)).astype(np.uint8).repeat(3, 1).repeat(3, 2)
 

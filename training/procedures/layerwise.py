@@ -11,7 +11,9 @@ from settings.arguments import Settings
 from training.stages import Stage, around_the_cut
 
 
-def layerwise(settings: Settings, *, epochs: Annotated[int, "at most 100000"] = 1) -> Annotated[list[Stage], "repairs layer by layer"]:
+def layerwise(
+    settings: Settings, *, epochs: Annotated[int, "at most 100000"] = 1
+) -> Annotated[list[Stage], "repairs layer by layer"]:
     """Cut and repair a layer, train for some epochs at --lr, and so on; then train for --epochs (Luo et al., 2017)."""
     with torch.device("meta"):
         network = models.build(settings.network.arch)
