@@ -122,7 +122,7 @@ def learned(gate: str, batch) -> list[torch.Tensor]:
             if "sigma" in name:
                 parameter += 6  # some log alpha are about the threshold
     scales = [{"params": each.parameters(), "lr": 0.1 * each.learning_rate} for each in learner.gates.values()]
-    optimizer = torch.optim.SGD(scales + [{"params": [p for n, p in network.named_parameters() if ".gate." not in n]}], 0.1)
+    optimizer = torch.optim.SGD([*scales, {"params": [p for n, p in network.named_parameters() if ".gate." not in n]}], 0.1)
     network.train()
     for epoch in range(3):
         learner.before_step(epoch, 0)
