@@ -1,5 +1,6 @@
 """These tests hold hard-concrete gates against worked values, against counting, and against networks without what is closed."""
 
+import contextlib
 import math
 
 import pytest
@@ -14,6 +15,7 @@ from models.layers import conv_unit
 from pruning import Learner, accounting
 from pruning.gates.hard_concrete import HardConcrete
 from pruning.removal import Removal
+from training.statistics import recalibrate_statistics
 
 pytestmark = pytest.mark.core
 
@@ -139,14 +141,26 @@ def with_gates(network, on: str, closed=(), seed: int = 0) -> Learner:
     return learner
 
 
-def check_removal(network, images, least: float = 0.0):
+def away_from_defaults(network):
+    """The network in float64, whose biases, and batch norm's parameters and statistics, are not those of a fresh one."""
+    for unit in network.double().all_units.values():
+        if unit.layer.bias is not None:
+            nn.init.uniform_(unit.layer.bias, -0.5, 0.5)
+        if unit.norm is not None:
+            for tensor, low, high in (("weight", -1.0, 1.5), ("bias", -0.5, 0.5), ("running_mean", -0.5, 0.5)):
+                nn.init.uniform_(getattr(unit.norm, tensor), low, high)
+            nn.init.uniform_(unit.norm.running_var, 0.5, 1.5)
+    return network
+
+
+def check_removal(network, images):
     """Removal leaves the outputs as they are, and what it leaves is what was counted."""
     network.eval()
     smaller = Removal(network).compact().eval()
     with torch.no_grad():
         for wanted, got in zip(outputs_of(network(images)), outputs_of(smaller(images)), strict=True):
             torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-10)
-            assert wanted.abs().max() > least
+            assert wanted.abs().max() > 0
     assert accounting.dense(smaller, images.shape[-1]) == accounting.remaining(network, images.shape[-1])
     return smaller
 
@@ -173,7 +187,7 @@ def test_closed_is_removed(two_blocks, batch, on, closed):
     ids=["bottlenecks", "dilated", "lenet5", "padded shortcuts"],
 )
 def test_closed_is_removed_from_every_kind_of_network(make, on):
-    network = make().double()
+    network = away_from_defaults(make())
     for seed in range(3):
         with_gates(network, on, seed=seed)
         check_removal(network, images_for(network, size=20))
@@ -198,10 +212,33 @@ def test_an_input_that_one_reader_closes_stays_for_the_other(two_blocks, batch):
 
 
 def test_a_linear_layer_loses_what_its_reader_closes():
-    network = build("lenet300", size=12).double().eval()
+    network = away_from_defaults(build("lenet300", size=12)).eval()
     learner = with_gates(network, "inputs")
     smaller = check_removal(network, images_for(network, size=12))
     assert smaller.all_units["linear.0"].filters == int(learner.gates["linear.1"].decide().sum()) < 300
+
+
+def test_recalibration_sees_the_gates_of_evaluation(two_blocks, batch):
+    with_gates(two_blocks, "filters")
+    recalibrate_statistics(two_blocks, [batch], contextlib.nullcontext)
+    drawn_once = two_blocks.b1.norm.running_mean.clone()
+    smaller = Removal(two_blocks).compact()
+    recalibrate_statistics(smaller, [batch], contextlib.nullcontext)
+    kept = accounting.filter_masks(two_blocks)["b1"]
+    assert 0 < kept.sum() < 5
+    torch.testing.assert_close(smaller.b1.norm.running_mean, drawn_once[kept], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("arch", ["lenet5", "vgg16", "resnet20"])
+@pytest.mark.parametrize("on", ["filters", "inputs"])
+def test_all_gates_may_close(arch, on):
+    """Then nothing depends on the images any longer."""
+    network = away_from_defaults(narrow(build(arch, size=32)))
+    with_gates(network, on, closed=network.all_units)
+    images = images_for(network, size=32)
+    smaller = check_removal(network, images)
+    assert not any(unit.filters for unit in smaller.units.values())
+    assert (smaller(images) == smaller(images)[0]).all()
 
 
 @pytest.mark.parametrize("name", ["depthwise", "two outputs"])
