@@ -10,16 +10,22 @@ class Gate(nn.Module):
 
     A gate overrides only what it changes. Its own trainable parameters are its `parameters()`. `exact` says whether a
     filter that the gate masks is as good as removed; `by_filter` whether the gate decides about whole filters; the
-    learning rate of its parameters is `learning_rate` times that of the weights.
+    learning rate of its parameters is `learning_rate` times that of the weights; `term` names its penalty in the loss.
     """
 
     exact = True
     by_filter = True
     learning_rate = 1.0
+    term = "gates"
 
     @property
     def live(self) -> Tensor | None:
         """The filters in force, (filters,) of 0 and 1, or None where no filter is masked."""
+        return None
+
+    @property
+    def reads(self) -> Tensor | None:
+        """The input channels that the unit reads, (inputs,) bool, or None where it reads all."""
         return None
 
     def weight(self, weight: Tensor) -> Tensor:
@@ -49,6 +55,9 @@ class Gate(nn.Module):
     def decide(self) -> Tensor:
         """Return what the gate would keep now: a new bool tensor in its mask's shape. Here a single True, which broadcasts."""
         return torch.ones((), dtype=torch.bool)
+
+    def settle(self, unit: "Unit") -> None:
+        """Write into a unit without gate what this gate does, in evaluation, to what it keeps. A mask does nothing to that."""
 
 
 class WholeMap(nn.Conv2d):
@@ -121,18 +130,18 @@ class Unit(nn.Module):
             return torch.ones(self.filters, dtype=dtype, device=self.layer.weight.device)
         return live.detach().to(dtype, copy=True)
 
-    def multiply(self, x: Tensor, weight: Tensor) -> Tensor:
+    def multiply(self, x: Tensor, weight: Tensor, with_bias: bool = True) -> Tensor:
         """Return the layer's product with its input `x`, by a `weight` of the same shape as the layer's own."""
-        layer = self.layer
+        layer, bias = self.layer, self.layer.bias if with_bias else None
         if not self.is_convolution:
-            return F.linear(x, weight, layer.bias)
+            return F.linear(x, weight, bias)
         if weight.numel() == 0:
             # without an input or a filter there is nothing to multiply, so the result is the bias, or zeros
             sizes = zip(x.shape[2:], layer.kernel_size, layer.stride, layer.padding, layer.dilation, strict=True)
             pixels = ((n + 2 * padding - dilation * (k - 1) - 1) // stride + 1 for n, k, stride, padding, dilation in sizes)
             y = x.new_zeros(x.shape[0], weight.shape[0], *pixels)
-            return y if layer.bias is None else y + layer.bias.view(-1, 1, 1)
-        return F.conv2d(x, weight, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+            return y if bias is None else y + bias.view(-1, 1, 1)
+        return F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the unit's output for its input `x`, with the gate applied."""
@@ -162,6 +171,16 @@ class Unit(nn.Module):
         if self.norm is not None:
             old, where = self.norm, {"device": weight.device, "dtype": weight.dtype}
             self.norm = type(old)(filters, old.eps, old.momentum, **where).train(self.training) if filters else None
+
+
+class Halve(nn.MaxPool2d):
+    """Max-pooling by 2 that also takes a tensor without channels."""
+
+    def __init__(self):
+        super().__init__(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if x.shape[1] else x[:, :, 1::2, 1::2]
 
 
 def conv_unit(

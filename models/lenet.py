@@ -3,10 +3,9 @@
 They have no batch norm. For grey images of 28 pixels they have the published 266,610 and 431,080 parameters.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import Unit, WholeMap, initialise
+from models.layers import Halve, Unit, WholeMap, initialise
 from models.network import Network
 
 
@@ -15,7 +14,7 @@ class _LeNet(Network):
 
     def __init__(self, convolutions: tuple[int, ...], hidden: tuple[int, ...], classes: int, channels: int, size: int):
         super().__init__()
-        self.convolutions, self.linear = nn.Sequential(), nn.Sequential()
+        self.convolutions, self.linear, self.halve = nn.Sequential(), nn.Sequential(), Halve()
         source = "input"
         for filters in convolutions:
             source, size = self._add(Unit(nn.Conv2d(channels, filters, 5), norm=False, activation=False), source), (size - 4) // 2
@@ -38,7 +37,7 @@ class _LeNet(Network):
 
     def forward(self, x: Tensor) -> Tensor:
         for unit in self.convolutions:
-            x = F.max_pool2d(unit(x), 2)
+            x = self.halve(unit(x))
         x = self.linear[0](x).flatten(1)
         for unit in self.linear[1:]:
             x = unit(x)

@@ -5,20 +5,10 @@ The head is a linear layer of 512 with batch norm, then the classifier.
 
 from torch import Tensor, nn
 
-from models.layers import Unit, conv_unit, initialise
+from models.layers import Halve, Unit, conv_unit, initialise
 from models.network import Network
 
 _WIDTHS = (64, 128, 256, 512, 512)
-
-
-class _Halve(nn.MaxPool2d):
-    """Max-pooling by 2 that also takes a tensor without channels."""
-
-    def __init__(self):
-        super().__init__(2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) if x.shape[1] else x[:, :, 1::2, 1::2]
 
 
 class _VGG(Network):
@@ -32,7 +22,7 @@ class _VGG(Network):
                 self.features.append(conv_unit(inputs, width, 3))
                 self.wire(path, source, path)
                 inputs, source = width, path
-            self.features.append(_Halve())
+            self.features.append(Halve())
         self.hidden = Unit(nn.Linear(512, 512))
         self.classifier = Unit(nn.Linear(512, classes), norm=False, activation=False)
         self.wire("hidden", source, "hidden")

@@ -2,6 +2,7 @@
 
 from pruning.gates.output import Output as OutputGate
 from pruning.gates.weight import Weight as WeightMask
+from pruning.learner import Learner
 from pruning.pruner import Pruner
 
-__all__ = ["OutputGate", "Pruner", "WeightMask"]
+__all__ = ["Learner", "OutputGate", "Pruner", "WeightMask"]

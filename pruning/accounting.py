@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models import Network, Unit
-from pruning.channels import follow
+from pruning.channels import follow, read_by_some
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,20 @@ def positions(network: Network, image_size: int) -> dict[str, int]:
 
 
 def filter_masks(network: Network) -> dict[str, Tensor]:
-    """Return, for every convolution whose filters may go, which are in force: (filters,) bool, on the CPU, whatever masks it."""
-    return {name: unit.alive(torch.bool).cpu() for name, unit in network.units.items()}
+    """Return which filters are in force, {unit: (filters,) bool, on the CPU}, of every convolution whose filters may go.
+
+    Where gates say which inputs a unit reads, a filter that nobody reads is not in force, also one of a linear layer.
+    """
+    masks = {name: unit.alive(torch.bool).cpu() for name, unit in network.units.items()}
+    if all(unit.gate is None or unit.gate.reads is None for unit in network.all_units.values()):
+        return masks
+    return read_by_some(network, masks)
+
+
+def kept_filters(network: Network) -> dict[str, int]:
+    """Return how many filters are in force of every convolution whose filters may go."""
+    masks = filter_masks(network)
+    return {name: int(masks[name].sum()) for name in network.units}
 
 
 def count(network: Network, pixels: dict[str, int]) -> Count:
@@ -77,7 +89,7 @@ def nonzero(network: Network, pixels: dict[str, int]) -> Count:
     """
     full, units = count(network, pixels), network.all_units
     masked = {name: masked_weights(unit) for name, unit in units.items()}
-    filters = sum(int(live.sum()) for live in filter_masks(network).values())
+    filters = sum(kept_filters(network).values())
     macs = full.macs - sum(weights * pixels[name] for name, weights in masked.items())
     return Count(filters, full.parameters - sum(masked.values()), macs)
 

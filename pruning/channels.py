@@ -46,6 +46,26 @@ def needed(network: Network, kept: dict[str, Tensor]) -> set[str]:
     return units
 
 
+def read_by_some(network: Network, kept: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return, for every unit, the filters that are kept and that a later unit or an output reads, (filters,) bool.
+
+    A unit without an entry in `kept` keeps all filters; without gates it reads all of its source.
+    """
+    read = {node: torch.full((width,), node in network.outputs) for node, width in network.widths().items()}
+    live = {}
+    for link in reversed(network.links):  # what was read before a unit writes is no matter to it
+        wanted, source = read[link.target], read[link.source]
+        if link.unit is None:
+            source |= wanted[: len(source)]
+            continue
+        unit = network.get_submodule(link.unit)
+        live[link.unit] = wanted[: unit.filters] & kept.get(link.unit, torch.ones(unit.filters, dtype=torch.bool))
+        if live[link.unit].any():
+            reads = None if unit.gate is None else unit.gate.reads
+            source |= torch.ones_like(source) if reads is None else reads.cpu()
+    return live
+
+
 def in_groups(network: Network) -> list[str]:
     """Return the convolutions whose filters each read a group of several channels: they cannot be cut."""
     return [link.unit for link in network.links if link.unit and not link.ties and network.get_submodule(link.unit).groups > 1]

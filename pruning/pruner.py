@@ -12,6 +12,7 @@ from models import Network
 from models.numerics import without_tf32
 from pruning.budget import Budget, round_up
 from pruning.context import Context, lift
+from pruning.gated import Gated
 from pruning.gates.mask import Mask
 from pruning.groups import Decisions
 from pruning.times import Due, Mapped, holds
@@ -19,7 +20,7 @@ from settings.registry import CRITERIA, GATES, GRANULARITIES, PHASES, SCHEDULES,
 from tasks.classification import Classification
 
 
-class Pruner:
+class Pruner(Gated):
     """A pruner puts a mask on every unit of its `granularity`, and moves the masks as the phase says.
 
     `rate` is the fraction removed: of the filters, or of groups of them with `residual="grouped"`; with a `budget`, "macs"
@@ -183,15 +184,6 @@ class Pruner:
             keep = {name: mask & ~cut[name].to(mask.device) for name, mask in keep.items()}
         return keep
 
-    def cut(self) -> int:
-        """Return how many mask entries are 0 now: filters, single weights or kernels."""
-        return sum(int((~gate.decide()).sum()) for gate in self.gates.values())
-
-    @property
-    def entries(self) -> int:
-        """How many mask entries there are: filters, single weights or kernels that could be cut."""
-        return sum(gate.mask.numel() for gate in self.gates.values())
-
     def take_moves(self) -> dict[str, int]:
         """Return what moved since this was last called, as plain values for metrics.jsonl.
 
@@ -203,13 +195,3 @@ class Pruner:
         self.returns.zero_()
         moves = {"mask_changes": changes, "returned": returned, "left": changes - returned}
         return moves | {"not_learning": self.not_learning()}
-
-    @torch.no_grad()
-    def not_learning(self) -> int:
-        """Return how many mask entries are cut and had a gradient of exactly 0 in the last step. 0 before the first step."""
-        silent = torch.zeros_like(self.changes)
-        for name, unit in self.units.items():
-            if unit.weight.grad is not None:
-                gradients = self.granularity.groups(unit.weight.grad)
-                silent += ((gradients == 0).all(-1) & ~self.gates[name].decide()).sum()
-        return int(silent)

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from settings import ending_rules  # noqa: F401  (its rules are among those that are asked)
+from settings import ending_rules, gate_rules  # noqa: F401  (their rules are among those that are asked)
 from settings.earlier import folder_of, saved_settings, with_data_of_run
-from settings.effects import finds_counts
+from settings.effects import finds_counts, gate_that_learns
 from settings.errors import Refused
 from settings.files import fitting, nowhere
 from settings.flags import DESCRIPTIONS, FLAGS, GROUPS, SECTIONS, defaults, of_kind
@@ -182,7 +182,7 @@ def _resolved_pruning(asked: Settings) -> dict:
     scope_is_said = "prune_scope" in asked.typed or "prune_scope" in RECIPES.get(asked.run.recipe, {}) or pruning.preset
     if not scope_is_said and (own := CRITERIA.entry(pruning.prune_imp).traits.get("scope")):
         changes["prune_scope"] = own[0]
-    if finds_counts(pruning.prune_imp):
+    if finds_counts(pruning.prune_imp) or gate_that_learns(asked):
         changes["prune_rate"] = 0.0
     if asked.network.init and "prune_until" not in asked.typed and phase == "after":
         changes["prune_until"] = 0.0  # the network of --init has been trained: it is cut at once

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from settings.registry import (
     CRITERIA,
     DATASETS,
+    GATES,
     GRANULARITIES,
     NETWORKS,
     OPTIMISERS,
@@ -50,6 +51,18 @@ def smaller_pieces(settings) -> str:
     return "" if kind == "none" or "whole filters" in GRANULARITIES.entry(kind).traits else kind
 
 
+def gate_that_learns(settings) -> Entry | None:
+    """The registry's entry of the gate that is asked for, where it learns what is cut."""
+    gate = GATES.entry(settings.pruning.prune_gate)
+    return gate if settings.pruning.prune_type != "none" and "decides" in gate.traits else None
+
+
+def gate_decides(settings) -> str | None:
+    """Flags that say what a pruner cuts, and when, with a gate that learns what is cut."""
+    if gate := gate_that_learns(settings):
+        return f"has no effect with --prune_gate {gate.name}, which itself learns what is cut"
+
+
 def no_whole_filters(settings) -> str | None:
     """Flags about filters, where smaller pieces are cut."""
     if smaller_pieces(settings):
@@ -58,7 +71,7 @@ def no_whole_filters(settings) -> str | None:
 
 def one_place(settings) -> str | None:
     """--prune_gate, where a mask has one place only."""
-    if kind := smaller_pieces(settings):
+    if (kind := smaller_pieces(settings)) and not gate_that_learns(settings):
         pieces = "single weights" if kind == "unstructured" else kind
         return f"has no effect without --prune_type structured: {pieces} have one place only"
 

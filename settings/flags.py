@@ -33,7 +33,8 @@ AMOUNT = (effects.no_pruning, effects.finds_its_counts, effects.beside_counts)
 
 
 def _pruning(name: str, text: str, no_effect: tuple = (effects.no_pruning,), **rest) -> Flag:
-    return Flag(name, "pruning", "method", text, no_effect=no_effect, **rest)
+    by_gate = () if name in ("prune_type", "prune_gate") else (effects.gate_decides,)
+    return Flag(name, "pruning", "method", text, no_effect=by_gate + no_effect, **rest)
 
 
 def _training(name: str, text: str, **rest) -> Flag:
@@ -112,7 +113,7 @@ GROUPS = {
         _pruning("prune_until", "fraction of the run after which masks are fixed; of phase after, when it cuts (default 0.75)",
                  (effects.no_pruning, effects.until_is_unused), type=number(float, 0, 1, above=True), default=0.75,
                  resolved=(0.0,)),
-        _pruning("prune_gate", "where a filter mask acts. {listing} (default output)",
+        _pruning("prune_gate", "where a filter mask acts, or which gates learn what is cut. {listing} (default output)",
                  (effects.no_pruning, effects.one_place, effects.gate_option_without_effect), default="output", registry=GATES),
         _pruning("reconstruct", "what repairs the layers that read what is left, after one cut. {listing} (default none)",
                  (effects.no_pruning, effects.no_whole_filters, effects.several_cuts, effects.nothing_trained,

@@ -2,6 +2,7 @@
 
 import re
 
+from settings.effects import gate_that_learns
 from settings.registry import parse_call
 
 RAW_SCOPE = "global(normalise='none', floor=0)"
@@ -62,7 +63,8 @@ def departures(settings) -> list[str]:
             same = scope == "global" and options.get("normalise") == "none" and options.get("floor") == 0
         else:
             same = value == published
-        no_matter = name.startswith("prune") and settings.pruning.prune_type != "structured"
+        by_rate = settings.pruning.prune_type == "structured" and not gate_that_learns(settings)
+        no_matter = name.startswith("prune") and not by_rate
         no_matter |= name == "prune_until" and settings.pruning.prune_phase != "dynamic"
         if not (same or no_matter):
             lines.append(f"{words} ({name} {value}; undo: --{name} {quote(published)})")

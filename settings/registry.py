@@ -2,7 +2,7 @@
 
 A registry reads signatures from source, without importing the files, so that a wrong name or option is refused before
 torch is loaded. Every public function at the top of its files is an entry; so is every public class that no other class
-of its file derives from, named by its own name in lower case. A trailing underscore, which a Python keyword needs, is not
+of its file derives from: OneWord is chosen as `one_word`. A trailing underscore, which a Python keyword needs, is not
 part of a name (`global_` is chosen as `global`).
 
 What else the program must know about an entry stands in its signature, in the words of the registry's `traits`:
@@ -164,7 +164,13 @@ CRITERIA = Registry(
     },
 )
 GRANULARITIES = Registry("granularity", "pruning/granularities.py", traits={"whole filters": ("class",)})
-GATES = Registry("gate", "pruning/gates/*.py", leave_out=("__init__.py", "mask.py"))
+GATES = Registry(
+    "gate",
+    "pruning/gates/*.py",
+    leave_out=("__init__.py", "learned.py", "mask.py"),
+    # a gate that itself learns what is cut, of which --prune_type; an option that is counted in epochs
+    traits={"decides": ("class",), "of:": ("class",), "epochs": ("option",)},
+)
 SCOPES = Registry("scope", "pruning/scopes.py", traits={"filters only": ("scores",), "single layers": ("scores",)})
 SCHEDULES = Registry("pruning schedule", "pruning/schedules.py")
 PHASES = Registry(

@@ -150,7 +150,7 @@ def read_entry(node: ast.FunctionDef | ast.ClassDef, module: str, kind: str, kno
     `kind` is the word for it in messages; `known` maps each trait to the parameters where it may stand, or to "class" for
     the annotation of a class's attribute. Raises ValueError for a trait that is unknown, or that stands elsewhere.
     """
-    name = node.name.lower() if isinstance(node, ast.ClassDef) else node.name.removesuffix("_")
+    name = _snake(node.name) if isinstance(node, ast.ClassDef) else node.name.removesuffix("_")
     summary = (ast.get_docstring(node) or "").split("\n")[0]
     signature = _signature(node)
     options, traits = _options(signature) if signature else {}, {}
@@ -171,6 +171,11 @@ def read_entry(node: ast.FunctionDef | ast.ClassDef, module: str, kind: str, kno
             traits[trait] = (*traits.get(trait, ()), value or parameter)
     nothing = isinstance(node, ast.FunctionDef) and isinstance(node.returns, ast.Constant) and node.returns.value is None
     return Entry(name, module, node.name, summary, "proximal" if nothing else kind, options, traits)
+
+
+def _snake(name: str) -> str:
+    """The name of a class as it is chosen: OneWord becomes one_word."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
 def _trait(text, parameter: str, kind: str, known: dict[str, tuple[str, ...]], where: str) -> tuple[str, str]:

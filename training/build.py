@@ -8,22 +8,28 @@ import torch
 import models
 import tasks
 from models.layers import Gate
-from pruning import Pruner, accounting, repair
+from pruning import Learner, Pruner, accounting, repair
 from runs.folder import load_checkpoint
 from settings.arguments import Settings
 from settings.earlier import with_data_of
+from settings.effects import gate_that_learns
 from settings.errors import Refused
 from settings.registry import OPTIMISERS, REGULARIZERS, parse_call
 
 
-def build_pruner(model: models.Network, settings: Settings) -> Pruner | None:
-    """Build the pruner, which puts its masks on the network; None where nothing is pruned.
+def build_pruner(model: models.Network, settings: Settings) -> Pruner | Learner | None:
+    """Build the pruner, which puts its masks or its gates on the network; None where nothing is pruned.
 
     Raises Refused if the network cannot be pruned or repaired as asked, or not by so much.
     """
     pruning = settings.pruning
     if pruning.prune_type == "none":
         return None
+    if gate_that_learns(settings):
+        try:
+            return Learner(model, prune_type=pruning.prune_type, gate=pruning.prune_gate)
+        except ValueError as error:
+            raise Refused(f"--prune_gate {pruning.prune_gate}: {error}") from None
     if pruning.reconstruct != "none":
         try:
             repair.check(model, pruning.reconstruct)
@@ -106,10 +112,16 @@ def build_regulariser(training) -> tuple[dict[str, Callable], Callable | None]:
 
 
 def gate_penalties(network: models.Network) -> dict[str, Callable]:
-    """Build the term "gates" of the loss, the sum of the gates' penalties; no term where no gate has a penalty."""
+    """Build the terms of the loss that gates add, each the sum of the penalties of those that name it as their `term`."""
     gates = [unit.gate for unit in network.all_units.values() if unit.gate is not None]
-    penalised = [gate for gate in gates if type(gate).penalty is not Gate.penalty]
-    return {"gates": lambda _: torch.stack([gate.penalty() for gate in penalised]).sum()} if penalised else {}
+    by_term: dict[str, list[Gate]] = {}
+    for gate in gates:
+        if type(gate).penalty is not Gate.penalty:
+            by_term.setdefault(gate.term, []).append(gate)
+    return {
+        term: lambda _, penalised=penalised: torch.stack([gate.penalty() for gate in penalised]).sum()
+        for term, penalised in by_term.items()
+    }
 
 
 def build_network(settings: Settings, tensors: dict | None) -> tuple[models.Network, accounting.Count]:
@@ -183,8 +195,9 @@ def starting_weights(settings: Settings) -> tuple[str, dict[str, torch.Tensor], 
         arch, shapes = state["settings"]["arch"], state["shapes"]
         smaller, asked_then = bool(shapes), state["settings"]
         tensors = {name: value for name, value in state["model"].items() if ".gate." not in name}
-        masks = [value for name, value in state["model"].items() if name.endswith(".gate.mask")]
-        if not smaller and any((mask == 0).any() for mask in masks):
+        gates = {name: value for name, value in state["model"].items() if ".gate." in name}
+        # what gates that learn have closed, and what they make of the rest, is in no mask
+        if not smaller and any(not name.endswith(".gate.mask") or (value == 0).any() for name, value in gates.items()):
             raise Refused(f"--init: '{network.init}' has been pruned; a whole network is needed")
     if smaller:
         raise Refused(f"--init: filters have been taken out of '{network.init}' already")

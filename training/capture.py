@@ -17,7 +17,7 @@ def try_capture(run, begun: bool, trains: bool = True) -> None:
     """
     model, task, size = run.model, run.task, run.task.batch // run.team.size  # of this process's part of a batch
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    random = torch.get_rng_state()
+    random, on_device = torch.get_rng_state(), torch.cuda.get_rng_state_all() if run.engine.device == "cuda" else []
     inputs, targets = next(run.task.sample(1))
     tested, _ = next(task.ordered(task.valid or task.test, images_at_once(task)))
     failure = ""
@@ -44,4 +44,5 @@ def try_capture(run, begun: bool, trains: bool = True) -> None:
     for name, buffer in model.named_buffers():
         buffer.copy_(buffers[name])
     torch.set_rng_state(random)
+    torch.cuda.set_rng_state_all(on_device)
     run.optimizer.zero_grad(set_to_none=True)

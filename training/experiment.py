@@ -8,7 +8,7 @@ import torch
 
 import models
 import tasks
-from pruning import Pruner, accounting
+from pruning import Learner, Pruner, accounting
 from settings.arguments import Settings, method
 from settings.errors import Refused
 from settings.registry import ACTIONS, LEARNING_RATES
@@ -52,7 +52,7 @@ class Experiment:
     task: Task
     plan: Plan
     model: models.Network
-    pruner: Pruner | None
+    pruner: Pruner | Learner | None
     regularisers: dict[str, Callable]
     proximal: Callable | None
     optimizer: torch.optim.Optimizer

@@ -12,6 +12,7 @@ from pruning import accounting
 from pruning.removal import is_exact
 from runs.records import best_row
 from settings.arguments import Settings
+from settings.effects import gate_that_learns
 from settings.saved import counted
 from training.experiment import Experiment
 
@@ -103,8 +104,7 @@ class Result:
 
 def under_masks(run: Experiment) -> tuple[int, int, dict[str, int]]:
     """The weights under a mask, all weights, and the filters kept in each layer."""
-    kept = {name: int(live.sum()) for name, live in accounting.filter_masks(run.model).items()}
-    return *accounting.zeros(run.model), kept
+    return *accounting.zeros(run.model), accounting.kept_filters(run.model)
 
 
 def config(run: Experiment) -> dict:
@@ -130,7 +130,9 @@ def run_name(settings: Settings) -> str:
     network, pruning = settings.network, settings.pruning
     parts = [network.arch, settings.run.recipe, "scratch" if network.scratch else pruning.prune_type]
     budget = "macs" if pruning.target_macs else "params" if pruning.target_params else ""
-    if pruning.prune_type != "none":
+    if gate := gate_that_learns(settings):
+        parts.append(gate.name)
+    elif pruning.prune_type != "none":
         parts.append(f"{budget}{1 - pruning.prune_rate if budget else pruning.prune_rate:g}")
     parts += [settings.training.reg] if settings.training.reg != "none" else []
     return "-".join(re.sub(r"[^\w.]+", "_", part).strip("_") for part in parts if part)

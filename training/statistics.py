@@ -19,6 +19,9 @@ def recalibrate_statistics(network: Network, batches: Iterable, autocast) -> Non
         norm.reset_running_stats()
         norm.momentum = None  # torch then takes the mean over all batches
     network.train()
+    for unit in network.all_units.values():
+        if unit.gate is not None:
+            unit.gate.eval()  # the statistics are for evaluation, in which gates that learn do not draw
     for inputs, _ in batches:
         with autocast():
             network(inputs)

@@ -43,6 +43,8 @@ BREAKS = {
     "scratch_prunes_nothing": ["--scratch", "{here}/file", *STRUCTURED],
     "scratch_exists": ["--scratch", "nothing.pt"],
     "depth_exists": ["--layers", "57"],
+    "gate_learns_these_pieces": [*STRUCTURED, "--prune_gate", "variational"],
+    "gate_learns_within_the_run": ["--prune_type", "unstructured", "--prune_gate", "variational", "--epochs", "5"],
     "removal_takes_whole_filters": ["--resume", "{here}", "--compact"],
     "the_smaller_network_is_fine_tuned": [*STRUCTURED, "--finetune_epochs", "3"],
     "ending_flags_have_an_effect": ["--resume", "{here}", "--finetune_lr", "0.1"],

@@ -40,6 +40,7 @@ WITHOUT = {
     "not_as_removed": [*STRUCTURED, "--prune_phase", "after", "--prune_gate", "weight"],
     "repairs_nothing": [*STRUCTURED, "--prune_phase", "after", "--procedure", "scratch(model='m.pt')"],
     "no_repair": [],
+    "gate_decides": [*STRUCTURED, "--prune_gate", "hard_concrete"],
 }
 # conditions that hold in the plain command: what must be typed for the flag to have its effect
 WITH = {"several_cuts": ["--prune_phase", "after"]}
@@ -91,7 +92,9 @@ def _adam(monkeypatch):
 @pytest.mark.usefixtures("_adam")
 @pytest.mark.parametrize(("name", "condition"), PAIRS, ids=lambda value: getattr(value, "__name__", value))
 def test_a_flag_without_effect_is_refused(name, condition):
-    base = WITHOUT[condition.__name__] if name != "preset" else ["--prune_imp", "PFA(counts='KL')"]  # it says what is cut
+    base = WITHOUT[condition.__name__]
+    if name == "preset":  # it says what is cut
+        base = base[2:] if condition is effects.gate_decides else ["--prune_imp", "PFA(counts='KL')"]
     flag = [f"--{name}"] if FLAGS[name].action else [f"--{name}", TYPED.get(condition.__name__, VALUES.get(name))]
     words = condition(arguments.asked([*base, *flag]))
     assert words
@@ -130,7 +133,7 @@ def test_every_condition_is_in_the_table():
     public = [item for name, item in vars(effects).items() if not name.startswith("_")]
     defined = {item for item in public if getattr(item, "__module__", "") == "settings.effects"}
     helpers = {effects.finds_counts, effects.phase_of, effects.network_is_typed, effects.phase_decides, effects.smaller_pieces}
-    helpers |= {effects.one_round, effects.not_of_the_data_set}
+    helpers |= {effects.one_round, effects.not_of_the_data_set, effects.gate_that_learns}
     named = {condition for _, condition in PAIRS if "<locals>" not in condition.__qualname__}
     assert named == defined - helpers
 

@@ -104,6 +104,11 @@ def test_a_trait_that_would_be_lost_is_an_error(tmp_path, signature, words):
     assert words in str(caught.value)
 
 
+def test_the_words_of_a_class_name_are_joined(tmp_path):
+    (tmp_path / "sizes.py").write_text("class TwoWords: ...\nclass CIFAR10: ...\nclass Layer2Norm: ...\n")
+    assert [*Registry("measure", "*.py", root=tmp_path).entries] == ["two_words", "cifar10", "layer2_norm"]
+
+
 def test_a_class_is_an_entry_named_in_lower_case(registry):
     assert registry.entries["sizes"].summary == "A class with an option."
     assert registry.check("sizes(depth=2)") == ("sizes", {"depth": 2})

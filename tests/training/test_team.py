@@ -100,6 +100,22 @@ def test_the_first_step_is_the_mean_of_the_two_half_batches(ranks):
             assert (gradient - sums[name]).abs().max() < 1e-6, name
 
 
+@pytest.mark.parametrize(
+    "flags", [["structured", "hard_concrete"], ["unstructured", "variational(begin=0.0, full=1.0)"]], ids=lambda flags: flags[1]
+)
+def test_gates_that_learn_are_the_same_in_both(tmp_path, flags):
+    (tmp_path / "process.py").write_text(PROCESS)
+    flags = [*TINY, "--prune_type", flags[0], "--prune_gate", flags[1], "--amp", "off", "--threads", "1"]
+    done = programs.team(tmp_path / "process.py", ROOT, tmp_path, *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    learned = [name for name in one["model"] if ".gate.log" in name]
+    assert len(learned) == (21 if "structured" in flags else 22)
+    for name, value in one["model"].items():
+        assert torch.equal(value, other["model"][name]), name
+    assert one["rows"] == other["rows"]
+
+
 def test_the_parts_of_a_batch_are_the_batch():
     pixels = torch.arange(20 * 8 * 8 * 3).remainder(251).byte().view(20, 8, 8, 3)
     images = Images(pixels, torch.arange(20))
