@@ -38,7 +38,7 @@ def after(position: int, until: int, due: Annotated[int, "unused"]) -> Annotated
 
 
 def iterative(
-    position: int, until: int, due: Annotated[int, "unused"], *, rounds: int = 5
+    position: int, until: int, due: Annotated[int, "unused"], *, rounds: Annotated[int, "count"] = 5
 ) -> Annotated[tuple[bool, bool], "what is cut stays cut"]:
     """Cut a part, train, cut more: so many rounds, evenly from the first step to --prune_until; what is cut stays cut."""
     return any(position == number * until // rounds for number in range(rounds)), False

@@ -129,6 +129,8 @@ def _check_value(what: str, option: Option, value) -> None:
         raise ValueError(f"{what} is a number of at least 0, not {value!r}")
 
 
+# an option with one of these traits has a least value; settings/rules.py says which
+LEAST_VALUES = {"count": ("option",), "damping": ("option",)}
 NETWORKS = Registry(
     "network",
     "models/*.py",
@@ -144,6 +146,7 @@ CRITERIA = Registry(
         "more images than filters": ("context",),
         "fraction": ("option",),
         "instead of images": ("option",),  # where this option is typed, no images are read
+        **LEAST_VALUES,
         "scope:": ("return",),  # the scope that compares the scores, where --prune_scope is not typed
     },
 )
@@ -154,9 +157,14 @@ SCHEDULES = Registry("pruning schedule", "pruning/schedules.py")
 PHASES = Registry(
     "phase",
     "pruning/phases.py",
-    traits={"unused": ("until", "due"), "one cut": ("return",), "what is cut stays cut": ("return",)},
+    traits={"unused": ("until", "due"), "one cut": ("return",), "what is cut stays cut": ("return",), **LEAST_VALUES},
 )
-RECONSTRUCTIONS = Registry("reconstruction", "pruning/reconstruction/*.py")
+RECONSTRUCTIONS = Registry(
+    "reconstruction",
+    "pruning/reconstruction/*.py",
+    # what is given new weights: the layers that read what is left or, with this trait, what is left of each layer itself
+    traits={"surviving weights": ("survivors",), **LEAST_VALUES},
+)
 DATASETS = Registry("data set", "tasks/datasets/*.py")
 TASKS = Registry(
     "task", "tasks/*.py", leave_out=("__init__.py", "images.py", "listing.py", "meters.py", "pictures.py", "task.py")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from settings.effects import network_is_typed, phase_of, smaller_pieces
 from settings.flags import FLAGS
-from settings.registry import CRITERIA, LEARNING_RATES, NETWORKS, SCOPES, parse_call
+from settings.registry import CRITERIA, LEARNING_RATES, NETWORKS, PHASES, RECONSTRUCTIONS, SCOPES, parse_call
 
 RULES: dict[str, list[Callable]] = {"new": [], "ending": [], "use": [], "saved": []}
 
@@ -54,9 +54,16 @@ def names_are_known(settings) -> str | None:
 
 
 @rule("new", "saved")
-def there_is_a_round(settings) -> str | None:
-    if parse_call(settings.pruning.prune_phase)[1].get("rounds", 1) < 1:
-        return f"--prune_phase {settings.pruning.prune_phase}: at least one round is needed"
+def options_are_not_too_small(settings) -> str | None:
+    """By the trait of an option: a count is at least 1; below a damping of 1e-12 an inverse has no digits left."""
+    pruning = settings.pruning
+    for flag, registry in (("prune_imp", CRITERIA), ("prune_phase", PHASES), ("reconstruct", RECONSTRUCTIONS)):
+        if (value := getattr(pruning, flag)) == "none":
+            continue
+        for trait, least in (("count", 1), ("damping", 1e-12)):
+            for option in registry.entry(value).traits.get(trait, ()):
+                if parse_call(value)[1].get(option, least) < least:
+                    return f"--{flag} {value}: {option} is at least {least:g}"
 
 
 @rule("new", "saved")

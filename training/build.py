@@ -12,6 +12,7 @@ from pruning import Pruner, accounting, repair
 from runs.folder import load_checkpoint
 from settings.arguments import Settings
 from settings.earlier import with_data_of
+from settings.effects import updates_survivors
 from settings.errors import Refused
 from settings.registry import OPTIMISERS, REGULARIZERS, parse_call
 
@@ -24,7 +25,7 @@ def build_pruner(model: models.Network, settings: Settings) -> Pruner | None:
     pruning = settings.pruning
     if pruning.prune_type == "none":
         return None
-    if pruning.reconstruct != "none":
+    if pruning.reconstruct != "none" and not updates_survivors(settings):
         try:
             repair.check(model, pruning.reconstruct)
         except ValueError as error:
