@@ -62,9 +62,7 @@ class ProductProbe(Probe):
 
 
 @contextmanager
-def watch(
-    unit: Unit, see: Callable[[Tensor], None], differentiable: bool = False, probe: type[Probe] = Probe
-) -> Iterator[None]:
+def watch(unit: Unit, see: Callable[[Tensor], None], differentiable: bool = False, probe: type[Probe] = Probe) -> Iterator[None]:
     """Within this block `see` is called with every output of the unit, before its mask, or with what another probe shows."""
     gate = unit.gate
     unit.gate = probe(gate, see, differentiable)

@@ -124,7 +124,7 @@ def updates_survivors(settings) -> bool:
 def other_pieces(settings) -> str | None:
     """--reconstruct, with a method that is for other pieces than those that are cut."""
     if not updates_survivors(settings):
-        return no_whole_filters(settings)
+        return None if settings.pruning.reconstruct == "none" else no_whole_filters(settings)
     if not smaller_pieces(settings):
         kinds = [name for name, entry in GRANULARITIES.entries.items() if "whole filters" not in entry.traits]
         return f"{settings.pruning.reconstruct} updates what is left of a filter: it needs --prune_type {' or '.join(kinds)}"

@@ -111,8 +111,8 @@ GROUPS = {
                  resolved=(0.0,)),
         _pruning("prune_gate", "where a filter mask acts. {listing} (default output)",
                  (effects.no_pruning, effects.one_place, effects.gate_option_without_effect), default="output", registry=GATES),
-        _pruning("reconstruct", "what repairs the layers that read what is left, or what is left itself, after one cut. {listing} "
-                 "(default none)",
+        _pruning("reconstruct", "what repairs the layers that read what is left, or what is left itself, after one cut. "
+                 "{listing} (default none)",
                  (effects.no_pruning, effects.other_pieces, effects.several_cuts, effects.nothing_trained,
                   effects.not_as_removed, effects.repairs_nothing), default="none", registry=RECONSTRUCTIONS),
         _pruning("score_batches", "training batches that criteria which read images measure on (default 4)",

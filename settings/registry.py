@@ -157,7 +157,7 @@ SCHEDULES = Registry("pruning schedule", "pruning/schedules.py")
 PHASES = Registry(
     "phase",
     "pruning/phases.py",
-    traits={"unused": ("until", "due"), "one cut": ("return",), "what is cut stays cut": ("return",), **LEAST_VALUES},
+    traits={"unused": ("until", "due"), "one cut": ("return",), "what is cut stays cut": ("return",), "count": ("option",)},
 )
 RECONSTRUCTIONS = Registry(
     "reconstruction",

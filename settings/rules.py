@@ -55,12 +55,12 @@ def names_are_known(settings) -> str | None:
 
 @rule("new", "saved")
 def options_are_not_too_small(settings) -> str | None:
-    """By the trait of an option: a count is at least 1; below a damping of 1e-12 an inverse has no digits left."""
+    """By the trait of an option: a count is at least 1; below a damping of 1e-9 rounding spoils the inverse."""
     pruning = settings.pruning
     for flag, registry in (("prune_imp", CRITERIA), ("prune_phase", PHASES), ("reconstruct", RECONSTRUCTIONS)):
         if (value := getattr(pruning, flag)) == "none":
             continue
-        for trait, least in (("count", 1), ("damping", 1e-12)):
+        for trait, least in (("count", 1), ("damping", 1e-9)):
             for option in registry.entry(value).traits.get(trait, ()):
                 if parse_call(value)[1].get(option, least) < least:
                     return f"--{flag} {value}: {option} is at least {least:g}"

@@ -18,7 +18,7 @@ COMPACT = [*STRUCTURED, "--compact"]
 # for each rule a command line that breaks it; {here} is a folder with a file `file` and a file `old.pt2`
 BREAKS = {
     "names_are_known": ["--lr_schedule", "stepp"],
-    "there_is_a_round": [*STRUCTURED, "--prune_phase", "iterative(rounds=0)"],
+    "options_are_not_too_small": [*STRUCTURED, "--prune_phase", "iterative(rounds=0)"],
     "fractions_are_at_most_one": [*STRUCTURED, "--prune_imp", "FPGM(by_norm=7)"],
     "learning_rates_are_numbers": ["--lr_schedule", "step(drops=('a',))"],
     "outputs_and_channels_are_the_data_sets": ["--arch", "resnet20(classes=3)"],

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.core
 
 ROOT = Path(__file__).resolve().parents[2]
 STRUCTURED = ["--prune_type", "structured"]
+WEIGHTS = ["--prune_type", "unstructured", "--prune_phase", "after"]
 
 
 def folder_of_images(place, train=("a", "b"), test=("a", "b")):
@@ -77,7 +78,27 @@ CASES = [
     (["--recipe", "paper", "--prune_imp", "HRank"], "choose another --prune_phase"),
     (["--init", ""], "--init: nothing at ''"),
     (["--init", "{places}", "--shortcut", "pad"], "--init says which network"),
-    ([*STRUCTURED, "--prune_phase", "iterative(rounds=0)"], "at least one round"),
+    ([*STRUCTURED, "--prune_phase", "iterative(rounds=0)"], "--prune_phase iterative(rounds=0): rounds is at least 1"),
+    ([*STRUCTURED, "--prune_imp", "OBS(block=0)"], "--prune_imp OBS(block=0): block is at least 1"),
+    ([*STRUCTURED, "--prune_imp", "OBS(damping=1e-10)"], "--prune_imp OBS(damping=1e-10): damping is at least 1e-09"),
+    ([*WEIGHTS, "--reconstruct", "hessian(images=0)"], "--reconstruct hessian(images=0): images is at least 1"),
+    ([*WEIGHTS, "--reconstruct", "hessian(block=0)"], "--reconstruct hessian(block=0): block is at least 1"),
+    ([*WEIGHTS, "--reconstruct", "hessian(damping=0.0)"], "--reconstruct hessian(damping=0.0): damping is at least 1e-09"),
+    ([*WEIGHTS, "--reconstruct", "hessian(steps=0)"], "--reconstruct hessian(steps=0): steps is at least 1"),
+    (
+        [*WEIGHTS, "--reconstruct", "hessian", "--procedure", "layerwise"],
+        "hessian updates all layers at once, --procedure layerwise",
+    ),
+    ([*WEIGHTS, "--reconstruct", "lasso"], "--reconstruct is for --prune_type structured: no filter goes as a whole"),
+    (
+        [*STRUCTURED, "--prune_phase", "after", "--reconstruct", "hessian"],
+        "--reconstruct hessian updates what is left of a filter: it needs --prune_type unstructured or kernels",
+    ),
+    (["--prune_type", "unstructured", "--reconstruct", "hessian"], "it needs --prune_phase init or after, not dynamic"),
+    (
+        ["--prune_type", "unstructured", "--prune_phase", "init", "--reconstruct", "hessian"],
+        "with --prune_phase init it needs --init",
+    ),
     ([*STRUCTURED, "--prune_imp", "FPGM(by_norm=7)"], "by_norm is a fraction"),
     (["--rounds", "3"], "--rounds has no effect without --prune_type"),
     ([*STRUCTURED, "--rounds", "3", "--prune_phase", "init"], "choose one"),
