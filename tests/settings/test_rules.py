@@ -87,7 +87,7 @@ CASES = [
     ([*WEIGHTS, "--reconstruct", "hessian(steps=0)"], "--reconstruct hessian(steps=0): steps is at least 1"),
     (
         [*WEIGHTS, "--reconstruct", "hessian", "--procedure", "layerwise"],
-        "hessian updates all layers at once, --procedure layerwise",
+        "updates all layers at once, --procedure layerwise",
     ),
     ([*WEIGHTS, "--reconstruct", "lasso"], "--reconstruct is for --prune_type structured: no filter goes as a whole"),
     (
@@ -97,7 +97,7 @@ CASES = [
     (["--prune_type", "unstructured", "--reconstruct", "hessian"], "it needs --prune_phase init or after, not dynamic"),
     (
         ["--prune_type", "unstructured", "--prune_phase", "init", "--reconstruct", "hessian"],
-        "with --prune_phase init it needs --init",
+        "--prune_phase init it needs --init",
     ),
     ([*STRUCTURED, "--prune_imp", "FPGM(by_norm=7)"], "by_norm is a fraction"),
     (["--rounds", "3"], "--rounds has no effect without --prune_type"),
