@@ -85,7 +85,9 @@ def records_in(path: Path, asked: dict) -> list[dict]:
         except ValueError:
             continue
     if any(record["asked"] != asked for record in records):
-        raise SystemExit(f"reconstruction.py: error: '{path}' was begun otherwise, see its \"asked\": name other --records")
+        raise SystemExit(
+            f"{Path(sys.argv[0]).name}: error: '{path}' was begun otherwise, see its \"asked\": name other --records"
+        )
     return records
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models import Network, Unit
-from pruning.probes import maps_of, watch
+from pruning.probes import Probe, ProductProbe, backwards, maps_of, watch, weight_gradients
 from settings.registry import CRITERIA
 from tasks.classification import Classification
 from tasks.task import Task
@@ -115,16 +115,34 @@ class Context:
         `statistic` maps the unit's own output, before its mask, and the gradient of each image's loss for that output,
         both (images, filters, height, width), to rows: one for each image, or one for each batch.
         """
-        statistics, outputs = {name: [] for name in units}, {}
-        with self._unchanged(training=False), self._joints_pass_gradients(), torch.enable_grad(), ExitStack() as watched:
-            for name, unit in units.items():
-                watched.enter_context(watch(unit, lambda x, name=name: outputs.update({name: x}), differentiable=True))
-            for images, labels in self.sample():
-                loss = self.task.image_losses(self.network(images), labels).sum()
-                gradients = torch.autograd.grad(loss, [outputs[name] for name in units])
-                for name, gradient in zip(units, gradients, strict=True):
-                    statistics[name].append(statistic(maps_of(outputs[name].detach()), maps_of(gradient)))
+        statistics = {name: [] for name in units}
+
+        def see(name: str, _, output: Tensor, gradient: Tensor) -> None:
+            statistics[name].append(statistic(maps_of(output), maps_of(gradient)))
+
+        self._backwards(units, Probe, see)
         return {name: torch.cat(batches) for name, batches in statistics.items()}
+
+    def image_gradients(self, units: dict[str, Unit], see: Callable[[str, Tensor], None], at_once: int = 32) -> None:
+        """Call `see(name, gradients)` with each image's own gradient for every unit's dense weight, in evaluation.
+
+        `gradients` are (images, *weight.shape), of the whole sample in turn, `at_once` images at a time.
+        """
+
+        def seen(name: str, x: Tensor, _, gradient: Tensor) -> None:
+            see(name, weight_gradients(units[name], x, gradient))
+
+        self._backwards(units, ProductProbe, seen, at_once)
+
+    def _backwards(self, units: dict[str, Unit], probe: type[Probe], see: Callable, at_once: int | None = None) -> None:
+        """Look at units and at the gradients of image losses there, in evaluation; see `probes.backwards`."""
+        with self._unchanged(training=False), self._joints_pass_gradients():
+            backwards(self.network, units, probe, see, self.sample(), self.task.image_losses, at_once)
+
+    @cached_property
+    def images(self) -> int:
+        """The number of images in the sample."""
+        return sum(len(targets) for _, targets in self.sample())
 
     @cached_property
     def shapes(self) -> dict[str, tuple[torch.Size, torch.Size]]:

@@ -113,6 +113,13 @@ def repaired_line(record: dict) -> str:
     return f"{line}; {errors} ({record['rows']} rows, {record['seconds']:.1f} s)"
 
 
+def updated_line(record: dict) -> str:
+    """The line on stderr that tells of one step of a cut, after which what is left was updated."""
+    loss = f"loss {record['loss_before']:.4f} before, {record['loss']:.4f} after, a rise of {record['predicted']:.4f} predicted"
+    where = f"({record['images']} images, {record['seconds']:.1f} s)"
+    return f"step {record['step']}: {record['cut']} of {record['of']} pieces cut; {loss} {where}"
+
+
 def latency_line(row: dict, gain: float) -> str:
     """The line that tells how long a batch took both networks; `gain` is how many times fewer MACs the smaller one has.
 

@@ -15,6 +15,7 @@ from settings.registry import (
     OPTIMISERS,
     PHASES,
     PROCEDURES,
+    RECONSTRUCTIONS,
     REGULARIZERS,
     Entry,
     parse_call,
@@ -134,6 +135,21 @@ def phase_decides(settings, decides: bool) -> str | None:
         return f"has no effect with --prune_phase {phase_of(settings).name}, which says itself when it cuts"
 
 
+def updates_survivors(settings) -> bool:
+    """Whether --reconstruct names a method that updates what is left of each layer itself, and not the layers that read it."""
+    method = settings.pruning.reconstruct
+    return method != "none" and "surviving weights" in RECONSTRUCTIONS.entry(method).traits
+
+
+def other_pieces(settings) -> str | None:
+    """--reconstruct, with a method that is for other pieces than those that are cut."""
+    if not updates_survivors(settings):
+        return None if settings.pruning.reconstruct == "none" else no_whole_filters(settings)
+    if not smaller_pieces(settings):
+        kinds = [name for name, entry in GRANULARITIES.entries.items() if "whole filters" not in entry.traits]
+        return f"{settings.pruning.reconstruct} updates what is left of a filter: it needs --prune_type {' or '.join(kinds)}"
+
+
 def several_cuts(settings) -> str | None:
     """--reconstruct, in a phase that cuts more than once."""
     if "one cut" not in phase_of(settings).traits:
@@ -158,6 +174,8 @@ def repairs_nothing(settings) -> str | None:
     procedure = PROCEDURES.entry(settings.run.procedure)
     if not {"repairs", "repairs layer by layer"} & procedure.traits.keys():
         return f"has no effect with --procedure {procedure.name}, which repairs nothing"
+    if updates_survivors(settings) and "repairs" not in procedure.traits:
+        return f"{settings.pruning.reconstruct} updates all layers at once, --procedure {procedure.name} one after the other"
 
 
 def no_repair(settings) -> str | None:

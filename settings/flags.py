@@ -115,8 +115,9 @@ GROUPS = {
                  resolved=(0.0,)),
         _pruning("prune_gate", "where a filter mask acts, or which gates learn what is cut. {listing} (default output)",
                  (effects.no_pruning, effects.one_place, effects.gate_option_without_effect), default="output", registry=GATES),
-        _pruning("reconstruct", "what repairs the layers that read what is left, after one cut. {listing} (default none)",
-                 (effects.no_pruning, effects.no_whole_filters, effects.several_cuts, effects.nothing_trained,
+        _pruning("reconstruct", "what repairs the layers that read what is left, or what is left itself, after one cut. "
+                 "{listing} (default none)",
+                 (effects.no_pruning, effects.other_pieces, effects.several_cuts, effects.nothing_trained,
                   effects.not_as_removed, effects.repairs_nothing), default="none", registry=RECONSTRUCTIONS),
         _pruning("score_batches", "training batches that criteria which read images measure on (default 4)",
                  (effects.no_pruning, effects.reads_no_images), type=number(int, 1), default=4),

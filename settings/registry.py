@@ -178,7 +178,12 @@ PHASES = Registry(
     "pruning/phases.py",
     traits={"unused": ("until", "due"), "one cut": ("return",), "what is cut stays cut": ("return",)},
 )
-RECONSTRUCTIONS = Registry("reconstruction", "pruning/reconstruction/*.py")
+RECONSTRUCTIONS = Registry(
+    "reconstruction",
+    "pruning/reconstruction/*.py",
+    # what is given new weights: the layers that read what is left or, with this trait, what is left of each layer itself
+    traits={"surviving weights": ("survivors",)},
+)
 DATASETS = Registry("data set", "tasks/datasets/*.py")  # its options are the flags that it listens to
 TASKS = Registry(
     "task",

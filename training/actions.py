@@ -3,6 +3,7 @@
 An action takes the run and keyword-only options. It trains nothing, and returns plain values for summary.json.
 """
 
+from collections.abc import Callable
 from functools import partial
 from itertools import chain, count, islice
 from typing import Annotated
@@ -13,7 +14,10 @@ import models
 from models.layers import initialise
 from pruning.removal import Removal, ungated
 from pruning.repair import Repair
-from runs.console import note, repaired_line
+from pruning.survivors import Survivors
+from runs.console import note, repaired_line, updated_line
+from settings.effects import updates_survivors
+from settings.registry import RECONSTRUCTIONS
 from training.comparison import compare
 from training.experiment import Experiment
 from training.statistics import recalibrate_statistics
@@ -50,25 +54,38 @@ def remove(run: Experiment) -> dict:
 
 @torch.no_grad()
 def reconstruct(run: Experiment, *, layer: str = "") -> dict:
-    """Cut the filters as --reconstruct and the criterion say, and repair the layers that read what is left.
+    """Cut as --reconstruct and the criterion say, and repair the layers that read what is left, or update what is left itself.
 
     `layer` names the first unit of a single layer that is cut and repaired; without it all are, in the order of the wiring.
     How many filters go from each layer is decided with the first one, and what is wanted is the network before that. Returns
-    a record for each layer so far. The optimiser begins anew.
+    a record for each layer so far, or for each step of an update. The optimiser begins anew.
     """
-    model, pruner, task, settings = run.model, run.pruner, run.task, run.settings
-    if not run.to_repair:
-        pruner.look_at(partial(task.sample, settings.pruning.score_batches), task)
-        keep = {name: mask.cpu() for name, mask in pruner.choice(pruner.rate).items()}
-        run.to_repair = {"keep": keep, "original": ungated(model).state_dict()}
-    original = ungated(model)
-    original.load_state_dict(run.to_repair["original"])
+    task, settings = run.task, run.settings
+    run.pruner.look_at(partial(task.sample, settings.pruning.score_batches), task)
 
     def sample(images: int):
         return task.sample(min(-(-images // task.batch), 2 if settings.run.dry_run else images))
 
-    method = settings.pruning.reconstruct
-    repair = Repair(model, original, run.to_repair["keep"], method, sample, seed=settings.run.seed, image_size=task.inputs[1])
+    if updates_survivors(settings):
+        survivors = Survivors(run.pruner, sample, lambda record: note(settings, updated_line(record)))
+        records = RECONSTRUCTIONS.get(settings.pruning.reconstruct)(survivors)
+    else:
+        records = _repaired(run, sample, layer)
+    run.team.same_([*run.model.parameters(), *run.model.buffers()])
+    run.optimizer.state.clear()
+    return {"reconstruction": records}
+
+
+def _repaired(run: Experiment, sample: Callable, layer: str) -> list[dict]:
+    """Cut and repair a layer, or all: the records so far."""
+    model, pruner, settings = run.model, run.pruner, run.settings
+    if not run.to_repair:
+        keep = {name: mask.cpu() for name, mask in pruner.choice(pruner.rate).items()}
+        run.to_repair = {"keep": keep, "original": ungated(model).state_dict()}
+    original = ungated(model)
+    original.load_state_dict(run.to_repair["original"])
+    method, size = settings.pruning.reconstruct, run.task.inputs[1]
+    repair = Repair(model, original, run.to_repair["keep"], method, sample, seed=settings.run.seed, image_size=size)
     records, last = list(run.results.get("reconstruction", ())), repair.layers[-1]
     for each in repair.layers:
         if layer in ("", each.name):
@@ -77,9 +94,7 @@ def reconstruct(run: Experiment, *, layer: str = "") -> dict:
             note(settings, repaired_line(records[-1]))
     if layer in ("", last.name):
         run.to_repair = {}
-    run.team.same_([*model.parameters(), *model.buffers()])
-    run.optimizer.state.clear()
-    return {"reconstruction": records}
+    return records
 
 
 def shrink(run: Experiment, *, model: str) -> dict:

@@ -12,7 +12,7 @@ from pruning import Learner, Pruner, accounting, repair
 from runs.folder import load_checkpoint
 from settings.arguments import Settings
 from settings.earlier import with_data_of
-from settings.effects import gate_that_learns
+from settings.effects import gate_that_learns, updates_survivors
 from settings.errors import Refused
 from settings.registry import OPTIMISERS, REGULARIZERS, parse_call
 
@@ -30,7 +30,7 @@ def build_pruner(model: models.Network, settings: Settings) -> Pruner | Learner 
             return Learner(model, prune_type=pruning.prune_type, gate=pruning.prune_gate)
         except ValueError as error:
             raise Refused(f"--prune_gate {pruning.prune_gate}: {error}") from None
-    if pruning.reconstruct != "none":
+    if pruning.reconstruct != "none" and not updates_survivors(settings):
         try:
             repair.check(model, pruning.reconstruct)
         except ValueError as error:

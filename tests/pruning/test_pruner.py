@@ -188,6 +188,8 @@ OPTION_VALUES = {
     ],
     ("criterion", "Taylor2019", "at"): [{"criterion": f"Taylor2019(at='{v}')"} for v in ("gate", "filter")],
     ("criterion", "Taylor2019", "average"): [{"criterion": f"Taylor2019(average='{v}')"} for v in ("batch", "image")],
+    ("criterion", "OBS", "block"): [{"criterion": f"OBS(block={v})", "prune_type": "kernels"} for v in (1, 50)],
+    ("criterion", "OBS", "damping"): [{"criterion": f"OBS(damping={v})", "prune_type": "kernels"} for v in (1e-5, 0.1)],
     ("criterion", "PFA", "counts"): [{"criterion": f"PFA(counts='{v}')"} for v in ("given", "KL")],
     ("criterion", "PFA", "tau"): [{"criterion": f"PFA(counts='energy', tau={v})"} for v in (0.5, 0.95)],
     ("criterion", "NISP", "last"): [{"criterion": f"NISP(last='{v}')"} for v in ("infFS", "equal")],

@@ -16,6 +16,7 @@ WITHOUT = {
     "no_pruning": [],
     "no_whole_filters": ["--prune_type", "unstructured"],
     "one_place": ["--prune_type", "unstructured"],
+    "other_pieces": ["--prune_type", "unstructured"],
     "reads_no_images": STRUCTURED,
     "finds_its_counts": [*STRUCTURED, "--prune_imp", "PFA(counts='KL')"],
     "one_cut": [*STRUCTURED, "--prune_phase", "init"],
@@ -133,7 +134,7 @@ def test_every_condition_is_in_the_table():
     public = [item for name, item in vars(effects).items() if not name.startswith("_")]
     defined = {item for item in public if getattr(item, "__module__", "") == "settings.effects"}
     helpers = {effects.finds_counts, effects.phase_of, effects.network_is_typed, effects.phase_decides, effects.smaller_pieces}
-    helpers |= {effects.one_round, effects.not_of_the_data_set, effects.gate_that_learns}
+    helpers |= {effects.one_round, effects.not_of_the_data_set, effects.gate_that_learns, effects.updates_survivors}
     named = {condition for _, condition in PAIRS if "<locals>" not in condition.__qualname__}
     assert named == defined - helpers
 

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.core
 
 ROOT = Path(__file__).resolve().parents[2]
 STRUCTURED = ["--prune_type", "structured"]
+WEIGHTS = ["--prune_type", "unstructured", "--prune_phase", "after"]
 
 
 def folder_of_images(place, train=("a", "b"), test=("a", "b")):
@@ -77,8 +78,28 @@ CASES = [
     (["--recipe", "paper", "--prune_imp", "HRank"], "choose another --prune_phase"),
     (["--init", ""], "--init: nothing at ''"),
     (["--init", "{places}", "--shortcut", "pad"], "--init says which network"),
-    ([*STRUCTURED, "--prune_phase", "iterative(rounds=0)"], "at least 1"),
-    ([*STRUCTURED, "--prune_imp", "FPGM(by_norm=7)"], "by_norm is a fraction"),
+    ([*STRUCTURED, "--prune_phase", "iterative(rounds=0)"], "'rounds' of phase 'iterative' is a number of at least 1"),
+    ([*STRUCTURED, "--prune_imp", "OBS(block=0)"], "'block' of criterion 'OBS' is a number of at least 1"),
+    ([*STRUCTURED, "--prune_imp", "OBS(damping=1e-10)"], "'damping' of criterion 'OBS' is a number of at least 1e-09"),
+    ([*WEIGHTS, "--reconstruct", "hessian(images=0)"], "'images' of reconstruction 'hessian' is a number of at least 1"),
+    ([*WEIGHTS, "--reconstruct", "hessian(block=0)"], "'block' of reconstruction 'hessian' is a number of at least 1"),
+    ([*WEIGHTS, "--reconstruct", "hessian(damping=0.0)"], "'damping' of reconstruction 'hessian' is a number of at least 1e-09"),
+    ([*WEIGHTS, "--reconstruct", "hessian(steps=0)"], "'steps' of reconstruction 'hessian' is a number of at least 1"),
+    (
+        [*WEIGHTS, "--reconstruct", "hessian", "--procedure", "layerwise"],
+        "updates all layers at once, --procedure layerwise",
+    ),
+    ([*WEIGHTS, "--reconstruct", "lasso"], "--reconstruct is for --prune_type structured: no filter goes as a whole"),
+    (
+        [*STRUCTURED, "--prune_phase", "after", "--reconstruct", "hessian"],
+        "--reconstruct hessian updates what is left of a filter: it needs --prune_type unstructured or kernels",
+    ),
+    (["--prune_type", "unstructured", "--reconstruct", "hessian"], "it needs --prune_phase init or after, not dynamic"),
+    (
+        ["--prune_type", "unstructured", "--prune_phase", "init", "--reconstruct", "hessian"],
+        "--prune_phase init it needs --init",
+    ),
+    ([*STRUCTURED, "--prune_imp", "FPGM(by_norm=7)"], "at most 1, not 7"),
     (["--rounds", "3"], "--rounds has no effect without --prune_type"),
     ([*STRUCTURED, "--rounds", "3", "--prune_phase", "init"], "choose one"),
     ([*STRUCTURED, "--rounds", "3", "--prune_freq", "2ep"], "--prune_freq has no effect with --prune_phase iterative"),

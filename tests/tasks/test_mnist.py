@@ -9,8 +9,8 @@ import pytest
 from torchvision.datasets import MNIST
 
 from settings.errors import Refused
-from tasks.datasets.digits import Digits
 from tasks.datasets import mnist
+from tasks.datasets.digits import Digits
 
 
 @pytest.fixture

@@ -1,0 +1,141 @@
+"""This benchmark compares cuts of single weights by the Hessian with plain ones: `python benchmarks/hessian.py RUN`.
+
+RUN is the folder of a dense run of modeling.py. Each method cuts the same fraction of its weights at once; the accuracy is
+measured right after that and after equal training, for each seed in a process of its own, which tells the seconds of the cut
+with its repair and the peak memory. A comparison that was stopped goes on: each result is a line of --records. The table is
+written to --table. The seed decides which images are measured, what is cut at random, and the order of training.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from tqdm import tqdm
+
+from benchmarks.reconstruction import records_in
+from modeling import start, train_epoch
+from runs.tables import write_table
+from settings.arguments import parse
+from settings.earlier import as_measured_on
+from settings.errors import guard
+
+# a criterion, and what gives new values to what survives its cut; magnitude is L1 of single weights
+METHODS = [
+    *((criterion, "none") for criterion in ("random", "L1", "OBD", "OBS")),
+    *(("L1", "hessian"), ("OBS", "hessian"), ("OBS", "hessian(steps=4)")),
+]
+
+
+def settings_for(options, rate: float, criterion: str, method: str, seed: int):
+    """The settings that cut RUN's network at this rate by this criterion, repair it by this method, and train what is left."""
+    typed = ["--init", options.run, "--device", options.device, "--quiet", "--seed", str(seed)]
+    typed += ["--prune_type", "unstructured", "--prune_rate", str(rate), "--prune_imp", criterion]
+    typed += ["--prune_scope", options.scope, "--prune_phase", "init", "--reconstruct", method]
+    typed += ["--epochs", "1", "--lr", str(options.lr), "--lr_schedule", "cosine", "--weight_decay", str(options.weight_decay)]
+    for name in ("data_dir", "threads"):
+        if (value := getattr(options, name)) is not None:
+            typed += [f"--{name}", str(value)]
+    return as_measured_on(parse(typed), options.run)
+
+
+def measure(options, rate: float, criterion: str, method: str, seed: int) -> dict:
+    """What one method gives with one seed, as plain values; call it in a process of its own."""
+    run = start(settings_for(options, rate, criterion, method, seed))  # which cuts and updates, where something updates
+    records = run.results.get("reconstruction", [])
+    seconds = sum(record["seconds"] for record in records)
+    if method == "none":
+        began = time.perf_counter()
+        run.pruner.before_step(0, 0)
+        seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    split, metric = run.task.valid or run.task.test, run.task.metric
+    result = {"cut": run.evaluate(split)[metric], "weights": 1 - run.pruner.cut() / run.pruner.entries}
+    run.steps = min(run.steps, options.steps or run.steps)
+    with tqdm(disable=True) as bar:
+        train_epoch(run, 0, bar)
+    result |= {"trained": run.evaluate(split)[metric], "test": run.evaluate(run.task.test)[metric], "steps": run.steps}
+    return result | {"records": records, "cut seconds": round(seconds, 2), "peak GB": round(peak, 2)}
+
+
+def measured_apart(argv: list[str], place: dict) -> dict:
+    """What `measure` returns, from a process of its own."""
+    command = [sys.executable, __file__, *argv, "--only", json.dumps(place)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def table(records: list[dict]) -> str:
+    """The table of the methods at each rate: means over seeds, with deviations."""
+    rows = []
+    for place in dict.fromkeys((record["rate"], record["criterion"], record["method"]) for record in sorted(records, key=_rate)):
+        mine = [record for record in records if (record["rate"], record["criterion"], record["method"]) == place]
+
+        def of(name: str, scale: float = 1, mine=mine) -> list[float]:
+            return [scale * record[name] for record in mine]
+
+        row = {"criterion": place[1], "survivors by": place[2], "weights left %": of("weights", 100)}
+        row |= {"held out, cut %": of("cut"), "held out, trained %": of("trained"), "test %": of("test")}
+        rows.append(row | {"cut and update s": of("cut seconds"), "peak GB": of("peak GB"), "seeds": str(len(mine))})
+    return write_table(rows, "markdown")
+
+
+def _rate(record: dict) -> float:
+    return record["rate"]
+
+
+def page(options, records: list[dict]) -> str:
+    """The page: the command and what was measured, then the table."""
+    what = ", ".join(f"{name} {value}" for name, value in records[0]["asked"].items() if value is not None)
+    steps = ", ".join(sorted({str(record["steps"]) for record in records}))
+    return (
+        f"# Cuts of single weights by the Hessian\n\n`python benchmarks/hessian.py {options.run}` wrote this page.\n"
+        f"Every row is the same network ({what}), cut once, measured, and trained alike for {steps} steps.\n"
+        f"Means over seeds, with the standard deviation; seconds are those of cutting and updating alone.\n\n{table(records)}\n"
+    )
+
+
+def main(argv: list[str]) -> None:
+    """Measure what is not yet in --records, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("run", help="folder of a dense run")
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.9, 0.95], help="fractions cut (default 0.9 0.95)")
+    parser.add_argument("--scope", default="global(normalise='none')", help="of all methods (default global(normalise='none'))")
+    parser.add_argument("--steps", type=int, default=88, help="of training after the cut (default 88, at most an epoch)")
+    parser.add_argument("--lr", type=float, default=0.01, help="its learning rate (default 0.01)")
+    parser.add_argument("--weight_decay", type=float, default=5e-4)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--data_dir", help="default: the run's own")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--records", type=Path, default=Path("result/hessian.jsonl"))
+    parser.add_argument("--table", type=Path, default=Path("benchmarks/hessian.md"))
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    if options.only:
+        print(json.dumps(measure(options, **json.loads(options.only))))
+        return
+    for rate in options.rates:  # what the run cannot be used with is refused at once
+        settings_for(options, rate, *METHODS[0], options.seeds[0])
+    asked = {name: getattr(options, name) for name in ("run", "scope", "steps", "lr", "weight_decay", "device", "threads")}
+    records = records_in(options.records, asked)
+    options.records.parent.mkdir(parents=True, exist_ok=True)
+    places = [(seed, rate, *method) for seed in options.seeds for rate in options.rates for method in METHODS]
+    for seed, rate, criterion, method in places:
+        place = {"rate": rate, "criterion": criterion, "method": method, "seed": seed}
+        if any(place.items() <= record.items() for record in records):
+            continue
+        records.append({**place, **measured_apart(argv, place), "asked": asked})
+        with options.records.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(records[-1]) + "\n")
+        print(f"{rate:g}, {criterion}, {method}, seed {seed}: {records[-1]}", file=sys.stderr, flush=True)
+    options.table.write_text(page(options, records), encoding="utf-8")
+    print(table(records))
+
+
+if __name__ == "__main__":
+    with guard("hessian.py"):
+        main(sys.argv[1:])
