@@ -1,5 +1,6 @@
 """This file defines a network and its wiring, which says how the network's units hang together."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 from torch import nn
@@ -74,6 +75,24 @@ class Network(nn.Module):
     def joints(self) -> dict[str, Joint]:
         """Every residual joint by its path."""
         return {link.joint: self.get_submodule(link.joint) for link in self.links if link.joint is not None}
+
+    @property
+    def branches(self) -> dict[str, list[Unit]]:
+        """The units of every residual branch, in the order of execution, by the path of the joint that adds it."""
+        readers = Counter(link.source for link in self.links)
+        writers = {node: [link for link in self.links if link.target == node] for node in readers}
+        branches = {}
+        for link in self.links:
+            units, last = [], link
+            while link.joint and last.unit is not None:
+                units.insert(0, self.get_submodule(last.unit))
+                before = writers.get(last.source, [])
+                if len(before) != 1 or readers[last.source] > 1:
+                    break  # a stream, from which the branch begins
+                last = before[0]
+            if link.joint:
+                branches[link.joint] = units
+        return branches
 
     def _whole_nodes(self) -> set[str]:
         """Return the nodes that keep all channels.

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from models import Network, Unit
 from pruning.channels import follow
+from pruning.zeros import not_zero
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,12 @@ def positions(network: Network, image_size: int) -> dict[str, int]:
 
 
 def filter_masks(network: Network) -> dict[str, Tensor]:
-    """Return, for every convolution whose filters may go, which are in force: (filters,) bool, on the CPU, whatever masks it."""
-    return {name: unit.alive(torch.bool).cpu() for name, unit in network.units.items()}
+    """Return, for every convolution whose filters may go, which are in force: (filters,) bool, on the CPU.
+
+    The others are under a mask, whatever masks them, or are as good as removed by exact zeros; see `zeros.not_zero`.
+    """
+    something = not_zero(network)
+    return {name: unit.alive(torch.bool).cpu() & something[name] for name, unit in network.units.items()}
 
 
 def count(network: Network, pixels: dict[str, int]) -> Count:

@@ -49,6 +49,19 @@ def smaller_pieces(settings) -> str:
     return "" if kind == "none" or "whole filters" in GRANULARITIES.entry(kind).traits else kind
 
 
+def zero_filters(settings) -> bool:
+    """Whether --reg sets filters to exactly 0, so that they can be taken out as those under a mask can."""
+    reg = settings.training.reg
+    return reg != "none" and "zero filters" in REGULARIZERS.entry(reg).traits
+
+
+def nothing_to_take_out(settings) -> str | None:
+    """--compact, in a run that neither prunes nor sets filters to 0."""
+    if (words := no_pruning(settings)) and not zero_filters(settings):
+        *most, last = [name for name, entry in REGULARIZERS.entries.items() if "zero filters" in entry.traits]
+        return f"{words}, or --reg {', '.join(most)} or {last}"
+
+
 def no_whole_filters(settings) -> str | None:
     """Flags about filters, where smaller pieces are cut."""
     if smaller_pieces(settings):

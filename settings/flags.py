@@ -130,7 +130,7 @@ GROUPS = {
     ),
     "and then": (
         Flag("compact", "ending", "ending", "take the pruned filters out: a smaller network with the same outputs, checked, "
-             "timed, saved as model.pt", tells_apart=False, no_effect=(effects.no_pruning,), **SWITCH, **ANY),
+             "timed, saved as model.pt", tells_apart=False, no_effect=(effects.nothing_to_take_out,), **SWITCH, **ANY),
         Flag("recalibrate", "ending", "ending", "measure batch norm's statistics anew on so many training batches after the last "
              "mask (default 0)", type=number(int, 0), default=0, metavar="BATCHES", **ANY),
         Flag("finetune_epochs", "ending", "ending", "epochs after --compact (default 0)", type=number(int, 0), default=0,

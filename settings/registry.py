@@ -165,7 +165,12 @@ ACTIONS = Registry("action", "training/actions.py")
 PROCEDURES = Registry(
     "procedure", "training/procedures/*.py", traits={"repairs": ("return",), "repairs layer by layer": ("return",)}
 )
-REGULARIZERS = Registry("regulariser", "regularizers.py")
+REGULARIZERS = Registry(
+    "regulariser",
+    "regularizers.py",
+    # it sets filters to exactly 0, which can then be taken out; it trains scales, which are put on the network for it
+    traits={"zero filters": ("network",), "learned scales": ("network",)},
+)
 FORMS = Registry("form", "deploy/forms/*.py", leave_out=("__init__.py", "form.py", "onnx.py", "pt2.py", "quiet.py"))
 OPTIMISERS = Registry("optimiser", "training/optimisers.py", traits={"no momentum": ("return",)})
 LEARNING_RATES = Registry("learning-rate schedule", "training/learning_rates.py")

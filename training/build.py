@@ -95,12 +95,15 @@ def parameter_groups(network: models.Network) -> list[dict]:
     ]
 
 
-def build_regulariser(training) -> tuple[dict[str, Callable], Callable | None]:
-    """Build what --reg names: penalties on the network by name, weighted by --odecay, and a proximal step or None."""
-    if training.reg == "none":
+def build_regulariser(reg: str, training) -> tuple[dict[str, Callable], Callable | None]:
+    """Build the regulariser `reg` of a stage: penalties on the network by name, and a proximal step or None.
+
+    What --reg names is weighted by --odecay; `training` is that section of the settings.
+    """
+    if reg == "none":
         return {}, None
-    function = REGULARIZERS.get(training.reg, weight=training.odecay)
-    if REGULARIZERS.entry(training.reg).kind == "proximal":
+    function = REGULARIZERS.get(reg, **({"weight": training.odecay} if reg == training.reg else {}))
+    if REGULARIZERS.entry(reg).kind == "proximal":
         return {}, function
     return {function.__name__: function}, None
 

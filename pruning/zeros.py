@@ -1,0 +1,67 @@
+"""This file finds the filters that are as good as removed without a mask: those that give exactly 0, or that nobody reads."""
+
+import torch
+from torch import Tensor
+
+from models import Network, Unit
+
+
+def silent(unit: Unit) -> Tensor:
+    """Return which filters give exactly 0 whatever they read, (filters,) bool.
+
+    Their batch norm has scale and shift 0 or, where there is none, their weights and bias are 0.
+    """
+    if unit.norm is not None:
+        return (unit.norm.weight == 0) & (unit.norm.bias == 0)
+    zero = (unit.weight.flatten(1) == 0).all(1)
+    return zero if unit.layer.bias is None else zero & (unit.layer.bias == 0)
+
+
+@torch.no_grad()
+def not_zero(network: Network) -> dict[str, Tensor]:
+    """Return, for every convolution whose filters may go, which give something that is read: (filters,) bool, on the CPU.
+
+    Where a filter is tied to a channel, both count as something unless both are nothing.
+    """
+    units = network.units
+    read = _read(network)
+    alive = {
+        link.unit: ~silent(units[link.unit]).cpu() & read[link.target][: units[link.unit].filters]
+        for link in network.links
+        if link.unit in units
+    }
+    ties = [link for link in network.links if link.ties and link.unit in units]
+    for _ in ties:  # so often, since one may be tied to the next
+        for link in ties:
+            together = [other.unit for other in network.links if other.target == link.source and other.unit in units]
+            any_of = torch.stack([alive[name] for name in (link.unit, *together)]).any(0)
+            alive |= dict.fromkeys((link.unit, *together), any_of)
+    return alive
+
+
+def _read(network: Network) -> dict[str, Tensor]:
+    """Return which channels of every node somebody reads, (channels,) bool: a column of zeros reads nothing.
+
+    Once filters have been taken out, what is left counts as read.
+    """
+    widths, units = network.widths(), network.all_units
+    taken_out = any(joint.width is not None for joint in network.joints.values())
+    read = {node: torch.full((width,), taken_out or node in network.outputs) for node, width in widths.items()}
+    for link in reversed(network.links):
+        source, width = read[link.source], widths[link.source]
+        if link.unit is None:
+            source |= read[link.target][:width]
+        elif link.ties or taken_out:
+            source |= True
+        else:
+            source |= _columns(units[link.unit])
+    return read
+
+
+def _columns(unit: Unit) -> Tensor:
+    """Return which channels the unit's weights read, (channels,) bool, on the CPU; a group without a live filter reads none."""
+    weight = unit.weight.view(unit.groups, -1, *unit.weight.shape[1:])
+    read = (weight != 0).flatten(3).any(-1).any(1) if weight.dim() > 3 else (weight != 0).any(1)
+    if unit.groups > 1:
+        read = read & (unit.alive(torch.bool) & ~silent(unit)).view(unit.groups, -1).any(1, keepdim=True)
+    return read.flatten().cpu()
