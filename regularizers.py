@@ -156,6 +156,32 @@ def bn_l1_proximal(network: Network, step: float, *, weight: float = 1e-4) -> No
 
 
 @torch.no_grad()
+def sss(
+    network: Annotated[Network, "zero filters", "learned scales"],
+    step: float,
+    *,
+    of: Literal["block", "group", "filter"] = "block",
+    weight: float = 0.01,
+    momentum: float = 0.9,
+) -> None:
+    """Sparse Structure Selection (Huang and Wang, 2018, arXiv 1707.01213): learned scales of structures become exactly 0.
+
+    A scale of each residual `block`, of each `group` of a convolution in groups, or of each `filter` multiplies its output.
+    With g the scale's gradient, z = soft(scale - step x g, step x weight); v <- z - scale + momentum x v; scale <-
+    max(z + momentum x v, 0): an accelerated proximal gradient, in place of the optimiser's step; scales and v are of
+    pruning/gates/scale.py. What `of` names is put on the network before the first step.
+    """
+    for unit in network.all_units.values():
+        scale = getattr(unit.gate, "scale", None)
+        if scale is None or scale.grad is None:
+            continue
+        v, z = unit.gate.velocity, scale - step * scale.grad
+        z = z.sign() * (z.abs() - step * weight).clamp_min(0)
+        v.copy_(z - scale + momentum * v)
+        scale.copy_((z + momentum * v).clamp_min(0))
+
+
+@torch.no_grad()
 def group_lasso(
     network: Annotated[Network, "zero filters"],
     step: float,

@@ -50,6 +50,9 @@ class Gate(nn.Module):
         """Return what the gate would keep now: a new bool tensor in its mask's shape. Here a single True, which broadcasts."""
         return torch.ones((), dtype=torch.bool)
 
+    def settle(self, unit: "Unit") -> None:
+        """Write into a unit without gate what this gate does, in evaluation, to what it keeps. A mask does nothing to that."""
+
 
 class WholeMap(nn.Conv2d):
     """A linear layer that reads a whole map, (channels, size, size): written as a convolution whose kernel is the map.

@@ -88,10 +88,12 @@ class Removal:
 
 
 def ungated(network: Network) -> Network:
-    """Return a copy of the whole network, without masks."""
+    """Return a copy of the whole network without gates, whose tensors hold what they did, in evaluation, to what they keep."""
     copied = copy.deepcopy(network)
     for unit in copied.all_units.values():
-        unit.gate = None
+        gate, unit.gate = unit.gate, None
+        if gate is not None:
+            gate.settle(unit)
     for joint in copied.joints.values():
         joint.from_the_right = False  # there are no masks to move
     return copied

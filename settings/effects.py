@@ -55,6 +55,12 @@ def zero_filters(settings) -> bool:
     return reg != "none" and "zero filters" in REGULARIZERS.entry(reg).traits
 
 
+def learned_scales(settings) -> bool:
+    """Whether --reg trains scales, which take the place of a mask."""
+    reg = settings.training.reg
+    return reg != "none" and "learned scales" in REGULARIZERS.entry(reg).traits
+
+
 def nothing_to_take_out(settings) -> str | None:
     """--compact, in a run that neither prunes nor sets filters to 0."""
     if (words := no_pruning(settings)) and not zero_filters(settings):

@@ -148,7 +148,7 @@ CRITERIA = Registry(
     },
 )
 GRANULARITIES = Registry("granularity", "pruning/granularities.py", traits={"whole filters": ("class",)})
-GATES = Registry("gate", "pruning/gates/*.py", leave_out=("__init__.py", "mask.py"))
+GATES = Registry("gate", "pruning/gates/*.py", leave_out=("__init__.py", "mask.py", "scale.py"))
 SCOPES = Registry("scope", "pruning/scopes.py", traits={"filters only": ("scores",), "single layers": ("scores",)})
 SCHEDULES = Registry("pruning schedule", "pruning/schedules.py")
 PHASES = Registry(

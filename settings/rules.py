@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from settings.effects import network_is_typed, phase_of, smaller_pieces
+from settings.effects import learned_scales, network_is_typed, phase_of, smaller_pieces
 from settings.flags import FLAGS
 from settings.registry import CRITERIA, LEARNING_RATES, NETWORKS, SCOPES, parse_call
 
@@ -165,6 +165,13 @@ def one_flag_weighs_the_penalty(settings) -> str | None:
     reg, odecay = settings.training.reg, settings.training.odecay
     if "odecay" in settings.typed and parse_call(reg)[1].get("weight", odecay) != odecay:
         return f"--reg {reg} and --odecay {odecay:g} both weigh the penalty: choose one"
+
+
+@rule("new", "saved")
+def a_unit_has_one_gate(settings) -> str | None:
+    kind = settings.pruning.prune_type
+    if kind != "none" and learned_scales(settings):
+        return f"--reg {settings.training.reg} puts scales where --prune_type {kind} puts masks: choose one"
 
 
 @rule("new")

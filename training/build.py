@@ -9,6 +9,7 @@ import models
 import tasks
 from models.layers import Gate
 from pruning import Pruner, accounting, repair
+from pruning.gates.scale import put_scales
 from runs.folder import load_checkpoint
 from settings.arguments import Settings
 from settings.earlier import with_data_of
@@ -108,6 +109,23 @@ def build_regulariser(reg: str, training) -> tuple[dict[str, Callable], Callable
     return {function.__name__: function}, None
 
 
+def check_regulariser(network: models.Network, reg: str) -> None:
+    """Try --reg on a network that was just built, whose weights it does not move; scales that it trains are put there.
+
+    Raises Refused for a network without what it is about.
+    """
+    entry = REGULARIZERS.entries.get(parse_call(reg)[0])
+    if entry is None or "zero filters" not in entry.traits:
+        return
+    try:
+        if "learned scales" in entry.traits:
+            put_scales(network, REGULARIZERS.get(reg).keywords.get("of", entry.options["of"].default))
+        else:
+            REGULARIZERS.get(reg, weight=0.0)(network, 0.0)
+    except ValueError as error:
+        raise Refused(f"--reg {reg}: {error}") from None
+
+
 def gate_penalties(network: models.Network) -> dict[str, Callable]:
     """Build the term "gates" of the loss, the sum of the gates' penalties; no term where no gate has a penalty."""
     gates = [unit.gate for unit in network.all_units.values() if unit.gate is not None]
@@ -135,6 +153,7 @@ def build_network(settings: Settings, tensors: dict | None) -> tuple[models.Netw
         except ValueError as error:
             init = settings.network.init
             raise Refused(f"--init: '{init}' is of another network than {arch} of {outputs} classes: {error}") from None
+    check_regulariser(model, settings.training.reg)
     return model, whole
 
 
@@ -186,8 +205,8 @@ def starting_weights(settings: Settings) -> tuple[str, dict[str, torch.Tensor], 
         arch, shapes = state["settings"]["arch"], state["shapes"]
         smaller, asked_then = bool(shapes), state["settings"]
         tensors = {name: value for name, value in state["model"].items() if ".gate." not in name}
-        masks = [value for name, value in state["model"].items() if name.endswith(".gate.mask")]
-        if not smaller and any((mask == 0).any() for mask in masks):
+        gates = [value for name, value in state["model"].items() if name.endswith((".gate.mask", ".gate.scale"))]
+        if not smaller and any((gate != 1).any() for gate in gates):
             raise Refused(f"--init: '{network.init}' has been pruned; a whole network is needed")
     if smaller:
         raise Refused(f"--init: filters have been taken out of '{network.init}' already")

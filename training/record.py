@@ -21,9 +21,8 @@ from training.experiment import Experiment
 class Row:
     """A row tells what came of one epoch; metrics.jsonl has a line for each.
 
-    `train` and `valid` are the task's measures, the metric first. `pruning` is empty in a dense run; otherwise, also
-    where a regulariser sets filters to 0, it holds the
-    weights under a mask and all weights (num_zero, num_total), the mask entries that are 0 (cut), those that moved in this
+    `train` and `valid` are the task's measures, the metric first. `pruning` is empty in a dense run; otherwise it
+    holds, also where a regulariser sets filters to 0, the weights under a mask and all weights (num_zero, num_total), the mask entries that are 0 (cut), those that moved in this
     epoch (mask_changes), of filters those that returned, left, and are cut without a gradient (not_learning), and the filters
     kept in each layer (kept_filters).
     """

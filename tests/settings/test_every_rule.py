@@ -33,6 +33,7 @@ BREAKS = {
     "weights_are_trained_or_fresh": ["--init", "{here}", "--scratch", "{here}/file"],
     "init_exists": ["--init", "nothing"],
     "one_flag_weighs_the_penalty": ["--reg", "reg_cov(weight=0.5)", "--odecay", "0.7"],
+    "a_unit_has_one_gate": [*STRUCTURED, "--reg", "sss"],
     "tensorboard_is_installed": ["--tensorboard"],
     "out_dir_is_named": ["--out_dir", ""],
     "one_flag_names_the_network": ["--arch", "vgg16", "--layers", "20"],
