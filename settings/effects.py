@@ -84,7 +84,9 @@ def one_place(settings) -> str | None:
 def gate_option_without_effect(settings) -> str | None:
     """Options of --prune_gate, where masks do not move or the criterion sees neither maps nor gradients."""
     pruning = settings.pruning
-    options = parse_call(pruning.prune_gate)[1]
+    name, options = parse_call(pruning.prune_gate)
+    if name == "soft" and phase_of(settings).name != "dynamic":
+        return "soft is about masks that move, only --prune_phase dynamic moves them"
     if options.get("joint") == "right" and phase_of(settings).name != "dynamic":
         return f"{pruning.prune_gate} has no effect: joint is about masks that move, only --prune_phase dynamic moves them"
     if options.get("scored") == "own" and "reads images" not in CRITERIA.entry(pruning.prune_imp).traits:
@@ -131,6 +133,13 @@ def phase_decides(settings, decides: bool) -> str | None:
     """The words that refuse a flag about when masks are made, where the phase `decides` that itself; None otherwise."""
     if decides:
         return f"has no effect with --prune_phase {phase_of(settings).name}, which says itself when it cuts"
+
+
+def procedure_cuts(settings) -> str | None:
+    """Flags about when masks are made, with a procedure that cuts once, between two of its stages."""
+    procedure = PROCEDURES.entry(settings.run.procedure)
+    if "cuts" in procedure.traits:
+        return f"has no effect with --procedure {procedure.name}, which says itself when it cuts"
 
 
 def several_cuts(settings) -> str | None:

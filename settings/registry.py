@@ -163,7 +163,10 @@ TASKS = Registry(
 )
 ACTIONS = Registry("action", "training/actions.py")
 PROCEDURES = Registry(
-    "procedure", "training/procedures/*.py", traits={"repairs": ("return",), "repairs layer by layer": ("return",)}
+    "procedure",
+    "training/procedures/*.py",
+    # "cuts": it itself says when filters are cut, and takes them out
+    traits={"repairs": ("return",), "repairs layer by layer": ("return",), "cuts": ("return",)},
 )
 REGULARIZERS = Registry(
     "regulariser",

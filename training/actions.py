@@ -13,6 +13,7 @@ from models.layers import initialise
 from pruning.removal import Removal, ungated
 from pruning.repair import Repair
 from runs.console import note, repaired_line
+from settings.errors import Failed
 from training.comparison import compare
 from training.experiment import Experiment
 from training.statistics import recalibrate_statistics
@@ -45,6 +46,29 @@ def remove(run: Experiment) -> dict:
     run.go_on_with(smaller)
     removal.carry(old_optimizer, smaller, run.optimizer)
     return {"removal": comparison}
+
+
+def select(run: Experiment) -> dict:
+    """Mask the filters that the criterion chooses, by the whole rate. Returns the metric before and after, and their number."""
+    task, pruner, split = run.task, run.pruner, run.task.valid or run.task.test
+    before = run.evaluate(split)[task.metric]
+    pruner.look_at(partial(task.sample, run.settings.pruning.score_batches), task)
+    try:
+        pruner.update(pruner.rate)
+    except ValueError as error:
+        raise Failed(f"--prune_imp {run.settings.pruning.prune_imp}: {error}") from None
+    run.team.same_([buffer for gate in pruner.gates.values() for buffer in gate.buffers()])
+    after = run.evaluate(split)[task.metric]
+    return {"selections": [{"stage": run.now.name, "before": before, "after": after, "cut": pruner.cut()}]}
+
+
+@torch.no_grad()
+def set_scales(run: Experiment, *, value: float = 0.5) -> dict:
+    """Set every scale of batch norm to `value`."""
+    for unit in run.model.all_units.values():
+        if unit.norm is not None:
+            unit.norm.weight.fill_(value)
+    return {}
 
 
 @torch.no_grad()

@@ -115,11 +115,17 @@ class Experiment:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)
 
-    def move_masks(self, epoch: int, step: int) -> None:
-        """Let masks change, become fixed or stay before a step, as the phase says; all processes get those of the first."""
-        moving = self.pruner is not None and not self.now.masks_stay
-        if moving and self.pruner.before_step(epoch - self.plan.first_epoch(self.stage), step):
+    def move_masks(self, epoch: int, step: int | None) -> None:
+        """Let masks change, become fixed or stay, as the phase says: before a step, or with None behind an epoch's last one.
+
+        All processes get the masks of the first.
+        """
+        if self.pruner is None or self.now.masks_stay:
+            return
+        epoch -= self.plan.first_epoch(self.stage)
+        if self.pruner.after_epoch(epoch) if step is None else self.pruner.before_step(epoch, step):
             self.team.same_([buffer for gate in self.pruner.gates.values() for buffer in gate.buffers()])
+            self.pruner.overwrite()
 
     def enter(self, number: int) -> None:
         """Go on to the stage of this number: carry out its actions, and add to `results` what they return."""

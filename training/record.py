@@ -21,10 +21,10 @@ from training.experiment import Experiment
 class Row:
     """A row tells what came of one epoch; metrics.jsonl has a line for each.
 
-    `train` and `valid` are the task's measures, the metric first. `pruning` is empty in a dense run; otherwise it
-    holds, also where a regulariser sets filters to 0, the weights under a mask and all weights (num_zero, num_total), the mask entries that are 0 (cut), those that moved in this
-    epoch (mask_changes), of filters those that returned, left, and are cut without a gradient (not_learning), and the filters
-    kept in each layer (kept_filters).
+    `train` and `valid` are the task's measures, the metric first. `pruning` is empty in a dense run; otherwise, also where a
+    regulariser sets filters to 0, it holds the weights under a mask and all weights (num_zero, num_total), the mask entries
+    that are 0 (cut), those that moved in this epoch (mask_changes), of filters those that returned, left, and are cut without
+    a gradient (not_learning), and the filters kept in each layer (kept_filters).
     """
 
     epoch: int
@@ -47,6 +47,9 @@ class Row:
             row.pruning = dict(zip(names, (zero, total, run.pruner.cut(), kept), strict=True)) | run.pruner.take_moves()
         elif zero_filters(run.settings) and "removal" not in run.results:
             row.pruning = dict(zip(names, at_zero(run), strict=True))
+            row.pruning |= dict.fromkeys(("mask_changes", "returned", "left", "not_learning"), 0)
+        elif "selections" in run.results:
+            row.pruning = dict(zip(names, taken_out(run), strict=True))
             row.pruning |= dict.fromkeys(("mask_changes", "returned", "left", "not_learning"), 0)
         elif earlier and "cut" in earlier[-1]:
             # the filters have been taken out: what was cut stays as it was
@@ -118,6 +121,14 @@ def at_zero(run: Experiment) -> tuple[int, int, int, dict[str, int]]:
     gone = {name: int((~mask).sum()) for name, mask in alive.items()}
     weights = sum(count * units[name].weight[0].numel() for name, count in gone.items() if count)
     return weights, run.whole.parameters, sum(gone.values()), {name: int(mask.sum()) for name, mask in alive.items()}
+
+
+def taken_out(run: Experiment) -> tuple[int, int, int, dict[str, int]]:
+    """Of filters that have been taken out: their weights, all weights, their number, and the filters left in each layer."""
+    whole, units = run.whole_shapes["units"], run.model.units
+    gone = {name: whole[name][0] - unit.filters for name, unit in units.items()}
+    weights = sum(count * whole[name][1] * units[name].weight.shape[2:].numel() for name, count in gone.items())
+    return weights, run.whole.parameters, sum(gone.values()), {name: unit.filters for name, unit in units.items()}
 
 
 def config(run: Experiment) -> dict:

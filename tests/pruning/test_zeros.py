@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 from conftest import TINY, narrow, run_program
-from toys import TOYS, images_for, outputs_of, toy
 from torch import nn
+from toys import TOYS, images_for, outputs_of, toy
 
 import models
 from models import Network, Unit
@@ -95,7 +95,9 @@ def shrunk(network, of: str, fraction: float = 0.4):
     else:
         units = network.branches.values()
         sizes = [[unit.weight.detach().norm() for unit in branch] for branch in units]
-        lengths = torch.stack([torch.stack(s).norm() for s in sizes] if of == "block" else sum(sizes, []))
+        lengths = torch.stack(
+            [torch.stack(s).norm() for s in sizes] if of == "block" else [size for branch in sizes for size in branch]
+        )
     group_lasso(network, 1.0, of=of, weight=float(lengths.quantile(fraction)) + 1e-9)
     return network.eval()
 
@@ -182,7 +184,7 @@ def test_only_the_proximal_step_moves_scales():
     for group in optimizer.param_groups:  # as Experiment.set_learning_rate does
         group["lr"] = 0.1 * group.get("scale", 1.0)
     optimizer.step()
-    weights, scales = parameter_groups(network)
+    _, scales = parameter_groups(network)
     assert len(scales["params"]) == 9
     assert scales["weight_decay"] == 0
     assert all((scale == 1).all() and scale.grad.abs().sum() > 0 for scale in scales["params"])
@@ -199,7 +201,9 @@ def scaled(network, of: str):
     return network
 
 
-@pytest.mark.parametrize(("name", "of"), [("resnet20", "block"), ("resnet20", "filter"), ("resnet50", "block"), ("vgg16", "filter")])
+@pytest.mark.parametrize(
+    ("name", "of"), [("resnet20", "block"), ("resnet20", "filter"), ("resnet50", "block"), ("vgg16", "filter")]
+)
 def test_removal_is_the_scaled_network(name, of):
     network = scaled(small(name), of)
     whole = accounting.dense(network, 32)
@@ -229,7 +233,9 @@ def test_a_block_whose_scale_is_zero_becomes_its_shortcut():
     assert smaller.stage2[0].projection.filters == 4
 
 
-@pytest.mark.parametrize(("reg", "alpha"), [("group_lasso(of='filter')", "20"), ("sss(of='block')", "2"), ("sss(of='filter')", "2")])
+@pytest.mark.parametrize(
+    ("reg", "alpha"), [("group_lasso(of='filter')", "20"), ("sss(of='block')", "2"), ("sss(of='filter')", "2")]
+)
 def test_a_run_takes_out_what_has_become_zero(tmp_path, monkeypatch, capsys, reg, alpha):
     monkeypatch.chdir(tmp_path)
     flags = ["--reg", reg, "--odecay", alpha, "--lr", "0.1", "--compact", "--finetune_epochs", "1", "--out_dir", "run"]

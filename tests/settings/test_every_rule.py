@@ -34,6 +34,8 @@ BREAKS = {
     "init_exists": ["--init", "nothing"],
     "one_flag_weighs_the_penalty": ["--reg", "reg_cov(weight=0.5)", "--odecay", "0.7"],
     "a_unit_has_one_gate": [*STRUCTURED, "--reg", "sss"],
+    "filters_that_are_cut_by_a_procedure": ["--procedure", "slimming"],
+    "soft_masks_are_of_filters": ["--recipe", "sfp", "--prune_type", "unstructured"],
     "tensorboard_is_installed": ["--tensorboard"],
     "out_dir_is_named": ["--out_dir", ""],
     "one_flag_names_the_network": ["--arch", "vgg16", "--layers", "20"],

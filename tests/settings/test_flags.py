@@ -39,6 +39,8 @@ WITHOUT = {
     "not_as_removed": [*STRUCTURED, "--prune_phase", "after", "--prune_gate", "weight"],
     "repairs_nothing": [*STRUCTURED, "--prune_phase", "after", "--procedure", "scratch(model='m.pt')"],
     "no_repair": [],
+    "nothing_to_take_out": ["--reg", "l1"],
+    "procedure_cuts": [*STRUCTURED, "--procedure", "slimming"],
 }
 # conditions that hold in the plain command: what must be typed for the flag to have its effect
 WITH = {"several_cuts": ["--prune_phase", "after"]}
@@ -128,6 +130,7 @@ def test_every_condition_is_in_the_table():
     public = [item for name, item in vars(effects).items() if not name.startswith("_")]
     defined = {item for item in public if getattr(item, "__module__", "") == "settings.effects"}
     helpers = {effects.finds_counts, effects.phase_of, effects.network_is_typed, effects.phase_decides, effects.smaller_pieces}
+    helpers |= {effects.zero_filters, effects.learned_scales}
     assert {condition for _, condition in PAIRS} == defined - helpers
 
 
