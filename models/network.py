@@ -114,9 +114,16 @@ class Network(nn.Module):
         return whole
 
     def shapes(self) -> dict:
-        """Return the widths and indices in force, as plain values that `reshape` takes."""
+        """Return the widths and indices in force, as plain values that `reshape` takes.
+
+        Of a unit they are its filters, the columns of its weight and, for one in groups that are not ties, its groups.
+        """
+        tied, units = {link.unit for link in self.links if link.ties}, self.all_units
         return {
-            "units": {name: [unit.filters, unit.weight.shape[1]] for name, unit in self.all_units.items()},
+            "units": {
+                name: [unit.filters, unit.weight.shape[1], *([unit.groups] if unit.in_groups and name not in tied else [])]
+                for name, unit in units.items()
+            },
             "joints": {name: joint.shape() for name, joint in self.joints.items() if joint.width is not None},
         }
 
@@ -128,8 +135,8 @@ class Network(nn.Module):
         check_shapes(self, shapes)
         for link in self.links:
             if link.unit is not None:
-                filters, inputs = shapes["units"][link.unit]
-                self.get_submodule(link.unit).resize(filters, inputs, filters if link.ties else None)
+                filters, inputs, *groups = shapes["units"][link.unit]
+                self.get_submodule(link.unit).resize(filters, inputs, filters if link.ties else next(iter(groups), None))
         weight = next(self.parameters())
         for name, joint in self.joints.items():
             if name in shapes["joints"]:

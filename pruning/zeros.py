@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from models import Network, Unit
+from models import Link, Network, Unit
 
 
 def silent(unit: Unit) -> Tensor:
@@ -21,7 +21,8 @@ def silent(unit: Unit) -> Tensor:
 def not_zero(network: Network) -> dict[str, Tensor]:
     """Return, for every convolution whose filters may go, which give something that is read: (filters,) bool, on the CPU.
 
-    Where a filter is tied to a channel, both count as something unless both are nothing.
+    Where a filter is tied to a channel, both count as something unless both are nothing; so do all filters of a group and,
+    where it alone reads them, all channels that it reads.
     """
     units = network.units
     read = _read(network)
@@ -30,6 +31,9 @@ def not_zero(network: Network) -> dict[str, Tensor]:
         for link in network.links
         if link.unit in units
     }
+    for link in network.links:
+        if link.unit in units and units[link.unit].in_groups and not link.ties:
+            alive |= _whole_groups(network, link, alive)
     ties = [link for link in network.links if link.ties and link.unit in units]
     for _ in ties:  # so often, since one may be tied to the next
         for link in ties:
@@ -37,6 +41,20 @@ def not_zero(network: Network) -> dict[str, Tensor]:
             any_of = torch.stack([alive[name] for name in (link.unit, *together)]).any(0)
             alive |= dict.fromkeys((link.unit, *together), any_of)
     return alive
+
+
+def _whole_groups(network: Network, link: Link, alive: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return what is alive of a unit in groups and of those that write what it reads, {unit: (filters,)}: whole groups only.
+
+    Where its source has other writers or readers, all is alive.
+    """
+    unit = network.get_submodule(link.unit)
+    writers = [other.unit for other in network.links if other.target == link.source]
+    readers = [other for other in network.links if other.source == link.source]
+    if len(writers) > 1 or len(readers) > 1 or writers[0] not in alive:
+        return {name: torch.ones_like(alive[name]) for name in (link.unit, *writers) if name in alive}
+    groups = (alive[link.unit] & unit.alive(torch.bool).cpu()).view(unit.groups, -1).any(1)
+    return {name: groups.repeat_interleave(len(alive[name]) // unit.groups) for name in (link.unit, writers[0])}
 
 
 def _read(network: Network) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from settings import ending_rules  # noqa: F401  (its rules are among those that are asked)
+from settings import ending_rules, gate_rules  # noqa: F401  (their rules are among those that are asked)
 from settings.earlier import folder_of, saved_settings, with_data_of_run
 from settings.effects import finds_counts
 from settings.errors import Refused

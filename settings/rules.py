@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from settings.effects import learned_scales, network_is_typed, phase_of, smaller_pieces
+from settings.effects import network_is_typed, phase_of, smaller_pieces
 from settings.flags import FLAGS
-from settings.registry import CRITERIA, LEARNING_RATES, NETWORKS, PROCEDURES, SCOPES, parse_call
+from settings.registry import CRITERIA, LEARNING_RATES, NETWORKS, SCOPES, parse_call
 
 RULES: dict[str, list[Callable]] = {"new": [], "ending": [], "use": [], "saved": []}
 
@@ -165,27 +165,6 @@ def one_flag_weighs_the_penalty(settings) -> str | None:
     reg, odecay = settings.training.reg, settings.training.odecay
     if "odecay" in settings.typed and parse_call(reg)[1].get("weight", odecay) != odecay:
         return f"--reg {reg} and --odecay {odecay:g} both weigh the penalty: choose one"
-
-
-@rule("new", "saved")
-def a_unit_has_one_gate(settings) -> str | None:
-    kind = settings.pruning.prune_type
-    if kind != "none" and learned_scales(settings):
-        return f"--reg {settings.training.reg} puts scales where --prune_type {kind} puts masks: choose one"
-
-
-@rule("new", "saved")
-def filters_that_are_cut_by_a_procedure(settings) -> str | None:
-    procedure = PROCEDURES.entry(settings.run.procedure)
-    kind = settings.pruning.prune_type
-    if "cuts" in procedure.traits and (kind == "none" or smaller_pieces(settings)):
-        return f"--procedure {procedure.name} takes out whole filters: it needs --prune_type structured, not {kind}"
-
-
-@rule("new", "saved")
-def soft_masks_are_of_filters(settings) -> str | None:
-    if smaller_pieces(settings) and parse_call(settings.pruning.prune_gate)[0] == "soft":
-        return f"--prune_gate soft is of filters, not of --prune_type {settings.pruning.prune_type}"
 
 
 @rule("new")

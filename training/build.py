@@ -139,7 +139,10 @@ def build_network(settings: Settings, tensors: dict | None) -> tuple[models.Netw
     Raises Refused if it does not fit the data, or `tensors` do not fit it.
     """
     arch, outputs, (channels, size, _) = settings.network.arch, tasks.outputs_of(settings.data), tasks.inputs_of(settings.data)
-    model = models.build(arch, classes=outputs, channels=channels, size=size)
+    try:
+        model = models.build(arch, classes=outputs, channels=channels, size=size)
+    except ValueError as error:
+        raise Refused(f"--arch {arch}: {error}") from None
     regulariser, options = parse_call(settings.training.reg)
     if regulariser != "none" and not model.units and not options.get("linear"):
         raise Refused(f"--reg {settings.training.reg} has no effect: it is about filters, and {arch} has none")

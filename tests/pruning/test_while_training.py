@@ -65,9 +65,7 @@ def test_slimming_sets_no_scale_of_a_trained_network(tmp_path, monkeypatch):
     assert plan_of(settings).stages[0].enter == ()
 
 
-@pytest.mark.parametrize(
-    "flags", [["--prune_phase", "init"], ["--prune_freq", "4it"], ["--prune_until", "0.5"], ["--rounds", "3"]]
-)
+@pytest.mark.parametrize("flags", ["--prune_phase init", "--prune_freq 4it", "--prune_until 0.5", "--rounds 3"])
 def test_slimming_says_itself_when_it_cuts(flags):
     with pytest.raises(Refused, match="slimming, which says itself when it cuts"):
         parse(["--recipe", "slimming", *flags.split()])
