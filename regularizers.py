@@ -4,7 +4,7 @@ It is the second file, beside modeling.py, in which a user changes the loss. A p
 measure, a scalar that is added to the loss; it is computed in float32, for all layers of one shape at once. A proximal step
 is a function that returns None: it is called after the optimiser's step, and moves weights by itself. `--odecay` overrides
 the default `weight`, which is the paper's for reg_cov and its variant, the SRIP authors' for reg_ortho, network slimming's
-for VGG for bn_l1, and our own for l1.
+for VGG for bn_l1, the authors' for group_lasso and sss, and our own for l1.
 
 Filters that a mask has cut are multiplied by 0 and not taken out, so that shapes and memory stay the same at every step.
 """

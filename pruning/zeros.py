@@ -78,8 +78,8 @@ def _read(network: Network) -> dict[str, Tensor]:
 
 def _columns(unit: Unit) -> Tensor:
     """Return which channels the unit's weights read, (channels,) bool, on the CPU; a group without a live filter reads none."""
-    weight = unit.weight.view(unit.groups, -1, *unit.weight.shape[1:])
-    read = (weight != 0).flatten(3).any(-1).any(1) if weight.dim() > 3 else (weight != 0).any(1)
+    weight = unit.weight.flatten(2) if unit.weight.dim() > 2 else unit.weight.unsqueeze(2)
+    read = (weight != 0).any(2).view(unit.groups, unit.filters // unit.groups, weight.shape[1]).any(1)
     if unit.groups > 1:
         read = read & (unit.alive(torch.bool) & ~silent(unit)).view(unit.groups, -1).any(1, keepdim=True)
     return read.flatten().cpu()
