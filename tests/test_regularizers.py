@@ -10,6 +10,7 @@ import models
 import regularizers
 from models import numerics
 from pruning import OutputGate, Pruner, WeightMask
+from pruning.gates.scale import put_scales
 from regularizers import bn_l1_proximal
 from settings.registry import NETWORKS, REGULARIZERS
 
@@ -294,6 +295,10 @@ def test_the_weight_is_a_factor(two_blocks, name):
 
 @pytest.mark.parametrize("name", STEPS)
 def test_a_proximal_step_returns_nothing_and_touches_no_random_state(two_blocks, name):
+    if "learned scales" in REGULARIZERS.entries[name].traits:
+        put_scales(two_blocks, "block")
+        for branch in two_blocks.branches.values():
+            branch[-1].gate.scale.grad = torch.ones_like(branch[-1].gate.scale)
     before, state = [p.detach().clone() for p in two_blocks.parameters()], torch.get_rng_state()
     assert REGULARIZERS.get(name)(two_blocks, 0.1) is None
     assert torch.equal(state, torch.get_rng_state())
