@@ -87,6 +87,7 @@ def train_epoch(run: Experiment, epoch: int, bar) -> dict:
         if not bar.disable and time.monotonic() - last_shown > 1:  # to read the meter makes an accelerator wait
             last_shown, measures = time.monotonic(), meter.read()
             bar.set_postfix_str(measures_text(run, measures, terms) + pruning_text(run), refresh=False)
+    run.move_masks(epoch, None)  # so that what is evaluated is pruned where masks are soft
     run.team.average_statistics(run.model)
     meter.gather(run.team)
     if (bad_step := int(meter.first_bad)) >= 0:

@@ -4,20 +4,20 @@ It is the second file, beside modeling.py, in which a user changes the loss. A p
 measure, a scalar that is added to the loss; it is computed in float32, for all layers of one shape at once. A proximal step
 is a function that returns None: it is called after the optimiser's step, and moves weights by itself. `--odecay` overrides
 the default `weight`, which is the paper's for reg_cov and its variant, the SRIP authors' for reg_ortho, network slimming's
-for VGG for bn_l1, and our own for l1.
+for VGG for bn_l1, the authors' for group_lasso and sss, and our own for l1.
 
 Filters that a mask has cut are multiplied by 0 and not taken out, so that shapes and memory stay the same at every step.
 """
 
 import functools
 from collections import defaultdict
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from models import Network
-from models.numerics import correlations, directions, precise
+from models import Network, Unit
+from models.numerics import MeanCorrelation, correlations, precise
 
 
 def _outside_autocast(penalty):
@@ -66,53 +66,6 @@ def _scales(network: Network) -> list[tuple[Tensor, Tensor]]:
     return [(scale, unit.alive(precise(scale).dtype)) for scale, unit in norms]
 
 
-# from so many multiplications in a layer's Gram matrix on, waiting for the mask's values costs less than it saves
-LARGE = 10**8
-
-
-def _with_gradient(rows: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sum over layers of the mean |C_ij|, i != j, and its gradient for the rows."""
-    rows, inverse = directions(rows, live)
-    gram = rows @ rows.mT
-    gram.diagonal(dim1=-2, dim2=-1).zero_()
-    filters = live.sum(-1)
-    pairs = (filters * (filters - 1)).clamp_min(1).view(-1, 1, 1)
-    signs = gram.sign().mul_(2 / pairs)
-    size = (gram * signs).sum(-1, keepdim=True)
-    return size.sum() / 2, torch.baddbmm(size * rows, signs, rows, beta=-1).mul_(inverse)
-
-
-class _MeanCorrelation(torch.autograd.Function):
-    """The sum over layers of one shape of the mean |C_ij|, i != j; its gradient is computed in the same pass.
-
-    With U the directions, d_i their inverse lengths and S = 2 sign(C) / (n (n - 1)), the gradient of row i is
-    d_i * ((S U)_i - sum_j S_ij C_ij U_i). This takes one product instead of autograd's two, and fewer passes over the rows.
-    """
-
-    @staticmethod
-    def forward(ctx, live: Tensor, *weights: Tensor) -> Tensor:
-        # a correlation does not depend on the order of a filter's weights, so they stay in the order of memory
-        last = not weights[0].is_contiguous()
-        laid = [(weight.permute(0, 2, 3, 1) if last else weight) for weight in weights]
-        rows = torch.stack([weight.flatten(1) for weight in laid])
-        ctx.shape, ctx.last = laid[0].shape, last
-        if rows.device.type == "cpu" and rows[0].numel() * len(rows[0]) >= LARGE and not live.all():
-            # the work grows with the square of the number of live filters, so the others are taken out first
-            ctx.gradient, total = torch.zeros_like(rows), rows.new_zeros(())
-            for layer, alive, gradient in zip(rows, live.bool(), ctx.gradient, strict=True):
-                rows_left = layer[alive].unsqueeze(0)
-                size, gradient[alive] = _with_gradient(rows_left, rows_left.new_ones(rows_left.shape[:2]))
-                total += size
-            return total
-        total, ctx.gradient = _with_gradient(rows, live)
-        return total
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        layers = (ctx.gradient * gradient).view(-1, *ctx.shape)
-        return None, *(layer.permute(0, 3, 1, 2) if ctx.last else layer for layer in layers)
-
-
 @_outside_autocast
 def reg_cov(network: Network, *, weight: float = 0.7) -> Tensor:
     """Correlation of a layer's filters, the term of the KSC 2020 paper.
@@ -121,7 +74,7 @@ def reg_cov(network: Network, *, weight: float = 0.7) -> Tensor:
     live filters: 0 where they are uncorrelated, 1 where all are copies of one filter. A layer with one live filter gives 0.
     """
     if not torch.compiler.is_compiling():
-        terms = [_MeanCorrelation.apply(torch.stack(live), *weights) for weights, live in _by_shape(network)]
+        terms = [MeanCorrelation.apply(torch.stack(live), *weights) for weights, live in _by_shape(network)]
         return weight * (_sum(network, terms) / len(network.units))
     terms = []
     for rows, live in _stacks(network):  # a compiler fuses this by itself
@@ -202,3 +155,82 @@ def bn_l1_proximal(network: Network, step: float, *, weight: float = 1e-4) -> No
     """
     for scale, live in _scales(network):
         scale.copy_(scale.sign() * (scale.abs() - step * weight * live).clamp_min(0))
+
+
+@torch.no_grad()
+def sss(
+    network: Annotated[Network, "zero filters", "learned scales"],
+    step: float,
+    *,
+    of: Literal["block", "group", "filter"] = "block",
+    weight: float = 0.01,
+    momentum: float = 0.9,
+) -> None:
+    """Sparse Structure Selection (Huang and Wang, 2018, arXiv 1707.01213): learned scales of structures become exactly 0.
+
+    A scale of each residual `block`, of each `group` of a convolution in groups, or of each `filter` multiplies its output.
+    With g the scale's gradient, z = soft(scale - step x g, step x weight); v <- z - scale + momentum x v; scale <-
+    max(z + momentum x v, 0): an accelerated proximal gradient, in place of the optimiser's step; scales and v are of
+    pruning/gates/scale.py. What `of` names is put on the network before the first step.
+    """
+    for unit in network.all_units.values():
+        scale = getattr(unit.gate, "scale", None)
+        if scale is None or scale.grad is None:
+            continue
+        v, z = unit.gate.velocity, scale - step * scale.grad
+        z = z.sign() * (z.abs() - step * weight).clamp_min(0)
+        v.copy_(z - scale + momentum * v)
+        scale.copy_((z + momentum * v).clamp_min(0))
+
+
+@torch.no_grad()
+def group_lasso(
+    network: Annotated[Network, "zero filters"],
+    step: float,
+    *,
+    of: Literal["filter", "channel", "shape", "layer", "block"] = "filter",
+    weight: float = 3e-3,
+) -> None:
+    """The proximal step of group lasso, Structured Sparsity Learning (Wen et al., 2016, arXiv 1608.03665).
+
+    w_g <- w_g max(1 - step x weight / ||w_g||, 0) for every group of weights, so that groups become exactly 0; the authors'
+    code takes the subgradient and sets small weights to 0. A group is a `filter` W[n], a `channel` W[:, c], a `shape`
+    W[:, c, y, x], a whole `layer` inside a residual branch, or all layers of a branch, a `block`. A filter whose weights are
+    all 0 takes its bias and batch norm's scale and shift along, so that it gives 0. ValueError where there is no group.
+    """
+    for group, dims, live in _lasso_groups(network, of):
+        norm = torch.stack([part.square().sum(dims, keepdim=True) for part in group]).sum(0).sqrt()
+        amount = step * weight * live
+        factor = torch.where(norm > amount, 1 - amount / norm, 0)
+        for part in group:
+            part.mul_(factor)
+    for unit in network.units.values():
+        gone = (unit.weight.flatten(1) == 0).all(1)
+        for vector in (unit.layer.bias, *((unit.norm.weight, unit.norm.bias) if unit.norm is not None else ())):
+            if vector is not None:
+                vector.masked_fill_(gone, 0)
+
+
+def _lasso_groups(network: Network, of: str) -> list[tuple[list[Tensor], tuple[int, ...], Tensor | float]]:
+    """Return views of weights, (groups, filters, inputs, height, width), the dimensions of a group in them, and what is live.
+
+    Views that stand together have their groups in common. ValueError where there is no group of this kind.
+    """
+    units = [unit for unit in network.units.values() if unit.weight.numel()]
+    if of in ("layer", "block"):
+        branches = [[unit for unit in branch if unit in units] for branch in network.branches.values()]
+        groups = branches if of == "block" else [[unit] for branch in branches for unit in branch]
+        if not groups:
+            raise ValueError(f"of='{of}' is about residual branches, and this network has none")
+        return [([_in_groups(unit) for unit in group], (0, 1, 2, 3, 4), 1.0) for group in groups if group]
+    dims = {"filter": (2, 3, 4), "channel": (1, 3, 4), "shape": (1,)}[of]
+    return [([_in_groups(unit)], dims, _live_rows(unit) if of == "filter" else 1.0) for unit in units]
+
+
+def _in_groups(unit: Unit) -> Tensor:
+    """Return the weight of a convolution as (groups, filters of a group, inputs of a group, height, width)."""
+    return unit.weight.view(unit.groups, -1, *unit.weight.shape[1:])
+
+
+def _live_rows(unit: Unit) -> Tensor:
+    return unit.alive(unit.weight.dtype).view(unit.groups, -1, 1, 1, 1)

@@ -88,6 +88,7 @@ class Unit(nn.Module):
         kind = nn.BatchNorm2d if isinstance(layer, nn.Conv2d) else nn.BatchNorm1d
         self.norm = kind(width) if norm else None
         self.activation = activation
+        self.in_groups = self.groups > 1  # also once all but one have been taken out
         self.gate: Gate | None = None
 
     @property

@@ -1,5 +1,6 @@
 """This file defines a network and its wiring, which says how the network's units hang together."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 from torch import nn
@@ -75,6 +76,24 @@ class Network(nn.Module):
         """Every residual joint by its path."""
         return {link.joint: self.get_submodule(link.joint) for link in self.links if link.joint is not None}
 
+    @property
+    def branches(self) -> dict[str, list[Unit]]:
+        """The units of every residual branch, in the order of execution, by the path of the joint that adds it."""
+        readers = Counter(link.source for link in self.links)
+        writers = {node: [link for link in self.links if link.target == node] for node in readers}
+        branches = {}
+        for link in self.links:
+            units, last = [], link
+            while link.joint and last.unit is not None:
+                units.insert(0, self.get_submodule(last.unit))
+                before = writers.get(last.source, [])
+                if len(before) != 1 or readers[last.source] > 1:
+                    break  # a stream, from which the branch begins
+                last = before[0]
+            if link.joint:
+                branches[link.joint] = units
+        return branches
+
     def _whole_nodes(self) -> set[str]:
         """Return the nodes that keep all channels.
 
@@ -95,9 +114,16 @@ class Network(nn.Module):
         return whole
 
     def shapes(self) -> dict:
-        """Return the widths and indices in force, as plain values that `reshape` takes."""
+        """Return the widths and indices in force, as plain values that `reshape` takes.
+
+        Of a unit they are its filters, the columns of its weight and, for one in groups that are not ties, its groups.
+        """
+        tied, units = {link.unit for link in self.links if link.ties}, self.all_units
         return {
-            "units": {name: [unit.filters, unit.weight.shape[1]] for name, unit in self.all_units.items()},
+            "units": {
+                name: [unit.filters, unit.weight.shape[1], *([unit.groups] if unit.in_groups and name not in tied else [])]
+                for name, unit in units.items()
+            },
             "joints": {name: joint.shape() for name, joint in self.joints.items() if joint.width is not None},
         }
 
@@ -109,8 +135,8 @@ class Network(nn.Module):
         check_shapes(self, shapes)
         for link in self.links:
             if link.unit is not None:
-                filters, inputs = shapes["units"][link.unit]
-                self.get_submodule(link.unit).resize(filters, inputs, filters if link.ties else None)
+                filters, inputs, *groups = shapes["units"][link.unit]
+                self.get_submodule(link.unit).resize(filters, inputs, filters if link.ties else next(iter(groups), None))
         weight = next(self.parameters())
         for name, joint in self.joints.items():
             if name in shapes["joints"]:

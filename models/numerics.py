@@ -36,6 +36,53 @@ def correlations(rows: Tensor, live: Tensor) -> Tensor:
     return gram * (1 - torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device))
 
 
+# from so many multiplications in a layer's Gram matrix on, waiting for the mask's values costs less than it saves
+LARGE = 10**8
+
+
+def _with_gradient(rows: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sum over layers of the mean |C_ij|, i != j, and its gradient for the rows."""
+    rows, inverse = directions(rows, live)
+    gram = rows @ rows.mT
+    gram.diagonal(dim1=-2, dim2=-1).zero_()
+    filters = live.sum(-1)
+    pairs = (filters * (filters - 1)).clamp_min(1).view(-1, 1, 1)
+    signs = gram.sign().mul_(2 / pairs)
+    size = (gram * signs).sum(-1, keepdim=True)
+    return size.sum() / 2, torch.baddbmm(size * rows, signs, rows, beta=-1).mul_(inverse)
+
+
+class MeanCorrelation(torch.autograd.Function):
+    """The sum over layers of one shape of the mean |C_ij|, i != j; its gradient is computed in the same pass.
+
+    With U the directions, d_i their inverse lengths and S = 2 sign(C) / (n (n - 1)), the gradient of row i is
+    d_i * ((S U)_i - sum_j S_ij C_ij U_i). This takes one product instead of autograd's two, and fewer passes over the rows.
+    """
+
+    @staticmethod
+    def forward(ctx, live: Tensor, *weights: Tensor) -> Tensor:
+        # a correlation does not depend on the order of a filter's weights, so they stay in the order of memory
+        last = not weights[0].is_contiguous()
+        laid = [(weight.permute(0, 2, 3, 1) if last else weight) for weight in weights]
+        rows = torch.stack([weight.flatten(1) for weight in laid])
+        ctx.shape, ctx.last = laid[0].shape, last
+        if rows.device.type == "cpu" and rows[0].numel() * len(rows[0]) >= LARGE and not live.all():
+            # the work grows with the square of the number of live filters, so the others are taken out first
+            ctx.gradient, total = torch.zeros_like(rows), rows.new_zeros(())
+            for layer, alive, gradient in zip(rows, live.bool(), ctx.gradient, strict=True):
+                rows_left = layer[alive].unsqueeze(0)
+                size, gradient[alive] = _with_gradient(rows_left, rows_left.new_ones(rows_left.shape[:2]))
+                total += size
+            return total
+        total, ctx.gradient = _with_gradient(rows, live)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        layers = (ctx.gradient * gradient).view(-1, *ctx.shape)
+        return None, *(layer.permute(0, 3, 1, 2) if ctx.last else layer for layer in layers)
+
+
 @contextmanager
 def without_tf32() -> Iterator[None]:
     """Within this block float32 products use the whole mantissa, also on devices that would shorten it to ten bits."""

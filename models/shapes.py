@@ -18,15 +18,17 @@ def check_shapes(network, shapes) -> None:
     """Raise Unfit unless the widths and indices could be what removal has left of this network, which is whole."""
     check(shapes, SHAPES, "shapes")
     units, joints = network.all_units, network.joints
+    tied = {link.unit for link in network.links if link.ties}
     check(shapes["units"], Record(dict.fromkeys(units, ListOf(COUNT, 2))), "shapes.units")
     for part, names, known in (("units", shapes["units"], units), ("joints", shapes["joints"], joints)):
         if unknown := names.keys() - known.keys():
             raise Unfit(f"shapes.{part} has '{min(unknown)}', which the network does not have")
     for name, unit in units.items():
         where = f"shapes.units.{name}"
-        check(len(shapes["units"][name]), whole(2, 2), f"the length of {where}")
-        for width, most in zip(shapes["units"][name], unit.weight.shape, strict=False):
-            check(width, whole(0, most), where)
+        most = [*unit.weight.shape[:2], *([unit.groups] if unit.in_groups and name not in tied else [])]
+        check(len(shapes["units"][name]), whole(len(most), len(most)), f"the length of {where}")
+        for width, largest in zip(shapes["units"][name], most, strict=True):
+            check(width, whole(0, largest), where)
     writers, widths = {link.joint: link.unit for link in network.links if link.joint}, network.widths()
     targets = {link.joint: link.target for link in network.links if link.joint}
     for name, shape in shapes["joints"].items():

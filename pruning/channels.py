@@ -67,7 +67,7 @@ def read_by_some(network: Network, kept: dict[str, Tensor]) -> dict[str, Tensor]
 
 
 def in_groups(network: Network) -> list[str]:
-    """Return the convolutions whose filters each read a group of several channels: they cannot be cut."""
+    """Return the convolutions whose filters each read a group of several channels: no single filter of them can be cut."""
     return [link.unit for link in network.links if link.unit and not link.ties and network.get_submodule(link.unit).groups > 1]
 
 
@@ -78,7 +78,7 @@ def follow(network: Network, kept: dict[str, Tensor], constant_of: dict[str, Ten
     `kept` is {unit: (filters,) bool, on the CPU}; a unit without an entry keeps all. `constant_of` is what a unit's
     cut filters give instead of 0, {unit: (filters,)}. A stream holds only the channels that somebody has written by
     then, in the order in which they were first written: it grows at its end, so that every reader reads all of it.
-    ValueError where filters that are tied to channels are to go without them, or a convolution in groups is cut.
+    ValueError where filters that are tied to channels are to go without them, or a part of a group is cut.
     """
     units, live, channels = network.all_units, needed(network, kept), Channels()
     widths = network.widths()
@@ -119,15 +119,23 @@ def _of_unit(link: Link, unit: Unit, filters: Tensor, order: Tensor) -> tuple[Te
             raise ValueError(f"'{link.unit}': filter c reads channel c only, and so both stay or both go")
         return order, torch.arange(1 if len(order) else 0)
     if unit.groups > 1:
-        if len(filters) < unit.filters or not torch.equal(order, torch.arange(unit.groups * unit.weight.shape[1])):
+        columns = unit.weight.shape[1]
+        groups = torch.unique(filters // (unit.filters // unit.groups))
+        whole = _of_groups(groups, unit.filters // unit.groups), _of_groups(groups, columns)
+        if not torch.equal(filters, whole[0]) or not torch.equal(order, whole[1]):
             raise ValueError(cannot_be_cut(link.unit, unit))
-        return filters, torch.arange(unit.weight.shape[1])
+        return filters, torch.arange(columns)
     return filters, order
+
+
+def _of_groups(groups: Tensor, size: int) -> Tensor:
+    """Return the indices of what is in these groups, of which each has so many."""
+    return (groups.unsqueeze(1) * size + torch.arange(size)).flatten()
 
 
 def cannot_be_cut(name: str, unit: Unit) -> str:
     """Return the message that says why a convolution in groups keeps its filters and all that it reads."""
-    return f"'{name}' is a convolution in {unit.groups} groups, whose filters and channels cannot be cut"
+    return f"'{name}' is a convolution in {unit.groups} groups, of which only whole ones leave, by --reg \"sss(of='group')\""
 
 
 def _shift(link: Link, unit: Unit, constant: Tensor) -> Tensor:

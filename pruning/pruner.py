@@ -105,7 +105,6 @@ class Pruner(Gated):
             raise ValueError(f"{self.needs_images} needs more images than a layer has filters, {widest}; there are {images}")
 
     def let_move(self, moving: bool) -> None:
-        """Say of all masks whether they still move, with the straight-through gradient, or are fixed."""
         """Tell every mask, and the joints, whether masks still move: then the gradient is straight-through."""
         for mask in self.gates.values():
             mask.straight_through = moving
@@ -126,6 +125,19 @@ class Pruner(Gated):
         if update:
             self.update(self.rate * self.schedule(position / self.total, self.updates))
         return update
+
+    def after_epoch(self, epoch: int) -> bool:
+        """Make soft masks anew behind the last step of an epoch in which they move. Says whether they were made anew."""
+        done = (epoch + 1) * self.steps
+        if not self.mask.soft or not self._plan(done - 1)[1]:
+            return False
+        self.update(self.rate * self.schedule(done / self.total, self.updates))
+        return True
+
+    def overwrite(self) -> None:
+        """Let new masks change the weights themselves, where they do."""
+        for name, mask in self.gates.items():
+            mask.overwrite(self.units[name])
 
     def scores(self, rate: float | None = None) -> dict[str, Tensor]:
         """Return the criterion's scores, in the masks' shapes; bools, True where kept, if the criterion finds its own counts.

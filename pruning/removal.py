@@ -83,7 +83,11 @@ class Removal:
             # a branch that writes every channel writes them in order, and needs no index
             if constant or len(written) < width:
                 joints[name] = {"width": width, "index": written.tolist(), "constant": constant}
-        units = {name: [len(filters), len(channels.inputs[name])] for name, filters in channels.filters.items()}
+        units = self.network.shapes()["units"]
+        for name, filters in channels.filters.items():
+            whole, _, *groups = units[name]
+            left = [groups[0] * len(filters) // max(whole, 1)] if groups else []
+            units[name] = [len(filters), len(channels.inputs[name]), *left]
         return {"units": units, "joints": joints}
 
 

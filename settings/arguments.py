@@ -10,7 +10,7 @@ from settings.errors import Refused
 from settings.files import fitting, nowhere
 from settings.flags import DESCRIPTIONS, FLAGS, GROUPS, SECTIONS, defaults, of_kind
 from settings.parsing import Parser
-from settings.recipes import RECIPES
+from settings.recipes import of_recipe
 from settings.registry import CRITERIA, REGULARIZERS, parse_call, presets
 from settings.rules import broken, scratch_model
 from settings.saved import check_run
@@ -90,7 +90,7 @@ def parse(argv: list[str]) -> Settings:
 def asked(argv: list[str]) -> Settings:
     """The settings that a command line asks for, before they are checked and resolved; raises Refused as `typed_flags` does."""
     typed = typed_flags(argv)
-    settings = Settings(defaults() | RECIPES.get(typed.get("recipe"), {}) | _of_preset(typed) | typed, typed)
+    settings = Settings(defaults() | of_recipe(typed) | _of_preset(typed) | typed, typed)
     return with_data_of_run(settings, settings.network.init or scratch_model(settings))
 
 
@@ -179,7 +179,7 @@ def _resolved_pruning(asked: Settings) -> dict:
     phase = parse_call(changes.get("prune_phase", pruning.prune_phase))[0]
     if "prune_schedule" not in asked.typed and phase == "iterative":
         changes["prune_schedule"] = "linear"
-    scope_is_said = "prune_scope" in asked.typed or "prune_scope" in RECIPES.get(asked.run.recipe, {}) or pruning.preset
+    scope_is_said = "prune_scope" in asked.typed or "prune_scope" in of_recipe(asked.typed) or pruning.preset
     if not scope_is_said and (own := CRITERIA.entry(pruning.prune_imp).traits.get("scope")):
         changes["prune_scope"] = own[0]
     if finds_counts(pruning.prune_imp) or gate_that_learns(asked):

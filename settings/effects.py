@@ -64,6 +64,25 @@ def gate_decides(settings) -> str | None:
         return f"has no effect with --prune_gate {gate.name}, which itself learns what is cut"
 
 
+def zero_filters(settings) -> bool:
+    """Whether --reg sets filters to exactly 0, so that they can be taken out as those under a mask can."""
+    reg = settings.training.reg
+    return reg != "none" and "zero filters" in REGULARIZERS.entry(reg).traits
+
+
+def learned_scales(settings) -> bool:
+    """Whether --reg trains scales, which take the place of a mask."""
+    reg = settings.training.reg
+    return reg != "none" and "learned scales" in REGULARIZERS.entry(reg).traits
+
+
+def nothing_to_take_out(settings) -> str | None:
+    """--compact, in a run that neither prunes nor sets filters to 0."""
+    if (words := no_pruning(settings)) and not zero_filters(settings):
+        *most, last = [name for name, entry in REGULARIZERS.entries.items() if "zero filters" in entry.traits]
+        return f"{words}, or --reg {', '.join(most)} or {last}"
+
+
 def no_whole_filters(settings) -> str | None:
     """Flags about filters, where smaller pieces are cut."""
     if smaller_pieces(settings):
@@ -80,7 +99,9 @@ def one_place(settings) -> str | None:
 def gate_option_without_effect(settings) -> str | None:
     """Options of --prune_gate, where masks do not move or the criterion sees neither maps nor gradients."""
     pruning = settings.pruning
-    options = parse_call(pruning.prune_gate)[1]
+    name, options = parse_call(pruning.prune_gate)
+    if name == "soft" and phase_of(settings).name != "dynamic":
+        return "soft is about masks that move, only --prune_phase dynamic moves them"
     if options.get("joint") == "right" and phase_of(settings).name != "dynamic":
         return f"{pruning.prune_gate} has no effect: joint is about masks that move, only --prune_phase dynamic moves them"
     if options.get("scored") == "own" and "reads images" not in CRITERIA.entry(pruning.prune_imp).traits:
@@ -148,6 +169,13 @@ def other_pieces(settings) -> str | None:
     if not smaller_pieces(settings):
         kinds = [name for name, entry in GRANULARITIES.entries.items() if "whole filters" not in entry.traits]
         return f"{settings.pruning.reconstruct} updates what is left of a filter: it needs --prune_type {' or '.join(kinds)}"
+
+
+def procedure_cuts(settings) -> str | None:
+    """Flags about when masks are made, with a procedure that cuts once, between two of its stages."""
+    procedure = PROCEDURES.entry(settings.run.procedure)
+    if "cuts" in procedure.traits:
+        return f"has no effect with --procedure {procedure.name}, which says itself when it cuts"
 
 
 def several_cuts(settings) -> str | None:

@@ -1,7 +1,7 @@
-"""This file holds the rules of gates that learn what is cut; settings/rules.py says what a rule is."""
+"""This file holds the rules about gates, and about what puts or moves them; settings/rules.py says what a rule is."""
 
-from settings.effects import gate_that_learns
-from settings.registry import parse_call
+from settings.effects import gate_that_learns, learned_scales, smaller_pieces
+from settings.registry import PROCEDURES, parse_call
 from settings.rules import rule
 
 
@@ -21,3 +21,26 @@ def gate_learns_within_the_run(settings) -> str | None:
             first, epochs = options.get(name, gate.options[name].default), settings.training.epochs
             if first >= epochs:
                 return f"--prune_gate {gate.name}: nothing is cut before epoch {first:g} ({name}), of {epochs} epochs"
+
+
+@rule("new", "saved")
+def a_unit_has_one_gate(settings) -> str | None:
+    kind = settings.pruning.prune_type
+    if kind != "none" and learned_scales(settings):
+        return f"--reg {settings.training.reg} puts scales where --prune_type {kind} puts masks: choose one"
+
+
+@rule("new", "saved")
+def filters_that_are_cut_by_a_procedure(settings) -> str | None:
+    procedure = PROCEDURES.entry(settings.run.procedure)
+    kind, gate = settings.pruning.prune_type, gate_that_learns(settings)
+    if "cuts" in procedure.traits and gate:
+        return f"--procedure {procedure.name} cuts by --prune_imp, and --prune_gate {gate.name} learns what is cut: choose one"
+    if "cuts" in procedure.traits and (kind == "none" or smaller_pieces(settings)):
+        return f"--procedure {procedure.name} takes out whole filters: it needs --prune_type structured, not {kind}"
+
+
+@rule("new", "saved")
+def soft_masks_are_of_filters(settings) -> str | None:
+    if smaller_pieces(settings) and parse_call(settings.pruning.prune_gate)[0] == "soft":
+        return f"--prune_gate soft is of filters, not of --prune_type {settings.pruning.prune_type}"

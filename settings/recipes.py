@@ -42,7 +42,51 @@ RECIPES = {
         "lr_schedule": "constant",
         "reg": "none",
     },
+    # Network Slimming, Liu et al., 2017 (arXiv 1708.06519), as in the authors' code: VGG-19, 70 % of all scales
+    "slimming": {
+        "arch": "vgg19",
+        "batch_size": 64,
+        "lr": 0.1,
+        "procedure": "slimming",
+        "prune_type": "structured",
+        "prune_rate": 0.7,
+        "prune_imp": "bn_scale",
+        "prune_scope": "global(normalise='none', threshold='published')",
+        "reg": "bn_l1",
+        "compact": True,
+    },
+    # Soft Filter Pruning, He et al., 2018 (arXiv 1808.06866), for CIFAR: drops at epochs 60, 120 and 160 of 200. The authors'
+    # first epoch is at 0.01, here the rate rises to 0.1 over it.
+    "sfp": {
+        "layers": 56,
+        "prune_type": "structured",
+        "prune_rate": 0.3,
+        "prune_imp": "L2",
+        "prune_scope": "local",
+        "prune_gate": "soft",
+        "prune_until": 1.0,
+        "optimizer": "sgd(nesterov=True)",
+        "lr": 0.1,
+        "weight_decay": 5e-4,
+        "lr_schedule": "step(drops=(0.3, 0.6, 0.8), factor=0.2)",
+        "warmup_epochs": 1.0,
+    },
+    # Dynamic Model Pruning with Feedback, Lin et al., 2020 (arXiv 2006.07253): the rate is whole at the second drop of the
+    # learning rate. The mask is on the output of a filter, not on its weight; filters are compared as multiples of the mean.
+    "dpf": {
+        "layers": 56,
+        "prune_type": "structured",
+        "prune_imp": "L2",
+        "prune_freq": "16it",
+        "prune_schedule": "cubic(reach=0.75)",
+        "prune_until": 0.75,
+        "optimizer": "sgd(nesterov=True)",
+        "lr": 0.2,
+        "lr_schedule": "step",
+    },
 }
+# what a recipe says otherwise where single weights or kernels are cut: the authors compare raw weights
+OF_WEIGHTS = {"dpf": {"prune_scope": "global(normalise='none')"}}
 # where the plain command differs from the paper's description: the flag, the paper's value, and what is done instead
 CURES = {
     "reg": ("none", "the regulariser is live (the published one was the constant 0)"),
@@ -51,6 +95,15 @@ CURES = {
     "lr_schedule": ("constant", "the learning rate drops at 50 % and 75 % of the run"),
     "prune_until": (1.0, "masks are fixed from this fraction of the run on"),
 }
+
+
+def of_recipe(typed: dict) -> dict:
+    """The values, by flag, of the recipe that was typed, or none; without its network where another one was typed."""
+    values = RECIPES.get(typed.get("recipe"), {})
+    if typed.get("prune_type", "structured") not in ("structured", "none"):
+        values = values | OF_WEIGHTS.get(typed.get("recipe"), {})
+    others = {"arch", "layers", "init", "scratch"} & typed.keys()
+    return {name: value for name, value in values.items() if not (name == "arch" and others)}
 
 
 def departures(settings) -> list[str]:

@@ -167,7 +167,7 @@ GRANULARITIES = Registry("granularity", "pruning/granularities.py", traits={"who
 GATES = Registry(
     "gate",
     "pruning/gates/*.py",
-    leave_out=("__init__.py", "learned.py", "mask.py"),
+    leave_out=("__init__.py", "learned.py", "mask.py", "scale.py"),
     # a gate that itself learns what is cut, of which --prune_type; an option that is counted in epochs
     traits={"decides": ("class",), "of:": ("class",), "epochs": ("option",)},
 )
@@ -192,9 +192,17 @@ TASKS = Registry(
 )
 ACTIONS = Registry("action", "training/actions.py")
 PROCEDURES = Registry(
-    "procedure", "training/procedures/*.py", traits={"repairs": ("return",), "repairs layer by layer": ("return",)}
+    "procedure",
+    "training/procedures/*.py",
+    # "cuts": it itself says when filters are cut, and takes them out
+    traits={"repairs": ("return",), "repairs layer by layer": ("return",), "cuts": ("return",)},
 )
-REGULARIZERS = Registry("regulariser", "regularizers.py")
+REGULARIZERS = Registry(
+    "regulariser",
+    "regularizers.py",
+    # it sets filters to exactly 0, which can then be taken out; it trains scales, which are put on the network for it
+    traits={"zero filters": ("network",), "learned scales": ("network",)},
+)
 FORMS = Registry("form", "deploy/forms/*.py", leave_out=("__init__.py", "form.py", "onnx.py", "pt2.py", "quiet.py"))
 OPTIMISERS = Registry("optimiser", "training/optimisers.py", traits={"no momentum": ("return",)})
 LEARNING_RATES = Registry("learning-rate schedule", "training/learning_rates.py")

@@ -76,9 +76,9 @@ def narrow(network: Network, factor: int = 8) -> Network:
     shapes = network.shapes()
     sources = {link.unit: link.source for link in network.links}
     targets = {link.unit: link.target for link in network.links}
-    for name, (filters, inputs) in shapes["units"].items():
+    for name, (filters, inputs, *groups) in shapes["units"].items():
         filters = filters if targets[name] in network.outputs else max(filters // factor, 1)
-        shapes["units"][name] = [filters, inputs if sources[name] == "input" else max(inputs // factor, 1)]
+        shapes["units"][name] = [filters, inputs if sources[name] == "input" else max(inputs // factor, 1), *groups]
     network.reshape(shapes)
     initialise(network)
     return network

@@ -117,8 +117,9 @@ class Block:
             self.run(*flags, *TINY, "--epochs", "2", *longer)
         elif (command := tuple(flags)) not in self.dry_runs:
             before = sorted(Path().rglob("*"))
-            # VGG halves its images five times
-            self.run(*flags, *DRY, *(["--image_size", "32"] if "vgg" in " ".join(flags) else []))
+            # VGG, also that of the recipe slimming, halves its images five times
+            large = ["--image_size", "32"] if "vgg" in " ".join(flags) or "slimming" in flags else []
+            self.run(*flags, *DRY, *large)
             assert sorted(Path().rglob("*")) == before
             self.dry_runs.add(command)
 

@@ -8,7 +8,9 @@ import torch
 
 import models
 import regularizers
+from models import numerics
 from pruning import OutputGate, Pruner, WeightMask
+from pruning.gates.scale import put_scales
 from regularizers import bn_l1_proximal
 from settings.registry import NETWORKS, REGULARIZERS
 
@@ -270,7 +272,7 @@ def test_live_filters_alone_give_the_same(two_blocks, monkeypatch, format_):
     weights = [unit.weight for unit in two_blocks.units.values()]
     found = []
     for large in (10**8, 0):
-        monkeypatch.setattr(regularizers, "LARGE", large)
+        monkeypatch.setattr(numerics, "LARGE", large)
         value = reg_cov(two_blocks)
         found.append((value, torch.autograd.grad(value, weights)))
     torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-14)
@@ -293,6 +295,10 @@ def test_the_weight_is_a_factor(two_blocks, name):
 
 @pytest.mark.parametrize("name", STEPS)
 def test_a_proximal_step_returns_nothing_and_touches_no_random_state(two_blocks, name):
+    if "learned scales" in REGULARIZERS.entries[name].traits:
+        put_scales(two_blocks, "block")
+        for branch in two_blocks.branches.values():
+            branch[-1].gate.scale.grad = torch.ones_like(branch[-1].gate.scale)
     before, state = [p.detach().clone() for p in two_blocks.parameters()], torch.get_rng_state()
     assert REGULARIZERS.get(name)(two_blocks, 0.1) is None
     assert torch.equal(state, torch.get_rng_state())

@@ -17,6 +17,7 @@ from pruning.repair import Repair
 from pruning.survivors import Survivors
 from runs.console import note, repaired_line, updated_line
 from settings.effects import updates_survivors
+from settings.errors import Failed
 from settings.registry import RECONSTRUCTIONS
 from training.comparison import compare
 from training.experiment import Experiment
@@ -50,6 +51,29 @@ def remove(run: Experiment) -> dict:
     run.go_on_with(smaller)
     removal.carry(old_optimizer, smaller, run.optimizer)
     return {"removal": comparison}
+
+
+def select(run: Experiment) -> dict:
+    """Mask the filters that the criterion chooses, by the whole rate. Returns the metric before and after, and their number."""
+    task, pruner, split = run.task, run.pruner, run.task.valid or run.task.test
+    before = run.evaluate(split)[task.metric]
+    pruner.look_at(partial(task.sample, run.settings.pruning.score_batches), task)
+    try:
+        pruner.update(pruner.rate)
+    except ValueError as error:
+        raise Failed(f"--prune_imp {run.settings.pruning.prune_imp}: {error}") from None
+    run.team.same_([buffer for gate in pruner.gates.values() for buffer in gate.buffers()])
+    after = run.evaluate(split)[task.metric]
+    return {"selections": [{"stage": run.now.name, "before": before, "after": after, "cut": pruner.cut()}]}
+
+
+@torch.no_grad()
+def set_scales(run: Experiment, *, value: float = 0.5) -> dict:
+    """Set every scale of batch norm to `value`."""
+    for unit in run.model.all_units.values():
+        if unit.norm is not None:
+            unit.norm.weight.fill_(value)
+    return {}
 
 
 @torch.no_grad()

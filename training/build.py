@@ -9,6 +9,7 @@ import models
 import tasks
 from models.layers import Gate
 from pruning import Learner, Pruner, accounting, repair
+from pruning.gates.scale import put_scales
 from runs.folder import load_checkpoint
 from settings.arguments import Settings
 from settings.earlier import with_data_of
@@ -101,14 +102,34 @@ def parameter_groups(network: models.Network) -> list[dict]:
     ]
 
 
-def build_regulariser(training) -> tuple[dict[str, Callable], Callable | None]:
-    """Build what --reg names: penalties on the network by name, weighted by --odecay, and a proximal step or None."""
-    if training.reg == "none":
+def build_regulariser(reg: str, training) -> tuple[dict[str, Callable], Callable | None]:
+    """Build the regulariser `reg` of a stage: penalties on the network by name, and a proximal step or None.
+
+    What --reg names is weighted by --odecay; `training` is that section of the settings.
+    """
+    if reg == "none":
         return {}, None
-    function = REGULARIZERS.get(training.reg, weight=training.odecay)
-    if REGULARIZERS.entry(training.reg).kind == "proximal":
+    function = REGULARIZERS.get(reg, **({"weight": training.odecay} if reg == training.reg else {}))
+    if REGULARIZERS.entry(reg).kind == "proximal":
         return {}, function
     return {function.__name__: function}, None
+
+
+def check_regulariser(network: models.Network, reg: str) -> None:
+    """Try --reg on a network that was just built, whose weights it does not move; scales that it trains are put there.
+
+    Raises Refused for a network without what it is about.
+    """
+    entry = REGULARIZERS.entries.get(parse_call(reg)[0])
+    if entry is None or "zero filters" not in entry.traits:
+        return
+    try:
+        if "learned scales" in entry.traits:
+            put_scales(network, REGULARIZERS.get(reg).keywords.get("of", entry.options["of"].default))
+        else:
+            REGULARIZERS.get(reg, weight=0.0)(network, 0.0)
+    except ValueError as error:
+        raise Refused(f"--reg {reg}: {error}") from None
 
 
 def gate_penalties(network: models.Network) -> dict[str, Callable]:
@@ -130,7 +151,10 @@ def build_network(settings: Settings, tensors: dict | None) -> tuple[models.Netw
     Raises Refused if it does not fit the data, or `tensors` do not fit it.
     """
     arch, outputs, (channels, size, _) = settings.network.arch, tasks.outputs_of(settings.data), tasks.inputs_of(settings.data)
-    model = models.build(arch, classes=outputs, channels=channels, size=size)
+    try:
+        model = models.build(arch, classes=outputs, channels=channels, size=size)
+    except ValueError as error:
+        raise Refused(f"--arch {arch}: {error}") from None
     regulariser, options = parse_call(settings.training.reg)
     if regulariser != "none" and not model.units and not options.get("linear"):
         raise Refused(f"--reg {settings.training.reg} has no effect: it is about filters, and {arch} has none")
@@ -144,6 +168,7 @@ def build_network(settings: Settings, tensors: dict | None) -> tuple[models.Netw
         except ValueError as error:
             init = settings.network.init
             raise Refused(f"--init: '{init}' is of another network than {arch} of {outputs} classes: {error}") from None
+    check_regulariser(model, settings.training.reg)
     return model, whole
 
 
@@ -196,8 +221,9 @@ def starting_weights(settings: Settings) -> tuple[str, dict[str, torch.Tensor], 
         smaller, asked_then = bool(shapes), state["settings"]
         tensors = {name: value for name, value in state["model"].items() if ".gate." not in name}
         gates = {name: value for name, value in state["model"].items() if ".gate." in name}
-        # what gates that learn have closed, and what they make of the rest, is in no mask
-        if not smaller and any(not name.endswith(".gate.mask") or (value == 0).any() for name, value in gates.items()):
+        # what gates that learn have closed, and what they make of the rest, is in no mask and in no scale
+        known = (".gate.mask", ".gate.scale")
+        if not smaller and any(not name.endswith(known) or (value != 1).any() for name, value in gates.items()):
             raise Refused(f"--init: '{network.init}' has been pruned; a whole network is needed")
     if smaller:
         raise Refused(f"--init: filters have been taken out of '{network.init}' already")

@@ -12,7 +12,7 @@ from pruning import accounting
 from pruning.removal import is_exact
 from runs.records import best_row
 from settings.arguments import Settings
-from settings.effects import gate_that_learns
+from settings.effects import gate_that_learns, zero_filters
 from settings.saved import counted
 from training.experiment import Experiment
 
@@ -21,10 +21,10 @@ from training.experiment import Experiment
 class Row:
     """A row tells what came of one epoch; metrics.jsonl has a line for each.
 
-    `train` and `valid` are the task's measures, the metric first. `pruning` is empty in a dense run; otherwise it holds the
-    weights under a mask and all weights (num_zero, num_total), the mask entries that are 0 (cut), those that moved in this
-    epoch (mask_changes), of filters those that returned, left, and are cut without a gradient (not_learning), and the filters
-    kept in each layer (kept_filters).
+    `train` and `valid` are the task's measures, the metric first. `pruning` is empty in a dense run; otherwise, also where a
+    regulariser sets filters to 0, it holds the weights under a mask and all weights (num_zero, num_total), the mask entries
+    that are 0 (cut), those that moved in this epoch (mask_changes), of filters those that returned, left, and are cut without
+    a gradient (not_learning), and the filters kept in each layer (kept_filters).
     """
 
     epoch: int
@@ -45,6 +45,12 @@ class Row:
         if run.pruner is not None:
             zero, total, kept = under_masks(run)
             row.pruning = dict(zip(names, (zero, total, run.pruner.cut(), kept), strict=True)) | run.pruner.take_moves()
+        elif zero_filters(run.settings) and "removal" not in run.results:
+            row.pruning = dict(zip(names, at_zero(run), strict=True))
+            row.pruning |= dict.fromkeys(("mask_changes", "returned", "left", "not_learning"), 0)
+        elif "selections" in run.results:
+            row.pruning = dict(zip(names, taken_out(run), strict=True))
+            row.pruning |= dict.fromkeys(("mask_changes", "returned", "left", "not_learning"), 0)
         elif earlier and "cut" in earlier[-1]:
             # the filters have been taken out: what was cut stays as it was
             row.pruning = {name: earlier[-1][name] for name in names}
@@ -81,7 +87,8 @@ class Result:
     def of(cls, run: Experiment, rows: list[dict], test: dict) -> "Result":
         """The result of a run that has ended; `test` are its measures on the test images."""
         settings = run.settings
-        count = accounting.dense if run.pruner is None else accounting.remaining
+        whole = run.pruner is None and ("removal" in run.results or not zero_filters(settings))
+        count = accounting.dense if whole else accounting.remaining
         used = {name: settings.flat[name] for name in ("epochs", "recalibrate", "finetune_lr")}
         return cls(
             rows[-1],
@@ -105,6 +112,22 @@ class Result:
 def under_masks(run: Experiment) -> tuple[int, int, dict[str, int]]:
     """The weights under a mask, all weights, and the filters kept in each layer."""
     return *accounting.zeros(run.model), accounting.kept_filters(run.model)
+
+
+def at_zero(run: Experiment) -> tuple[int, int, int, dict[str, int]]:
+    """Of filters that the regulariser has set to 0: their weights, all weights, their number, and the filters that are left."""
+    units, alive = run.model.units, accounting.filter_masks(run.model)
+    gone = {name: int((~mask).sum()) for name, mask in alive.items()}
+    weights = sum(count * units[name].weight[0].numel() for name, count in gone.items() if count)
+    return weights, run.whole.parameters, sum(gone.values()), {name: int(mask.sum()) for name, mask in alive.items()}
+
+
+def taken_out(run: Experiment) -> tuple[int, int, int, dict[str, int]]:
+    """Of filters that have been taken out: their weights, all weights, their number, and the filters left in each layer."""
+    whole, units = run.whole_shapes["units"], run.model.units
+    gone = {name: whole[name][0] - unit.filters for name, unit in units.items()}
+    weights = sum(count * whole[name][1] * units[name].weight.shape[2:].numel() for name, count in gone.items())
+    return weights, run.whole.parameters, sum(gone.values()), {name: unit.filters for name, unit in units.items()}
 
 
 def config(run: Experiment) -> dict:

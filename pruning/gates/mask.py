@@ -32,6 +32,7 @@ class Mask(Gate):
 
     joint = "zero"
     scored = "joint"
+    soft = False  # whether masks are made behind every epoch too, so that what is evaluated is masked as it then is
 
     def __init__(self, shape, device=None):
         super().__init__()
@@ -49,6 +50,9 @@ class Mask(Gate):
 
     def decide(self) -> Tensor:
         return self.mask.bool()
+
+    def overwrite(self, unit) -> None:
+        """Change the unit's own weights, after a new mask was set; most masks leave them as they are."""
 
     @property
     def _passes(self) -> bool:

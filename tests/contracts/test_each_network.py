@@ -7,6 +7,7 @@ import torch
 from conftest import narrow
 from promises import PRUNED, trains_and_resumes, unchanged
 
+from pruning.channels import in_groups
 from settings.registry import NETWORKS
 
 
@@ -16,7 +17,9 @@ def small(name: str, **options):
 
 @pytest.mark.parametrize("name", NETWORKS.entries)
 def test_it_trains_and_resumes(tmp_path, monkeypatch, name):
-    pruned = PRUNED if small(name).units else ["--prune_type", "unstructured"]  # without a convolution no filter goes
+    network = small(name)
+    whole_filters = network.units and not in_groups(network)  # without a convolution, and in groups, no filter goes
+    pruned = PRUNED if whole_filters else ["--prune_type", "unstructured"]
     trains_and_resumes(tmp_path, monkeypatch, *pruned, "--image_size", "32", "--lr", "0.01", network=partial(small, name))
 
 
@@ -41,7 +44,7 @@ def test_every_parameter_learns(name):
     (name, option, value)
     for name, entry in NETWORKS.entries.items()
     for option, declared in entry.options.items()
-    for value in (declared.choices or {"classes": (3,), "channels": (1,), "size": (28,)}[option])
+    for value in (declared.choices or {"classes": (3,), "channels": (1,), "size": (28,), "groups": (2,), "width": (4,)}[option])
     if value != declared.default
 ])  # fmt: skip
 def test_every_option_has_an_effect(name, option, value):

@@ -4,12 +4,14 @@ import pytest
 import torch
 from promises import trains_and_resumes, unchanged
 
-from settings.registry import REGULARIZERS
+from pruning.gates.scale import put_scales
+from settings.registry import REGULARIZERS, parse_call
 
 pytestmark = pytest.mark.core
 
 # two values of each option that must give two results
 OPTION_VALUES = {"weight": (0.5, 0.25), "tau": (1e-4, 0.2), "iterations": (1, 8), "linear": (False, True)}
+OPTION_VALUES |= {"of": ("block", "filter"), "momentum": (0.9, 0.5)}
 PENALTIES = [name for name, entry in REGULARIZERS.entries.items() if entry.kind != "proximal"]
 
 
@@ -33,8 +35,17 @@ def applied(network, text: str) -> list[torch.Tensor]:
     """What a penalty says and the gradient that it leaves, or the parameters after a proximal step."""
     function = REGULARIZERS.get(text)
     if REGULARIZERS.entry(text).kind == "proximal":
+        if "learned scales" in REGULARIZERS.entry(text).traits:
+            put_scales(network, parse_call(text)[1].get("of", "block"))
+            for unit in network.units.values():
+                if unit.gate is not None:
+                    unit.gate.scale.grad = torch.full_like(unit.gate.scale, 0.5)
         function(network, 0.1)
-        return [parameter.detach().clone() for parameter in network.parameters()]
+        function(network, 0.1)
+        values = torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
+        for unit in network.units.values():
+            unit.gate = None
+        return [values]
     value = function(network)
     gradients = torch.autograd.grad(value, list(network.parameters()), allow_unused=True)
     return [value.detach(), *(gradient for gradient in gradients if gradient is not None)]
@@ -46,5 +57,5 @@ def test_every_option_has_an_effect(two_blocks, name, option):
     results = []
     for value in OPTION_VALUES[option]:
         two_blocks.load_state_dict(state)
-        results.append(applied(two_blocks, f"{name}({option}={value})"))
+        results.append(applied(two_blocks, f"{name}({option}={value!r})"))
     assert any(not torch.equal(one, other) for one, other in zip(*results, strict=True))

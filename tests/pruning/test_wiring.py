@@ -161,7 +161,7 @@ def test_the_filters_of_outputs_and_what_is_tied_to_the_images_stay():
 
 def test_convolutions_in_groups_are_refused_by_name_before_anything_is_cut():
     network = InGroups().eval()
-    message = "'grouped' is a convolution in 2 groups, whose filters and channels cannot be cut"
+    message = "'grouped' is a convolution in 2 groups, of which only whole ones leave"
     with pytest.raises(ValueError, match=message):
         Pruner(network, rate=0.5)
     assert all(unit.gate is None for unit in network.units.values())

@@ -42,6 +42,8 @@ WITHOUT = {
     "repairs_nothing": [*STRUCTURED, "--prune_phase", "after", "--procedure", "scratch(model='m.pt')"],
     "no_repair": [],
     "gate_decides": [*STRUCTURED, "--prune_gate", "hard_concrete"],
+    "nothing_to_take_out": ["--reg", "l1"],
+    "procedure_cuts": [*STRUCTURED, "--procedure", "slimming"],
 }
 # conditions that hold in the plain command: what must be typed for the flag to have its effect
 WITH = {"several_cuts": ["--prune_phase", "after"]}
@@ -135,6 +137,7 @@ def test_every_condition_is_in_the_table():
     defined = {item for item in public if getattr(item, "__module__", "") == "settings.effects"}
     helpers = {effects.finds_counts, effects.phase_of, effects.network_is_typed, effects.phase_decides, effects.smaller_pieces}
     helpers |= {effects.one_round, effects.not_of_the_data_set, effects.gate_that_learns, effects.updates_survivors}
+    helpers |= {effects.zero_filters, effects.learned_scales}
     named = {condition for _, condition in PAIRS if "<locals>" not in condition.__qualname__}
     assert named == defined - helpers
 
