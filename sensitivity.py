@@ -17,8 +17,8 @@ from runs.storage import as_json, replace
 from runs.tables import write_table
 from settings.arguments import parse
 from settings.earlier import as_measured_on
-from settings.effects import finds_counts
 from settings.errors import Refused, guard
+from settings.meaning import finds_counts
 
 RATES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from settings import ending_rules, gate_rules  # noqa: F401  (their rules are among those that are asked)
 from settings.earlier import folder_of, saved_settings, with_data_of_run
-from settings.effects import finds_counts, gate_that_learns
 from settings.errors import Refused
 from settings.files import fitting, nowhere
 from settings.flags import DESCRIPTIONS, FLAGS, GROUPS, SECTIONS, defaults, of_kind
+from settings.meaning import finds_counts, gate_that_learns
 from settings.parsing import Parser
 from settings.recipes import of_recipe
 from settings.registry import CRITERIA, REGULARIZERS, parse_call, presets

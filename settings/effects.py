@@ -6,37 +6,29 @@ its effect. It may rely on every name in the settings being known to its registr
 
 from collections.abc import Callable
 
+from settings.meaning import (
+    finds_counts,
+    gate_that_learns,
+    network_is_typed,
+    one_round,
+    phase_of,
+    smaller_pieces,
+    updates_survivors,
+    zero_filters,
+)
 from settings.registry import (
     CRITERIA,
     DATASETS,
-    GATES,
     GRANULARITIES,
     NETWORKS,
     OPTIMISERS,
     PHASES,
     PROCEDURES,
-    RECONSTRUCTIONS,
     REGULARIZERS,
-    Entry,
     parse_call,
 )
 
 Condition = Callable[..., str | None]
-
-
-def finds_counts(criterion: str) -> bool:
-    """Whether a criterion, with its options as they were chosen, itself says how many filters are cut."""
-    return parse_call(criterion)[1].get("counts", "given") != "given"
-
-
-def phase_of(settings) -> Entry:
-    """The registry's entry of the phase that --rounds or --prune_phase asks for."""
-    return PHASES.entries["iterative"] if settings.pruning.rounds else PHASES.entry(settings.pruning.prune_phase)
-
-
-def network_is_typed(settings) -> bool:
-    """Whether a flag that names the network was typed, beside a file of weights."""
-    return not {"arch", "layers"}.isdisjoint(settings.typed)
 
 
 def no_pruning(settings) -> str | None:
@@ -46,34 +38,10 @@ def no_pruning(settings) -> str | None:
         return f"has no effect without --prune_type {', '.join(most)} or {last}"
 
 
-def smaller_pieces(settings) -> str:
-    """The name of the granularity that is asked for, where it cuts smaller pieces than whole filters; empty otherwise."""
-    kind = settings.pruning.prune_type
-    return "" if kind == "none" or "whole filters" in GRANULARITIES.entry(kind).traits else kind
-
-
-def gate_that_learns(settings) -> Entry | None:
-    """The registry's entry of the gate that is asked for, where it learns what is cut."""
-    gate = GATES.entry(settings.pruning.prune_gate)
-    return gate if settings.pruning.prune_type != "none" and "decides" in gate.traits else None
-
-
 def gate_decides(settings) -> str | None:
     """Flags that say what a pruner cuts, and when, with a gate that learns what is cut."""
     if gate := gate_that_learns(settings):
         return f"has no effect with --prune_gate {gate.name}, which itself learns what is cut"
-
-
-def zero_filters(settings) -> bool:
-    """Whether --reg sets filters to exactly 0, so that they can be taken out as those under a mask can."""
-    reg = settings.training.reg
-    return reg != "none" and "zero filters" in REGULARIZERS.entry(reg).traits
-
-
-def learned_scales(settings) -> bool:
-    """Whether --reg trains scales, which take the place of a mask."""
-    reg = settings.training.reg
-    return reg != "none" and "learned scales" in REGULARIZERS.entry(reg).traits
 
 
 def nothing_to_take_out(settings) -> str | None:
@@ -129,12 +97,6 @@ def finds_its_counts(settings) -> str | None:
         return f"has no effect on {settings.pruning.prune_imp}, which finds its own counts"
 
 
-def one_round(settings) -> bool:
-    """Whether the rounds that are asked for are a single one, which cuts the whole rate before the first step."""
-    rounds = settings.pruning.rounds or parse_call(settings.pruning.prune_phase)[1].get("rounds")
-    return phase_of(settings).name == "iterative" and rounds == 1
-
-
 def one_cut(settings) -> str | None:
     """--prune_schedule, in a phase that cuts once."""
     return phase_decides(settings, "one cut" in phase_of(settings).traits or one_round(settings))
@@ -154,12 +116,6 @@ def phase_decides(settings, decides: bool) -> str | None:
     """The words that refuse a flag about when masks are made, where the phase `decides` that itself; None otherwise."""
     if decides:
         return f"has no effect with --prune_phase {phase_of(settings).name}, which says itself when it cuts"
-
-
-def updates_survivors(settings) -> bool:
-    """Whether --reconstruct names a method that updates what is left of each layer itself, and not the layers that read it."""
-    method = settings.pruning.reconstruct
-    return method != "none" and "surviving weights" in RECONSTRUCTIONS.entry(method).traits
 
 
 def other_pieces(settings) -> str | None:

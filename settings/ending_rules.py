@@ -4,8 +4,8 @@ import importlib.util
 import os
 from pathlib import Path
 
-from settings.effects import smaller_pieces, zero_filters
 from settings.flags import FLAGS, of_kind
+from settings.meaning import smaller_pieces, zero_filters
 from settings.registry import FORMS
 from settings.rules import rule, scratch_model, without_effect
 

@@ -1,6 +1,6 @@
 """This file holds the rules about gates, and about what puts or moves them; settings/rules.py says what a rule is."""
 
-from settings.effects import gate_that_learns, learned_scales, smaller_pieces
+from settings.meaning import gate_that_learns, learned_scales, smaller_pieces
 from settings.registry import PROCEDURES, parse_call
 from settings.rules import rule
 

@@ -2,7 +2,7 @@
 
 import re
 
-from settings.effects import gate_that_learns
+from settings.meaning import gate_that_learns
 from settings.registry import parse_call
 
 RAW_SCOPE = "global(normalise='none', floor=0)"

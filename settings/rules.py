@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from settings.effects import network_is_typed, phase_of, smaller_pieces
 from settings.flags import FLAGS
+from settings.meaning import network_is_typed, phase_of, smaller_pieces
 from settings.registry import CRITERIA, NETWORKS, SCOPES, parse_call
 
 RULES: dict[str, list[Callable]] = {"new": [], "ending": [], "use": [], "saved": []}

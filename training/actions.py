@@ -16,8 +16,8 @@ from pruning.removal import Removal, ungated
 from pruning.repair import Repair
 from pruning.survivors import Survivors
 from runs.console import note, repaired_line, updated_line
-from settings.effects import updates_survivors
 from settings.errors import Failed
+from settings.meaning import updates_survivors
 from settings.registry import RECONSTRUCTIONS
 from training.comparison import compare
 from training.experiment import Experiment

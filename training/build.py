@@ -13,8 +13,8 @@ from pruning.gates.scale import put_scales
 from runs.folder import load_checkpoint
 from settings.arguments import Settings
 from settings.earlier import with_data_of
-from settings.effects import gate_that_learns, updates_survivors
 from settings.errors import Refused
+from settings.meaning import gate_that_learns, updates_survivors
 from settings.registry import OPTIMISERS, REGULARIZERS, parse_call
 
 

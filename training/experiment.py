@@ -80,8 +80,7 @@ class Experiment:
             return self.loss(self, inputs, targets)
 
         alone = self.team.size == 1
-        self.predict = engine.compiled(predict, alone)
-        self.losses = engine.compiled(forward, alone)
+        self.predict, self.losses = (engine.compiled(function, alone) for function in (predict, forward))
         self.captured = not (engine.compile and self.loss)
 
     @property
@@ -218,13 +217,8 @@ def start(
     model, whole = build_network(settings, tensors)
     model = model.to(engine.device, memory_format=torch.channels_last)
     pruner = build_pruner(model, settings)
-    task = tasks.load(
-        settings.data,
-        batch_size=settings.training.batch_size,
-        seed=settings.run.seed,
-        device=engine.device,
-        quiet=settings.run.quiet,
-    )
+    size, seed, quiet = settings.training.batch_size, settings.run.seed, settings.run.quiet
+    task = tasks.load(settings.data, batch_size=size, seed=seed, device=engine.device, quiet=quiet)
     if state:
         task.check(state.get("data"))
     elif settings.network.init:

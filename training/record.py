@@ -12,7 +12,7 @@ from pruning import accounting
 from pruning.removal import is_exact
 from runs.records import best_row
 from settings.arguments import Settings
-from settings.effects import gate_that_learns, zero_filters
+from settings.meaning import gate_that_learns, zero_filters
 from settings.saved import counted
 from training.experiment import Experiment
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 from settings.arguments import Settings
-from settings.effects import phase_of, zero_filters
 from settings.errors import Refused
+from settings.meaning import phase_of, zero_filters
 from settings.registry import ACTIONS, PROCEDURES, REGULARIZERS
 
 

@@ -1,0 +1,54 @@
+"""This file says what the flags that were asked for amount to, where several parts of the program want to know it."""
+
+from settings.registry import GATES, GRANULARITIES, PHASES, RECONSTRUCTIONS, REGULARIZERS, Entry, parse_call
+
+
+def finds_counts(criterion: str) -> bool:
+    """Whether a criterion, with its options as they were chosen, itself says how many filters are cut."""
+    return parse_call(criterion)[1].get("counts", "given") != "given"
+
+
+def phase_of(settings) -> Entry:
+    """The registry's entry of the phase that --rounds or --prune_phase asks for."""
+    return PHASES.entries["iterative"] if settings.pruning.rounds else PHASES.entry(settings.pruning.prune_phase)
+
+
+def network_is_typed(settings) -> bool:
+    """Whether a flag that names the network was typed, beside a file of weights."""
+    return not {"arch", "layers"}.isdisjoint(settings.typed)
+
+
+def smaller_pieces(settings) -> str:
+    """The name of the granularity that is asked for, where it cuts smaller pieces than whole filters; empty otherwise."""
+    kind = settings.pruning.prune_type
+    return "" if kind == "none" or "whole filters" in GRANULARITIES.entry(kind).traits else kind
+
+
+def gate_that_learns(settings) -> Entry | None:
+    """The registry's entry of the gate that is asked for, where it learns what is cut."""
+    gate = GATES.entry(settings.pruning.prune_gate)
+    return gate if settings.pruning.prune_type != "none" and "decides" in gate.traits else None
+
+
+def zero_filters(settings) -> bool:
+    """Whether --reg sets filters to exactly 0, so that they can be taken out as those under a mask can."""
+    reg = settings.training.reg
+    return reg != "none" and "zero filters" in REGULARIZERS.entry(reg).traits
+
+
+def learned_scales(settings) -> bool:
+    """Whether --reg trains scales, which take the place of a mask."""
+    reg = settings.training.reg
+    return reg != "none" and "learned scales" in REGULARIZERS.entry(reg).traits
+
+
+def one_round(settings) -> bool:
+    """Whether the rounds that are asked for are a single one, which cuts the whole rate before the first step."""
+    rounds = settings.pruning.rounds or parse_call(settings.pruning.prune_phase)[1].get("rounds")
+    return phase_of(settings).name == "iterative" and rounds == 1
+
+
+def updates_survivors(settings) -> bool:
+    """Whether --reconstruct names a method that updates what is left of each layer itself, and not the layers that read it."""
+    method = settings.pruning.reconstruct
+    return method != "none" and "surviving weights" in RECONSTRUCTIONS.entry(method).traits
