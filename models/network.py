@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from models.joint import Joint
 from models.layers import Unit
@@ -102,7 +103,7 @@ class Network(nn.Module):
     def reshape(self, shapes: dict) -> None:
         """Give every unit and joint the widths and indices in `shapes`; the values are yet to be loaded.
 
-        KeyError for the shapes of a different network.
+        A joint without an entry has no index afterwards. KeyError for the shapes of a different network.
         """
         for link in self.links:
             if link.unit is not None:
@@ -110,17 +111,26 @@ class Network(nn.Module):
                 self.get_submodule(link.unit).resize(filters, inputs, filters if link.ties else None)
         weight = next(self.parameters())
         for name, joint in self.joints.items():
-            if name in shapes["joints"]:
-                joint.place(**shapes["joints"][name])
-                joint.to(weight.device, weight.dtype)
+            joint.place(**shapes["joints"].get(name, {}))
+            joint.to(weight.device, weight.dtype)
 
     def widths(self) -> dict[str, int]:
         """Return {node: number of channels} once all units have written to it."""
-        widths, units = {"input": self.input_channels}, self.all_units
+        widths = {"input": self.input_channels}
         for link in self.links:
-            width = widths[link.source] if link.unit is None else units[link.unit].filters
+            width = widths[link.source] if link.unit is None else self.written(link)[1]
             widths[link.target] = max(widths.get(link.target, 0), width)
         return widths
+
+    def written(self, link: Link) -> tuple[Tensor, int]:
+        """Return which channels of the target a link's unit writes to, (filters,) int64, and how many the target has by then.
+
+        A unit's filters write the first channels in their order, unless removal has given its joint an index.
+        """
+        filters, joint = self.get_submodule(link.unit).filters, link.joint and self.get_submodule(link.joint)
+        if not joint or joint.index is None:
+            return torch.arange(filters), filters
+        return joint.index.cpu(), joint.width
 
 
 def _check_ties(link: Link, unit: Unit) -> None:

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from runs.storage import packed, read_tensors, replace
+from settings.earlier import with_names_of_today
 from settings.errors import Refused
 from settings.flags import FLAGS, of_kind
 from settings.paths import began_in
@@ -191,6 +192,7 @@ class Folder:
 def load_checkpoint(path: Path) -> dict:
     """The tensors and plain values of a checkpoint; Refused if it is missing, damaged, foreign, newer, or holds code."""
     state = read_tensors(path, "checkpoint", {"rows", "settings", "model", "optimizer", "random"}, FORMAT)
+    state["settings"] = with_names_of_today(state["settings"])
     return state if state["format"] > 1 else _from_format_1(state)
 
 

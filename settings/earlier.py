@@ -25,9 +25,16 @@ def saved_settings(folder: Path) -> dict | None:
         saved = record["settings"]
         if not (saved.keys() >= {"arch", "typed"} and isinstance(saved["epochs"], int)):
             return None
-        return saved | {"data_dir": located(saved.get("data_dir", "data"), folder, record.get("began_in"))}
+        data_dir = located(saved.get("data_dir", "data"), folder, record.get("began_in"))
+        return with_names_of_today(saved) | {"data_dir": data_dir}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def with_names_of_today(saved: dict) -> dict:
+    """A run's settings by flag, in which an option that was renamed since has its name of today."""
+    procedure = saved.get("procedure")
+    return saved | {"procedure": procedure.replace("scratch(model=", "scratch(of=")} if procedure else saved
 
 
 def with_data_of(settings, saved: dict):

@@ -114,6 +114,13 @@ def phase_decides(settings, decides: bool) -> str | None:
         return f"has no effect with --prune_phase {phase_of(settings).name}, which says itself when it cuts"
 
 
+def procedure_cuts(settings) -> str | None:
+    """Flags about when masks are made and on which images, with a procedure that selects filters itself."""
+    procedure = PROCEDURES.entry(settings.run.procedure)
+    if "prune_imp" in procedure.traits:
+        return f"has no effect with --procedure {procedure.name}, which says itself when it cuts, on the held-out images"
+
+
 def several_cuts(settings) -> str | None:
     """--reconstruct, in a phase that cuts more than once."""
     if "one cut" not in phase_of(settings).traits:

@@ -161,7 +161,15 @@ TASKS = Registry(
 )
 ACTIONS = Registry("action", "training/actions.py")
 PROCEDURES = Registry(
-    "procedure", "training/procedures/*.py", traits={"repairs": ("return",), "repairs layer by layer": ("return",)}
+    "procedure",
+    "training/procedures/*.py",
+    traits={
+        "repairs": ("return",),
+        "repairs layer by layer": ("return",),
+        # the criterion by which it itself takes out filters, and its regulariser, where these flags are not typed
+        "prune_imp:": ("return",),
+        "reg:": ("return",),
+    },
 )
 REGULARIZERS = Registry("regulariser", "regularizers.py")
 OPTIMISERS = Registry("optimiser", "training/optimisers.py", traits={"no momentum": ("return",)})

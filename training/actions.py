@@ -10,11 +10,17 @@ import torch
 
 import models
 from models.layers import initialise
+from pruning.guided import narrowed
 from pruning.removal import Removal, ungated
 from pruning.repair import Repair
-from runs.console import note, repaired_line
+from runs.console import note, repaired_line, selected_line
+from settings.paths import model_of
+from training.build import build_pruner
 from training.comparison import compare
+from training.earlier_networks import widths_of
+from training.evaluation import BATCH
 from training.experiment import Experiment
+from training.record import shares_left
 from training.statistics import recalibrate_statistics
 
 
@@ -81,10 +87,40 @@ def reconstruct(run: Experiment, *, layer: str = "") -> dict:
     return {"reconstruction": records}
 
 
-def shrink(run: Experiment, *, model: str) -> dict:
-    """Give the network the widths of the network in the file `model`, a model.pt, and fresh weights."""
+def select(run: Experiment) -> dict:
+    """Mask the filters that the criterion chooses, on the images where the run is validated.
+
+    Filters may have been taken out before. Returns a record for each selection so far: what the criterion has found, the
+    metric before and after, the filters cut, and the fractions of the whole network's parameters and MACs that are left.
+    """
+    task, team, split = run.task, run.team, run.task.valid or run.task.test
+    if run.pruner is None:  # its masks have been taken out
+        run.pruner = build_pruner(run.model, run.settings)
+        run.capture()
+    before = run.evaluate(split)[task.metric]
+    run.pruner.look_at(lambda: islice(task.ordered(split, BATCH), 2 if run.settings.run.dry_run else None), task)
+    run.pruner.update(run.pruner.rate)
+    team.same_([buffer for gate in run.pruner.gates.values() for buffer in gate.buffers()])
+    record = {"stage": run.now.name, **run.pruner.record, "before": before, "after": run.evaluate(split)[task.metric]}
+    record |= {"cut": run.pruner.cut(), **shares_left(run)}
+    note(run.settings, selected_line(record))
+    return {"selections": [*run.results.get("selections", ()), record]}
+
+
+def shrink(run: Experiment, *, of: str) -> dict:
+    """Give the network the widths of the network in a model.pt, or in a run's folder `of`, and fresh weights."""
+    return _begin_anew(run, models.load(model_of(of)).shapes())
+
+
+def narrow(run: Experiment, *, like: tuple = ()) -> dict:
+    """Give the network the mean widths that the pruned networks `like` have in each stage, and fresh weights."""
+    return _begin_anew(run, narrowed(run.model.cpu(), widths_of(like), run.task.inputs[1]))
+
+
+def _begin_anew(run: Experiment, shapes: dict) -> dict:
+    """Give the network these shapes and fresh weights."""
     network = run.model.cpu()  # where fresh weights are the same on every device
-    network.reshape(models.load(model).shapes())
+    network.reshape(shapes)
     initialise(network)
     run.go_on_with(network.to(run.engine.device, memory_format=torch.channels_last))
     return {}

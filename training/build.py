@@ -8,12 +8,13 @@ import torch
 import models
 import tasks
 from models.layers import Gate
-from pruning import Pruner, accounting, repair
+from pruning import Pruner, accounting, guided, repair
 from runs.folder import load_checkpoint
 from settings.arguments import Settings
 from settings.earlier import with_data_of
 from settings.errors import Refused
 from settings.registry import OPTIMISERS, REGULARIZERS, parse_call
+from training.earlier_networks import smaller_of, times_smaller, widths_of
 
 
 def build_pruner(model: models.Network, settings: Settings) -> Pruner | None:
@@ -95,12 +96,15 @@ def parameter_groups(network: models.Network) -> list[dict]:
     ]
 
 
-def build_regulariser(training) -> tuple[dict[str, Callable], Callable | None]:
-    """Build what --reg names: penalties on the network by name, weighted by --odecay, and a proximal step or None."""
-    if training.reg == "none":
+def build_regulariser(reg: str, training) -> tuple[dict[str, Callable], Callable | None]:
+    """Build the regulariser `reg` of a stage: penalties on the network by name, and a proximal step or None.
+
+    What --reg names is weighted by --odecay; `training` is that section of the settings.
+    """
+    if reg == "none":
         return {}, None
-    function = REGULARIZERS.get(training.reg, weight=training.odecay)
-    if REGULARIZERS.entry(training.reg).kind == "proximal":
+    function = REGULARIZERS.get(reg, **({"weight": training.odecay} if reg == training.reg else {}))
+    if REGULARIZERS.entry(reg).kind == "proximal":
         return {}, function
     return {function.__name__: function}, None
 
@@ -123,6 +127,11 @@ def build_network(settings: Settings, tensors: dict | None) -> tuple[models.Netw
         whole = accounting.dense(model, size)
     except RuntimeError:
         raise Refused(f"images of {size} pixels are too small for {arch}") from None
+    if settings.network.widths and not settings.run.resume:  # what does not fit is refused before the data is read
+        try:
+            guided.narrowed(model, widths_of(settings.network.widths), size)
+        except ValueError as error:
+            raise Refused(f"--widths: {error}") from None
     if tensors is not None:
         try:
             model.load_state_dict(tensors)
@@ -143,7 +152,7 @@ def begin_with(settings: Settings) -> tuple[Settings, dict[str, torch.Tensor] | 
         arch, tensors, saved = starting_weights(settings)
         return with_data_of(settings, saved).replace(arch=arch), tensors
     if settings.network.scratch:
-        smaller = models.load(settings.network.scratch)
+        smaller = smaller_of(settings.network.scratch)
         settings = with_data_of(settings, smaller.card.training.get("settings", {}))
         outputs = tasks.outputs_of(settings.data)
         if (classes := len(smaller.card.classes)) != outputs:
@@ -151,8 +160,17 @@ def begin_with(settings: Settings) -> tuple[Settings, dict[str, torch.Tensor] | 
             raise Refused(f"--scratch: '{settings.network.scratch}' has {classes} classes, --dataset {dataset} {outputs}")
         if (channels := smaller.input_channels) != (here := tasks.inputs_of(settings.data)[0]):
             raise Refused(f"--scratch: '{settings.network.scratch}' reads images of {channels} channels, not {here}")
-        return settings.replace(arch=smaller.card.arch), None
+        return _with_ratio(settings.replace(arch=smaller.card.arch)), None
     return settings, None
+
+
+def _with_ratio(settings: Settings) -> Settings:
+    """Return the settings in which `scratch` with budget='B' tells how many times smaller its network is."""
+    name, options = parse_call(settings.run.procedure)
+    if options.get("budget") != "B" or options.get("times"):
+        return settings
+    options["times"] = times_smaller(options["of"], settings)
+    return settings.replace(procedure=f"{name}({', '.join(f'{option}={value!r}' for option, value in options.items())})")
 
 
 def starting_weights(settings: Settings) -> tuple[str, dict[str, torch.Tensor], dict]:

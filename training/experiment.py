@@ -36,9 +36,8 @@ class Experiment:
     """An experiment holds everything that exists before the first step.
 
     `plan` holds the stages of the run, `stage` is the number of the present one, and an epoch has `steps`. `results` gathers
-    what the actions returned, `to_repair` what is kept for the layers that are cut later. `regularisers` are penalties on the
-    network by name, terms of the loss; `proximal` is called with the network and the learning rate after the optimiser's step.
-    `whole` counts the network without masks.
+    what the actions returned, `to_repair` what is kept for the layers that are cut later. `whole` counts the whole network.
+    `penalties`, by name, are terms of the loss; `proximal` takes network and learning rate after the optimiser's step.
 
     `loss` is modeling.losses: it maps (run, inputs, targets) to the network's outputs and the terms of the loss. `losses` is
     the same function of (inputs, targets), and `predict` maps inputs to outputs; both are captured where --compile asks.
@@ -52,14 +51,12 @@ class Experiment:
     plan: Plan
     model: models.Network
     pruner: Pruner | None
-    regularisers: dict[str, Callable]
-    proximal: Callable | None
     optimizer: torch.optim.Optimizer
     schedule: Callable[[float], float]
     whole: accounting.Count
     steps: int
     loss: Callable | None = None
-    stage: int = -1
+    stage: int = 0
     results: dict = field(default_factory=dict)
     to_repair: dict = field(default_factory=dict)
 
@@ -68,9 +65,10 @@ class Experiment:
         self.capture()
 
     def capture(self) -> None:
-        """Make `network`, `penalties`, `losses` and `predict` from the model as it is now; a stage compiles them as it begins."""
-        model, engine = self.model, self.engine
-        self.penalties = self.regularisers | gate_penalties(model)
+        """Make `network`, the terms of the loss and `predict` from model and stage as they are; a stage compiles as it begins."""
+        model, engine, self.reg = self.model, self.engine, self.regulariser
+        penalties, self.proximal = build_regulariser(self.reg, self.settings.training)
+        self.penalties = penalties | gate_penalties(model)
         self.network = self.team.wrap(model)
 
         def predict(inputs):
@@ -89,6 +87,11 @@ class Experiment:
     def now(self) -> Stage:
         """The present stage."""
         return self.plan.stages[self.stage]
+
+    @property
+    def regulariser(self) -> str:
+        """The regulariser of the present stage."""
+        return self.settings.training.reg if self.now.reg is None else self.now.reg
 
     def batches(self, epoch: int) -> Iterator:
         """The training batches of an epoch, as (inputs, targets): this process's part of each."""
@@ -127,6 +130,8 @@ class Experiment:
 
     def _begin_stage(self, begun: bool) -> None:
         """Tell the pruner how long the stage is, and compile the passes. Raises Refused if no mask would ever be made in it."""
+        if self.reg != self.regulariser:
+            self.capture()
         if self.pruner is not None and self.now.epochs and not self.now.masks_stay:
             sample = partial(self.task.sample, self.settings.pruning.score_batches)
             try:
@@ -166,8 +171,7 @@ class Experiment:
     def restore(self, state: dict) -> None:
         """Go on from a checkpoint. Raises Refused if it is another run's, or if the plan that is asked for contradicts it."""
         for name, value in method(self.settings).items():
-            saved = state["settings"].get(name, value)
-            if saved != value:
+            if (saved := state["settings"].get(name, value)) != value:
                 raise Refused(f"the checkpoint is another run's, with {name} {saved}, not {value}")
         self.plan.check_progress(state["stage"], len(state["rows"]))
         self.stage, self.results = state["stage"], dict(state["results"])
@@ -224,7 +228,6 @@ def start(
     if settings.run.dry_run:
         plan, steps = plan.shortened(), min(steps, 2)
     check_amounts(task.batch, team.size, task.batch * min(settings.pruning.score_batches, task.steps), pruner)
-    regularisers, proximal = build_regulariser(settings.training)
     run = Experiment(
         settings,
         engine,
@@ -234,8 +237,6 @@ def start(
         plan,
         model,
         pruner,
-        regularisers=regularisers,
-        proximal=proximal,
         optimizer=build_optimizer(model, settings.training, engine.device),
         schedule=LEARNING_RATES.get(settings.training.lr_schedule),
         whole=whole,

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from settings.arguments import Settings
 from settings.effects import phase_of
 from settings.errors import Refused
-from settings.registry import ACTIONS, PROCEDURES
+from settings.registry import ACTIONS, PROCEDURES, REGULARIZERS
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,8 @@ class Stage:
     `enter` names the actions (training/actions.py) that are carried out before the first epoch, such as "remove". The
     learning rate is `lr` times a factor: that of --lr_schedule, of which the stage goes through the part `progress`, times
     a linear rise over `warmup_epochs`. If `keep` names a file, the checkpoint before the stage is kept in it. Once the
-    stage has begun, the flags named in `fixed` may not change on --resume. With `masks_stay` only actions make masks.
+    stage has begun, the flags named in `fixed` may not change on --resume. With `masks_stay` only actions make masks. `reg`
+    is the stage's regulariser, or "none"; None stands for that of --reg.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Stage:
     keep: str | None = None
     fixed: tuple[str, ...] = ()
     masks_stay: bool = False
+    reg: str | None = None
 
     def learning_rate(self, epochs_done: float, steps: int, schedule: Callable[[float], float]) -> float:
         """The learning rate of a step, `epochs_done` into the stage; an epoch has `steps` steps."""
@@ -38,6 +40,7 @@ class Stage:
     def __str__(self) -> str:
         words = [f"stage {self.name}: {', '.join(self.enter)}, then " if self.enter else f"stage {self.name}: "]
         words.append(f"{self.epochs} epochs at learning rate {self.lr:g}" if self.epochs else "no epochs")
+        words.append("" if self.reg is None else f", regulariser {self.reg}")
         return "".join(words)
 
 
@@ -55,19 +58,20 @@ def around_the_cut(settings: Settings, enter: tuple[str, ...] = ()) -> list[Stag
     return [replace(stages[0], warmup_epochs=training.warmup_epochs), *stages[1:]]
 
 
-def ending(settings: Settings) -> list[Stage]:
-    """The stage that follows those of any procedure, if something is asked for the end of a run.
+def ending(settings: Settings, stages: list[Stage]) -> list[Stage]:
+    """The stage that follows those of a procedure, if something is asked for the end of a run.
 
-    Batch norm's statistics are measured anew, the pruned filters are taken out, and the smaller network is fine-tuned.
+    Batch norm's statistics are measured anew, the pruned filters are taken out, unless the procedure does that itself, and
+    the smaller network is fine-tuned, with the regulariser of the stage before.
     """
-    asked = settings.ending
+    asked, removed = settings.ending, any("remove" in stage.enter for stage in stages)
     enter = [f"recalibrate(batches={asked.recalibrate})"] if asked.recalibrate else []
-    enter += ["remove"] if asked.compact else []
-    if not enter:
+    enter += ["remove"] if asked.compact and not removed else []
+    if not enter and not asked.finetune_epochs:
         return []
     fixed = ("epochs", "recalibrate", "finetune_lr")
     lr, epochs = asked.finetune_lr, asked.finetune_epochs
-    return [Stage("fine-tuning", epochs, lr, enter=tuple(enter), fixed=fixed, keep="masked.pt")]
+    return [Stage("fine-tuning", epochs, lr, enter=tuple(enter), fixed=fixed, keep="masked.pt", reg=stages[-1].reg)]
 
 
 class Plan:
@@ -108,11 +112,16 @@ def plan_of(settings: Settings) -> Plan:
     after the epochs before it.
     """
     procedure = settings.run.procedure
-    plan = Plan([*PROCEDURES.get(procedure)(settings), *ending(settings)])
+    stages = PROCEDURES.get(procedure)(settings)
+    if settings.network.widths:
+        stages = [replace(stages[0], enter=(f"narrow(like={tuple(settings.network.widths)!r})", *stages[0].enter)), *stages[1:]]
+    plan = Plan([*stages, *ending(settings, stages)])
     try:
         for stage in plan.stages:
             for action in stage.enter:
                 ACTIONS.check(action)
+            if stage.reg not in (None, "none"):
+                REGULARIZERS.check(stage.reg)
     except ValueError as error:
         raise Refused(f"--procedure {procedure}, stage {stage.name}: {error}") from None
     if not plan.epochs:

@@ -30,7 +30,7 @@ def procedure(request):
     if all(not option.required for option in PROCEDURES.entries[request.param].options.values()):
         return ["--procedure", request.param, "--layers", "20"]
     model = request.getfixturevalue("smaller")
-    return {"scratch": ["--procedure", f"scratch(model={str(model)!r})"]}[request.param]
+    return {"scratch": ["--procedure", f"scratch(of={str(model)!r})"]}[request.param]
 
 
 def test_it_trains_and_resumes(tmp_path, monkeypatch, procedure):

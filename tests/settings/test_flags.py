@@ -37,7 +37,7 @@ WITHOUT = {
     "several_cuts": STRUCTURED,
     "nothing_trained": [*STRUCTURED, "--prune_phase", "init"],
     "not_as_removed": [*STRUCTURED, "--prune_phase", "after", "--prune_gate", "weight"],
-    "repairs_nothing": [*STRUCTURED, "--prune_phase", "after", "--procedure", "scratch(model='m.pt')"],
+    "repairs_nothing": [*STRUCTURED, "--prune_phase", "after", "--procedure", "scratch(of='m.pt')"],
     "no_repair": [],
 }
 # conditions that hold in the plain command: what must be typed for the flag to have its effect
