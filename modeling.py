@@ -31,6 +31,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from deploy import measure
+from deploy.making import make_form
 from runs.console import closing_lines, duration, epoch_lines, header, note, say_all
 from runs.folder import Folder, provenance, refuse_used
 from runs.tensorboard import Scalars
@@ -146,8 +147,8 @@ def carry_out(run: Experiment, folder: Folder | None, rows: list[dict]) -> None:
     settings, task = run.settings, run.task
     describe(run)
     if folder:
-        for line in folder.changed(config(run)):
-            note(settings, f"otherwise than when the run began: {line}")
+        for line in [*folder.notes, *(f"otherwise than when the run began: {line}" for line in folder.changed(config(run)))]:
+            note(settings, line)
         folder.begin({**provenance(), **config(run)})
     say_all(header(settings), *(line for row in rows for line in epoch_lines(row, task)))
     try:
@@ -165,6 +166,8 @@ def carry_out(run: Experiment, folder: Folder | None, rows: list[dict]) -> None:
     try:
         if "file" in result:
             measure.measure_and_export(run, result)
+        if settings.ending.form and folder:
+            result["form"] = make_form(run, folder.path)
     finally:  # training is done: its result is said and kept also where measuring fails
         say_all(*closing_lines(result, settings, task))
         if folder:
@@ -223,7 +226,8 @@ def main(settings) -> None:
     with ExitStack() as held:
         held.callback(team.leave)
         resume = settings.run.resume
-        folder = held.enter_context(Folder.resume(Path(resume))) if resume and team.leads else None
+        measures = task_of(settings.data.dataset).measures
+        folder = held.enter_context(Folder.resume(Path(resume), measures)) if resume and team.leads else None
         result = folder.result(settings, plan_of(settings).epochs) if folder else None
         if team.share(result is not None):
             if folder:

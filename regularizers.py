@@ -38,7 +38,7 @@ def _by_shape(network: Network, linear: bool = False) -> list[tuple[list[Tensor]
     by_shape = defaultdict(lambda: ([], []))
     units = network.units
     if linear:
-        units = units | {name: unit for name, unit in network.all_units.items() if not unit.is_convolution}
+        units = units | {name: unit for name, unit in network.all_units.items() if unit.is_linear}
     for unit in units.values():
         if unit.weight.numel() == 0:
             continue

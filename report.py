@@ -12,7 +12,8 @@ from pathlib import Path
 from runs.figures import draw
 from runs.records import Run, best_row, name_apart, read_run
 from runs.tables import write_table
-from settings.errors import guard
+from settings.errors import Refused, guard, one_line
+from settings.files import Missing
 from settings.flags import FLAGS, defaults
 
 
@@ -21,7 +22,7 @@ def groups(runs: list[Run]) -> list[list[Run]]:
 
     An unfinished run is a group by itself.
     """
-    groups_by_key, alike = {}, {"typed"} | {name for name, flag in FLAGS.items() if not flag.makes_a_row}
+    groups_by_key, alike = {}, {"typed", "generation"} | {name for name, flag in FLAGS.items() if not flag.makes_a_row}
     for run in runs:
         # flags that an older run did not know were at their defaults
         settings = defaults() | run.config["settings"]
@@ -103,12 +104,15 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     runs, folders = [], []
     for path in options.paths:
-        run = read_run(path)
-        if run is None:
-            print(f"report.py: no run in '{path}', passed over", file=sys.stderr)
-        else:
-            runs.append(run)
+        try:
+            runs.append(read_run(path))
             folders.append(path.resolve())
+            for line in runs[-1].notes:
+                print(one_line(f"report.py: {line}"), file=sys.stderr)
+        except Missing:
+            print(one_line(f"report.py: no run in '{path}', passed over"), file=sys.stderr)
+        except Refused as error:
+            print(one_line(f"report.py: {error}; passed over"), file=sys.stderr)
     name_apart(runs)
     if not runs:
         print("report.py: error: none of these is the folder of a run", file=sys.stderr)
@@ -122,9 +126,9 @@ def main(argv: list[str]) -> int:
         folder = options.plots or folders[0].parent / "plots"
         try:
             for path in draw(runs, folder):
-                print(path, file=sys.stderr)
+                print(one_line(str(path)), file=sys.stderr)
         except OSError as error:
-            print(f"report.py: error: cannot write figures to '{folder}': {error.strerror}", file=sys.stderr)
+            print(one_line(f"report.py: error: cannot write figures to '{folder}': {error.strerror}"), file=sys.stderr)
             return 1
     return 0
 

@@ -7,13 +7,13 @@ passed on.
 """
 
 import argparse
-import json
 import shlex
 import sys
 from pathlib import Path
 
-from runs.fonts import drawing
+from runs.fonts import drawing, picture_of
 from runs.maps import number_map
+from runs.storage import as_json, replace
 from runs.tables import write_table
 from settings.arguments import parse
 from settings.earlier import as_measured_on
@@ -58,7 +58,7 @@ def draw(rates: list[float], whole: float, losses: dict[str, list[float]], path:
         measure = "filters of one layer cut (%)"
         figure = number_map(pyplot, accuracies, texts, list(losses), columns, measure, "accuracy without training (%)")
         figure.axes[0].set_title(f"Accuracy when one layer is cut alone: {whole:.2f} % with all filters")
-        figure.savefig(path, dpi=150, bbox_inches="tight")
+        replace(path, picture_of(figure, dpi=150))
         pyplot.close(figure)
 
 
@@ -111,7 +111,7 @@ def main(argv: list[str]) -> None:
     if options.out:
         command = shlex.join(["python", "sensitivity.py", *argv])
         record = {"command": command, "accuracy": whole, "rates": rates, "layers": losses}
-        options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        replace(options.out, as_json(record, indent=1))
     filters = {name: unit.filters for name, unit in run.model.units.items()}
     rows = [
         {

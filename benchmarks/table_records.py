@@ -79,8 +79,9 @@ class Records:
         """The table from the run folders, with the published numbers beside ours; the seeds of a row share a line."""
         lines = []
         for line in dict.fromkeys(row.line for row in self.rows):
-            runs = [read_run(self.out / row.name) for row in self.rows if row.line == line]
-            for group in report.groups([run for run in runs if run and run.rows]):
+            folders = [self.out / row.name for row in self.rows if row.line == line]
+            runs = [read_run(folder) for folder in folders if (folder / "config.json").exists()]
+            for group in report.groups([run for run in runs if run.rows]):
                 lines.append(self.table_line(line, group))
         return NOTE + write_table(lines, "markdown") + "\n" if lines else ""
 

@@ -12,8 +12,9 @@ from deploy.latency import networks
 from models import Card, Network, build, save
 from models.files import content
 from runs.console import note
-from settings.arguments import method
+from settings.arguments import Settings, method
 from settings.paths import began_in
+from settings.saved import counted
 from training.experiment import Experiment
 
 BATCHES = (1, 128)
@@ -47,17 +48,20 @@ def write(path: Path, whole: Network, smaller: Network, card: Card) -> dict:
 
 def save_smaller(run: Experiment, result: dict, path: Path) -> dict:
     """Save a run's smaller network as model.pt, with its settings and its result; return the file and its sizes."""
-    settings = run.settings
-    asked = method(settings) | {"epochs": settings.training.epochs, "data_dir": settings.data.data_dir}
-    trained = {"settings": asked, **{name: result[name] for name in ("test", "dense", "left", "last")}}
-    trained["began_in"] = began_in(path.parent)
-    return write(path, dense_network(run), run.model, _card(run, trained))
+    trained = remembered(run.settings, path.parent) | {name: result[name] for name in ("test", "dense", "left", "last")}
+    return write(path, dense_network(run), run.model, card_of(run, trained))
 
 
-def _card(run: Experiment, trained: dict) -> Card:
-    """Return the card of a run's network; `trained` is what it says of the training."""
+def remembered(settings: Settings, folder: Path) -> dict:
+    """Return what a file in this folder says of its run: what was asked, and where it began."""
+    asked = counted(method(settings) | {"epochs": settings.training.epochs, "data_dir": settings.data.data_dir})
+    return {"settings": asked, "began_in": began_in(folder)}
+
+
+def card_of(run: Experiment, training: dict) -> Card:
+    """Return the card of a file that holds a run's network; `training` is what it says of the training."""
     data, task = run.settings.data, run.task
-    return Card(run.settings.network.arch, task.classes, data.image_size, *task.normalisation, trained, data.fit)
+    return Card(run.settings.network.arch, task.classes, data.image_size, *task.normalisation, training, data.fit)
 
 
 def measure_and_export(run: Experiment, result: dict) -> None:
@@ -72,7 +76,7 @@ def measure_and_export(run: Experiment, result: dict) -> None:
 
     note(settings, f"saved {result['file']['file']}; now measuring how long it and the dense network take")
     result["speed"] = timed(dense_network(run), run.model, settings.data.image_size, run.engine.device, check)
-    images, card = examples(run.task, settings), _card(run, {})
+    images, card = examples(run.task, settings), card_of(run, {})
     result["exports"] = []
     for path in settings.ending.export or ():
         check()
@@ -81,5 +85,6 @@ def measure_and_export(run: Experiment, result: dict) -> None:
 
 def dense_network(run: Experiment) -> Network:
     """Return a network of the shape that the run began with, with fresh values."""
-    network = build(run.settings.network.arch, classes=run.task.outputs, channels=run.model.input_channels)
+    channels, size, _ = run.task.inputs
+    network = build(run.settings.network.arch, classes=run.task.outputs, channels=channels, size=size)
     return network.to(run.engine.device, memory_format=torch.channels_last)

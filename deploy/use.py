@@ -14,7 +14,8 @@ import tasks
 from deploy.export import examples, export
 from runs.console import export_line, note, say_all
 from settings.arguments import Settings
-from settings.errors import Failed, Refused
+from settings.earlier import with_data_of
+from settings.errors import Failed, Refused, one_line
 from settings.paths import located
 from tasks.images import normalised
 from tasks.pictures import read_pictures, suffixes
@@ -48,7 +49,7 @@ def predict(model: str, paths: list[str], device: str = "cpu") -> Iterator[str]:
             pixels = read_pictures([path], card.image_size, len(card.mean), card.fit)
         except Refused as error:
             unreadable += 1
-            print(f"modeling.py: {error}", file=sys.stderr)
+            print(f"modeling.py: {one_line(str(error))}", file=sys.stderr)
             continue
         with torch.inference_mode():
             batch = normalised(pixels.to(device), torch.tensor(card.mean), torch.tensor(card.std))
@@ -103,20 +104,18 @@ def _test_data(settings: Settings, card: models.Card, device: str) -> tasks.Task
     """Read the test images of the data set that the model file remembers, or of the one that was typed. Refused as by it."""
     model, typed = Path(settings.use.evaluate), settings.typed
     remembered = card.training.get("settings", {})
-    # a split belongs to the folder that it was made of
-    names = ["dataset", "data_dir"] + ([] if {"dataset", "data_dir"} & typed.keys() else ["test_size"])
-    asked = {name: remembered[name] for name in names if remembered.get(name) is not None and name not in typed}
-    if typed.get("dataset", remembered.get("dataset")) != remembered.get("dataset"):
-        asked = {}  # another data set is not where that of the run was
-    if "data_dir" in asked:
-        asked["data_dir"] = located(asked["data_dir"], model.parent, card.training.get("began_in"))
+    if {"dataset", "data_dir"} & typed.keys():  # a split belongs to the folder that it was made of
+        remembered = remembered | {"test_size": None}
+    if "data_dir" in remembered:
+        remembered = remembered | {"data_dir": located(remembered["data_dir"], model.parent, card.training.get("began_in"))}
+    asked = with_data_of(settings, remembered)
     changes = {"image_size": card.image_size, "channels": len(card.mean), "fit": card.fit}
     try:
-        return tasks.load_test(settings.replace(**asked, **changes).data, device=device)
+        return tasks.load_test(asked.replace(**changes).data, device=device)
     except Refused as error:
-        if "data_dir" not in asked:
+        if asked is settings or "data_dir" in typed or "data_dir" not in remembered:
             raise
-        raise Refused(f"{error} ('{model}' remembers '{asked['data_dir']}': name another --data_dir)") from None
+        raise Refused(f"{error} ('{model}' remembers '{asked.data.data_dir}': name another --data_dir)") from None
 
 
 def _class_lines(result: dict) -> list[str]:

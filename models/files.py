@@ -3,14 +3,38 @@
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from models.network import Network
+from models.coding import Coded, decode
+from models.network import Network, build
+from models.shapes import check_pass, check_values
 from runs.storage import packed, read_tensors, replace
-from settings.errors import Refused
-from settings.registry import NETWORKS
+from settings.files import fitting
+from settings.flags import of_kind
+from settings.saved import check_settings, check_value, named_as_today
+from settings.schema import ANYTHING, COUNT, TEXT, DictOf, Is, ListOf, Maybe, Record, Unfit, check, number
 
 FORMAT = 1
+CARD = Record(
+    {
+        "arch": TEXT,
+        "classes": ListOf(TEXT, 1),
+        "mean": ListOf(number(0, 255), 1),
+        "std": ListOf(number(0, 255, above=True), 1),
+        "training": Record({}, {"settings": Record(), "began_in": Maybe(TEXT)}),
+        **dict.fromkeys(("image_size", "fit", "shapes"), ANYTHING),
+    },
+    {"format": ANYTHING, "tensors": DictOf(ANYTHING, 1), "bytes": ANYTHING, "headers": ANYTHING},
+)
+IN_ONE = Record(
+    {
+        "bytes": Is("a tensor of bytes", lambda it: isinstance(it, Tensor) and it.dtype == torch.uint8 and it.dim() == 1),
+        "headers": DictOf(ListOf(COUNT, 6), 1),
+    },
+    others=ANYTHING,
+)
 
 
 @dataclass
@@ -30,24 +54,26 @@ class Card:
     fit: str = "crop"
 
 
-def save(path: str | Path, network: Network, card: Card) -> int:
+def save(path: str | Path, network: Network, card: Card, coded: dict[str, Coded] | None = None) -> int:
     """Write a network with its card to `path`, and return the file's size in bytes.
 
-    ValueError if the network has masks or is a folded copy; OSError if the file cannot be written.
+    Tensors whose names are in `coded` are written so, and all others as they are. ValueError if the network has masks or is
+    a folded copy; OSError if the file cannot be written.
     """
-    whole = content(network, card)
+    whole = content(network, card, coded)
     replace(Path(path), whole)
     return len(whole)
 
 
-def content(network: Network, card: Card):
+def content(network: Network, card: Card, coded: dict[str, Coded] | None = None):
     """Return the bytes that `save` writes. ValueError if the network has masks or is a folded copy."""
     if any(unit.gate is not None for unit in network.all_units.values()):
         raise ValueError("a network with masks is not written: remove the filters first")
     if not network.storable:
         raise ValueError("a folded copy is not written: write the network that it came from")
+    state = {"format": FORMAT, **asdict(card), "shapes": network.shapes()}
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    return packed({"format": FORMAT, **asdict(card), "shapes": network.shapes(), "tensors": tensors})
+    return packed({**state, "tensors": tensors} if coded is None else {**state, **_in_one(tensors, coded)})
 
 
 def load(path: str | Path) -> Network:
@@ -55,29 +81,75 @@ def load(path: str | Path) -> Network:
 
     Refused if the file is none of these, or does not fit this program.
     """
-    keys = {entry.name for entry in fields(Card)}
-    state = {"fit": "crop"} | read_tensors(Path(path), "model file", {*keys - {"fit"}, "shapes", "tensors"}, FORMAT)
-    try:
+    keys, newer = {entry.name for entry in fields(Card)}, {"fit": "crop"}
+    state = newer | read_tensors(Path(path), "model file", {*keys - newer.keys(), "shapes"}, FORMAT)
+    with fitting(path, "model file"):
+        check(state, CARD)
+        if "settings" in state["training"]:
+            state["training"] |= {"settings": named_as_today(state["training"]["settings"])}
+        _check_card(state)
+        shape = (len(state["mean"]), state["image_size"], state["image_size"])
         with torch.device("meta"):
-            network = NETWORKS.get(state["arch"])(classes=len(state["classes"]), channels=len(state["mean"]))
-        network.to_empty(device="cpu")
-        network.reshape(state["shapes"])
-        network.load_state_dict(state["tensors"])
+            network = build(state["arch"], classes=len(state["classes"]), channels=shape[0], size=shape[1])
+            network.reshape(state["shapes"])
+        tensors = state["tensors"] if "tensors" in state else _taken_apart(network, state)
+        check_values(network.state_dict(), tensors, "tensors")
+        check_pass(network, shape)
         if len(network.outputs) == 1 and network.widths()[network.outputs[0]] != len(state["classes"]):
-            raise ValueError("it has another number of classes than of outputs")
-        _check(state)
-    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
-        raise Refused(f"'{path}' does not fit this program: {' '.join(str(error).split())[:200]}") from None
+            raise Unfit("it has another number of classes than of outputs")
+    network.to_empty(device="cpu")
+    for name, shape in state["shapes"]["joints"].items():
+        network.joints[name].place(**shape)
+    network.load_state_dict(tensors)
     network.card = Card(**{name: state[name] for name in keys})
     return network.to(memory_format=torch.channels_last).eval()
 
 
-def _check(state: dict) -> None:
-    """Raise ValueError for a card that cannot be used."""
-    mean, std = state["mean"], state["std"]
-    channels = len(mean) == len(std) > 0 and all(isinstance(value, float) for value in (*mean, *std))
-    names = isinstance(state["classes"], list) and all(isinstance(name, str) for name in state["classes"])
-    size = isinstance(state["image_size"], int) and state["image_size"] > 0
-    fit = state["fit"] in ("crop", "pad", "stretch")
-    if not (channels and min(std) > 0 and names and size and fit and isinstance(state["training"], dict)):
-        raise ValueError("its classes, image size, fit, normalisation or training summary are none")
+def _check_card(state: dict) -> None:
+    """Raise Unfit for what no command could have asked for, and for a normalisation that cannot be used."""
+    for name in ("arch", "image_size", "fit"):
+        check_value(name, state[name], name)
+    if len(state["mean"]) != len(state["std"]):
+        raise Unfit("its mean and std are of different channels")
+    if (settings := state["training"].get("settings")) is not None:
+        check_settings(settings, [*(name for name in of_kind("method") if name != "epochs"), "data_dir"], "training.settings")
+
+
+def _in_one(tensors: dict[str, Tensor], coded: dict[str, Coded]) -> dict:
+    """Return tensors as the bytes of one, since a torch file has some 200 bytes more for each tensor in it.
+
+    "bytes" holds all floating tensors in their order, those in `coded` coded and the others as float32; "headers" what is
+    needed to decode the first.
+    """
+    parts = [
+        coded[name].content if name in coded else value.float().numpy().astype("<f4").tobytes()
+        for name, value in tensors.items()
+        if name in coded or value.is_floating_point()
+    ]
+    headers = {name: weight.header for name, weight in coded.items()}
+    return {"bytes": torch.frombuffer(bytearray(b"".join(parts)), dtype=torch.uint8), "headers": headers}
+
+
+def _taken_apart(network: Network, state: dict) -> dict[str, Tensor]:
+    """Return the tensors, by name, of which `_in_one` made one. Unfit where it is too short, too long or damaged."""
+    check(state, IN_ONE)
+    content, tensors = memoryview(state["bytes"].numpy()), {}
+    for name, value in network.state_dict().items():
+        if not value.is_floating_point():
+            tensors[name] = torch.zeros(value.shape, dtype=value.dtype)  # batch norm's count, for training only
+            continue
+        if name in state["headers"]:
+            try:
+                tensors[name], size = decode(content, state["headers"][name], value.shape)
+            except ValueError as error:
+                raise Unfit(f"{name}: {error}") from None
+        else:
+            size = 4 * value.numel()
+            if size > len(content):
+                raise Unfit("it is cut short")
+            numbers = np.frombuffer(content[:size], dtype="<f4").astype(np.float32)
+            tensors[name] = torch.from_numpy(numbers).view(value.shape)
+        content = content[size:]
+    if len(content):
+        raise Unfit("it is longer than its network")
+    return tensors

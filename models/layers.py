@@ -51,6 +51,16 @@ class Gate(nn.Module):
         return torch.ones((), dtype=torch.bool)
 
 
+class WholeMap(nn.Conv2d):
+    """A linear layer that reads a whole map, (channels, size, size): written as a convolution whose kernel is the map.
+
+    So its columns belong to channels as those of any convolution do. Its output is one pixel.
+    """
+
+    def __init__(self, channels: int, outputs: int, size: int):
+        super().__init__(channels, outputs, size)
+
+
 class Unit(nn.Module):
     """A unit is a layer, then batch norm, then a ReLU, the last two optional, with an empty slot for a gate.
 
@@ -74,6 +84,11 @@ class Unit(nn.Module):
     @property
     def is_convolution(self) -> bool:
         return isinstance(self.layer, nn.Conv2d)
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the layer is a linear one, also where it is written as a convolution over a whole map."""
+        return isinstance(self.layer, nn.Linear | WholeMap)
 
     @property
     def filters(self) -> int:
@@ -167,11 +182,11 @@ def initialise(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear) and module.weight.numel() == 0:
             continue  # removal has left it no filter or no input
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Linear | WholeMap):
+            nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+        elif isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.groups > 1:  # torch counts the filters of all groups, of which a channel is read by one
                 module.weight.detach().mul_(module.groups**0.5)
-        elif isinstance(module, nn.Linear):
-            nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
         if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)

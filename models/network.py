@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from models.joint import Joint
 from models.layers import Unit
+from models.shapes import check_shapes, check_values
+from settings.registry import NETWORKS
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Network(nn.Module):
         """
         whole = self._whole_nodes()
         units = {link.unit: self.get_submodule(link.unit) for link in self.links if link.unit and link.target not in whole}
-        return {name: unit for name, unit in units.items() if unit.is_convolution}
+        return {name: unit for name, unit in units.items() if not unit.is_linear}
 
     @property
     def joints(self) -> dict[str, Joint]:
@@ -103,8 +105,10 @@ class Network(nn.Module):
     def reshape(self, shapes: dict) -> None:
         """Give every unit and joint the widths and indices in `shapes`; the values are yet to be loaded.
 
-        A joint without an entry has no index afterwards. KeyError for the shapes of a different network.
+        A joint without an entry has no index afterwards. Unfit, a ValueError, for shapes that are none of this network, which is
+        whole.
         """
+        check_shapes(self, shapes)
         for link in self.links:
             if link.unit is not None:
                 filters, inputs = shapes["units"][link.unit]
@@ -113,6 +117,11 @@ class Network(nn.Module):
         for name, joint in self.joints.items():
             joint.place(**shapes["joints"].get(name, {}))
             joint.to(weight.device, weight.dtype)
+
+    def take(self, tensors: dict) -> None:
+        """Give every parameter and buffer its value in `tensors`. Unfit, a ValueError, for another network's."""
+        check_values(self.state_dict(), tensors, "model")
+        self.load_state_dict(tensors)
 
     def widths(self) -> dict[str, int]:
         """Return {node: number of channels} once all units have written to it."""
@@ -141,3 +150,14 @@ def _check_ties(link: Link, unit: Unit) -> None:
         raise ValueError(f"'{link.unit}' ties its filters to its channels, and so cannot be the last one of a residual branch")
     if unit.weight.shape[1] != 1 or unit.groups != unit.filters:
         raise ValueError(f"'{link.unit}' ties filter c to channel c: its groups, filters and channels must be as many")
+
+
+def build(name: str, **options) -> Network:
+    """Build the network of this name with fresh weights; `options` are those of its function, such as `classes`.
+
+    `size`, the pixels of a side of the images, is passed on only to a network that depends on it. ValueError for a name or an
+    option that is unknown.
+    """
+    if "size" not in NETWORKS.entry(name).options:
+        options.pop("size", None)
+    return NETWORKS.get(name)(**options)

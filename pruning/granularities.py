@@ -88,7 +88,7 @@ class Kernels(_Granularity):
 
     @classmethod
     def units(cls, network: Network) -> dict[str, Unit]:
-        return {name: unit for name, unit in network.all_units.items() if unit.is_convolution}
+        return {name: unit for name, unit in network.all_units.items() if not unit.is_linear}
 
     @classmethod
     def groups(cls, weight: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ class Pruner:
         self.every, self.by_epochs = int(number), word == "ep"
         self.units = self.granularity.units(network)
         if not self.units:
-            raise ValueError(f"the network has nothing that --prune_type {prune_type} could cut")
+            raise ValueError(f"this network has nothing that --prune_type {prune_type} could cut")
         removable = self.granularity.removable
         if budget is not None and not removable:
             raise ValueError(f"no filter goes as a whole with {prune_type}, and so the {budget} stay as they are")
@@ -135,17 +135,14 @@ class Pruner:
     def scores(self, rate: float | None = None) -> dict[str, Tensor]:
         """Return the criterion's scores, in the masks' shapes; bools, True where kept, if the criterion finds its own counts.
 
-        `rate` is the fraction that is due, for criteria that try it out. The network is left as it was; `record` then holds
-        what the criterion has recorded.
+        `rate` is the fraction that is due, for criteria that try it out. The network is left as it was.
         """
         choose = partial(self._choose, rate=self.rate if rate is None else rate)
         context = Context(
             self.network, self.granularity.groups, self.sample, self.seed, choose, self.task, self.mask.scored == "own"
         )
         with without_tf32():
-            scores = self.criterion(self.units, context)
-        self.record = context.record
-        return scores
+            return self.criterion(self.units, context)
 
     def update(self, rate: float) -> None:
         """Make new masks that cut this fraction; `changes` grows by the entries that moved, `returns` by those that came back."""

@@ -5,17 +5,15 @@ True where kept. Of n pieces that are compared exactly k = floor(rate * n + 1e-9
 index first. A scope that has a third parameter, `kept`, gets a function that returns what the masks keep so far.
 """
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from models.numerics import precise
+from pruning.files import read_counts, read_scan
 from pruning.groups import mean_of
-from settings.registry import presets
 
 Scores = dict[str, Tensor]
 
@@ -119,10 +117,10 @@ def preset(scores: Annotated[Scores, "filters only"], rate: float, *, name: str)
     that has fewer filters.
     """
     keep = {layer: torch.ones_like(score, dtype=torch.bool) for layer, score in scores.items()}
-    for layer, kept in _read(name, "kept").items():
+    for layer, kept in read_counts(name).items():
         if layer not in scores:
             raise ValueError(f"'{name}' names a layer '{layer}', which this network does not have")
-        if not isinstance(kept, int) or not 0 < kept <= len(scores[layer]):
+        if kept > len(scores[layer]):
             raise ValueError(f"'{name}' keeps {kept} filters of {layer}, which has {len(scores[layer])}")
         keep[layer] = ~_smallest(precise(scores[layer]), len(scores[layer]) - kept)
     return keep
@@ -135,11 +133,9 @@ def sensitivity(scores: Annotated[Scores, "filters only", "single layers"], rate
     rates of the scan losses are interpolated linearly. One threshold holds for all costs. ValueError for a scan of
     another network.
     """
-    scanned, scanned_rates, costs = _read(file, "layers"), _read(file, "rates"), {}
+    (scanned_rates, scanned), costs = read_scan(file), {}
     if set(scanned) != set(scores):
         raise ValueError(f"'{file}' is of another network: {min(set(scanned) ^ set(scores))} is only in one of them")
-    if any(len(lost) != len(scanned_rates) for lost in scanned.values()):
-        raise ValueError(f"'{file}' is no scan: as many losses as rates are needed")
     for name, score in scores.items():
         rates = torch.tensor([0.0, *scanned_rates], dtype=torch.float64)
         lost = torch.tensor([0.0, *scanned[name]], dtype=torch.float64).clamp_min(0).cummax(0).values
@@ -153,15 +149,3 @@ def sensitivity(scores: Annotated[Scores, "filters only", "single layers"], rate
         costs[name] = torch.empty(len(worst_first), dtype=torch.float64, device=score.device)
         costs[name][worst_first] = (cost + 1e-9 * rate_of).to(score.device)
     return global_(costs, rate, normalise="none")
-
-
-def _read(file: str, part: str):
-    """Return one part, such as "kept" or "layers", of a preset or of a file of the user's. ValueError if there is none."""
-    published = presets()
-    try:
-        content = published[file] if file in published else json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        raise ValueError(f"no such file as '{file}', and no preset: choose from {', '.join(published)}") from None
-    if not isinstance(content, dict) or not isinstance(content.get(part), dict | list) or not content[part]:
-        raise ValueError(f"'{file}' has no '{part}'")
-    return content[part]

@@ -46,7 +46,7 @@ def closing_lines(result: dict, settings, task) -> list[str]:
         )
     lines += [f"result {selected_line(record)}" for record in result.get("selections", ())]
     lines += _size_lines(result, settings)
-    lines += _compact_lines(result)
+    lines += _compact_lines(result) + _form_lines(result)
     lines.append(f"result seconds: {result['seconds']} of training, epochs 0 to {result['last']['epoch']}")
     return [*lines, task.last_line(result["best"])]
 
@@ -64,6 +64,8 @@ def _size_lines(result: dict, settings) -> list[str]:
         how = "left after removal, which is not exact at this gate: batch norm's bias still passes"
     for name, word in (("filters", "filters"), ("parameters", "parameters"), ("macs", "MACs")):
         kept, dense = result["left"][name], result["dense"][name]
+        if dense == 0:  # a network of linear layers has no filters
+            continue
         lines.append(f"result {word}: {kept} of {dense} ({100 * kept / dense:.2f} %) {how}")
     for name, target in (("MACs", pruning.target_macs), ("parameters", pruning.target_params)):
         if target is not None:
@@ -86,6 +88,20 @@ def _compact_lines(result: dict) -> list[str]:
     gain = result["dense"]["macs"] / max(result["left"]["macs"], 1)
     lines += [latency_line(row, gain) for row in result.get("speed", ())]
     return lines + [export_line(exported) for exported in result.get("exports", ())]
+
+
+def _form_lines(result: dict) -> list[str]:
+    """The lines that tell what came of --form; empty without it."""
+    form = result.get("form")
+    if form is None:
+        return []
+    parts = ", ".join(f"{part} {bits / 8 / form['bytes']:.1%}" for part, bits in form["bits"].items() if bits)
+    times = form["dense_bytes"] / form["bytes"]
+    return [
+        f"result form: {form['file']}, {form['bytes']} bytes, {times:.1f} times smaller than dense float32",
+        f"result form parts: {parts}",
+        f"result form test accuracy: {form['after']:.2f} as read from the file, {form['before']:.2f} before",
+    ]
 
 
 def repaired_line(record: dict) -> str:

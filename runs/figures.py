@@ -4,9 +4,10 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from runs.fonts import drawing
+from runs.fonts import drawing, picture_of
 from runs.maps import MOST_NUMBERED, number_map
 from runs.records import Run
+from runs.storage import replace
 
 # told apart by people with any colour vision: Okabe and Ito, 2008
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -28,7 +29,7 @@ def draw(runs: list[Run], folder: Path) -> list[Path]:
 
         def save(figure, name: str) -> None:
             written.append(folder / (re.sub(r"[^\w.-]+", "_", name) + ".png"))
-            figure.savefig(written[-1], dpi=130, bbox_inches="tight")
+            replace(written[-1], picture_of(figure, dpi=130))
             pyplot.close(figure)
 
         for data_set, alike in data_sets.items():
@@ -41,9 +42,10 @@ def draw(runs: list[Run], folder: Path) -> list[Path]:
             if ended := [run for run in alike if run.summary]:
                 save(trade_figure(pyplot, styles, ended, data_set), f"trade_off{ending}")
         for run in runs:
-            if run.pruned:
+            if run.pruned and run.config["filters"]:
                 save(kept_figure(pyplot, run), f"kept_{run.name}")
-            if run.summary and run.summary["test"].get("confusions"):
+            mistakes = run.summary and run.summary["test"].get("confusions")
+            if mistakes and isinstance(mistakes, dict):  # older runs have a list of the commonest
                 save(confusion_figure(pyplot, run), f"confusions_{run.name}")
     return written
 
@@ -114,7 +116,7 @@ def confusion_figure(pyplot, run: Run):
 
     The diagonal, without colour, has the accuracy in %. Of many classes those with the most mistakes are shown.
     """
-    accuracies, mistakes = run.summary["test"]["classes"], run.summary["test"]["confusions"]
+    accuracies, mistakes = run.summary["test"].get("classes", {}), run.summary["test"]["confusions"]
     wrong = Counter({name: sum(taken.values()) for name, taken in mistakes.items()})
     for taken in mistakes.values():
         wrong.update(taken)

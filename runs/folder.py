@@ -6,7 +6,6 @@ previous.pt     the state before that               model.pt        the smaller 
 masked.pt       the state before removal, where the smaller network was trained further
 """
 
-import json
 import os
 import platform
 import shlex
@@ -14,14 +13,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-from runs.storage import packed, read_tensors, replace
-from settings.earlier import with_names_of_today
+from runs.checkpoints import FORMAT, load_checkpoint
+from runs.records import RESULT, measured, rows_fit
+from runs.storage import MOST, append, as_json, held, packed, replace
+from settings.earlier import read_record
 from settings.errors import Refused
+from settings.files import Damaged, Missing, fitting, read_json, read_whole
 from settings.flags import FLAGS, of_kind
 from settings.paths import began_in
+from settings.saved import counted
 
 ROOT = Path(__file__).resolve().parent.parent
-FORMAT = 2
 
 
 def refuse_used(out_dir: str | None) -> None:
@@ -48,7 +50,9 @@ class Folder:
         self.state: dict | None = None
         self._earlier: dict = {}
         self._source: Path | None = None
+        self._measures: tuple[str, ...] = ()
         self._lock = None
+        self.notes: list[str] = []  # for stderr
 
     def __enter__(self) -> "Folder":
         return self
@@ -73,34 +77,41 @@ class Folder:
         return folder
 
     @classmethod
-    def resume(cls, path: Path) -> "Folder":
+    def resume(cls, path: Path, measures: tuple[str, ...] = ()) -> "Folder":
         """The folder of an earlier run, with the state of its newest readable checkpoint, or of the one that `path` names.
+
+        `measures` are the names of those that its lines tell.
 
         Raises Refused where no checkpoint can be read, or where another process holds the folder.
         """
         folder = cls(path if path.is_dir() else path.parent)
-        folder._source = None if path.is_dir() else path
+        folder._source, folder._measures = None if path.is_dir() else path, measures
         folder._take()
         try:
+            folder._earlier = read_record(folder.path)
             folder.state = folder._newest() if path.is_dir() else load_checkpoint(path)
+            folder.rows = folder.state["rows"]
+            with fitting(path, "run"):
+                pruned = folder._earlier["settings"]["prune_type"] != "none"
+                rows_fit(
+                    folder.rows, folder._earlier.get("filters") if pruned else None, folder._earlier.get("prunable"), measures
+                )
         except Refused:
             folder._lock.close()
             raise
-        folder._earlier = folder.read("config.json")
-        folder.rows = folder.state["rows"]
         # the epochs that were logged after the checkpoint are trained again
-        replace(folder.path / "metrics.jsonl", "".join(_line(row) for row in folder.rows).encode())
+        replace(folder.path / "metrics.jsonl", b"".join(map(as_json, folder.rows)))
         return folder
 
     def begin(self, config: dict) -> None:
         """Write what is asked as config.json. A run that goes on keeps its first record, and adds this session to `resumed`."""
         if self._source is not None:  # the run goes on from the checkpoint that was named: newer ones are not of its past
-            replace(self.path / "checkpoint.pt", self._source.read_bytes())
+            replace(self.path / "checkpoint.pt", read_whole(self._source, "checkpoint", MOST))
         if self.state:
             session = {name: value for name, value in config.items() if name not in ("settings", "filters", "prunable")}
             session |= {"from_epoch": len(self.rows), "changed": self.changed(config)}
             may_change = [name for name, flag in FLAGS.items() if flag.on_resume != "same"]
-            settings = {**self._earlier["settings"], **{name: config["settings"][name] for name in may_change}}
+            settings = counted(self._earlier["settings"] | {name: config["settings"][name] for name in may_change})
             config = {
                 **self._earlier,
                 "settings": settings,
@@ -126,33 +137,41 @@ class Folder:
         names = [name for name in of_kind("ending") if name != "finetune_lr" or settings.ending.finetune_epochs]
         then = self._earlier["settings"]
         same = all((then.get(name) or None) == (settings.flat[name] or None) for name in names)
-        result = self.read("summary.json")
-        if result is None or not same or len(self.rows) < epochs:
+        if not same or len(self.rows) < epochs:
             return None
+        try:
+            result = read_json(self.path / "summary.json", "summary", RESULT)
+        except (Missing, Damaged):  # the run was killed while it ended: its end is computed again
+            return None
+        with fitting(self.path / "summary.json", "summary"):
+            measured(result["test"], self._measures, "test")
+        if as_json(result["last"]) != as_json(self.rows[-1]) or as_json(result["best"]) not in map(as_json, self.rows):
+            raise Refused(f"'{self.path / 'summary.json'}' is of other epochs than the checkpoint")
+        if settings.ending.form:
+            if "form" not in result or not (file := self.path / Path(result["form"]["file"]).name).exists():
+                return None
+            result["form"]["file"] = str(file)
         if settings.ending.compact:
             file = self.path / "model.pt"
-            if "speed" not in result or not file.exists() or len(result["exports"]) < len(settings.ending.export or ()):
+            if (
+                not {"removal", "file", "speed", "exports"} <= result.keys()
+                or not file.exists()
+                or len(result["exports"]) < len(settings.ending.export or ())
+            ):
                 return None
             result["file"]["file"] = str(file)
         return result
 
     def write(self, name: str, record: dict) -> None:
-        """Write a record as the JSON file `name` of the folder."""
-        replace(self.path / name, (json.dumps(record, indent=1) + "\n").encode())
-
-    def read(self, name: str) -> dict | None:
-        """The record in the JSON file `name` of the folder, or None where it is missing or not whole."""
-        try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
+        """Write a record as the JSON file `name` of the folder. Failed if it holds a number that is not finite."""
+        replace(self.path / name, as_json(record, indent=1))
 
     def log(self, row: dict, state: dict) -> None:
         """Keep what came of an epoch: its row, and the state that the next epoch starts from."""
+        line = as_json(row)
         self.rows.append(row)
         self.save(state)
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(_line(row))
+        append(self.path / "metrics.jsonl", line)
 
     def save(self, state: dict) -> None:
         """Write a checkpoint of tensors and plain values, and keep the one before it; an OSError leaves both as they were."""
@@ -161,15 +180,18 @@ class Folder:
 
     def keep(self, name: str) -> None:
         """Copy the checkpoint to the file `name`, which later checkpoints do not replace."""
-        replace(self.path / name, (self.path / "checkpoint.pt").read_bytes())
+        replace(self.path / name, read_whole(self.path / "checkpoint.pt", "checkpoint", MOST))
 
     def _newest(self) -> dict:
-        """The state of the newest checkpoint that can be read; raises Refused, with all troubles, where none can."""
+        """The state of the newest checkpoint that is whole. Refused, with all troubles, where none is.
+
+        Only one that was read and is damaged is passed over: one that could not be read may be good.
+        """
         troubles = []
         for name in ("checkpoint.pt", "previous.pt"):
             try:
                 state = load_checkpoint(self.path / name)
-            except Refused as error:
+            except (Missing, Damaged) as error:
                 troubles.append(str(error))
                 continue
             if troubles:  # otherwise the next save would replace the good checkpoint with the damaged one
@@ -179,41 +201,16 @@ class Folder:
 
     def _take(self) -> None:
         """Hold the folder for this process: the system releases the lock when the process ends, however it ends."""
-        import fcntl
-
-        self._lock = (self.path / ".lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            raise Refused(f"another process is writing to '{self.path}'") from None
-
-
-def load_checkpoint(path: Path) -> dict:
-    """The tensors and plain values of a checkpoint; Refused if it is missing, damaged, foreign, newer, or holds code."""
-    state = read_tensors(path, "checkpoint", {"rows", "settings", "model", "optimizer", "random"}, FORMAT)
-    state["settings"] = with_names_of_today(state["settings"])
-    return state if state["format"] > 1 else _from_format_1(state)
-
-
-def _from_format_1(state: dict) -> dict:
-    """A checkpoint of format 1 in today's format: it has no stages, and keeps what followed the last mask in "after"."""
-    ending, scratch = state.get("after"), state.get("scratch")
-    fixed = {name: ending[name] for name in ("epochs", "recalibrate", "finetune_lr")} if ending else {}
-    results = {name: ending[name] for name in ("recalibration", "removal") if ending and name in ending}
-    stage, shapes = (1, ending["shapes"]) if ending else (0, scratch)
-    return {**state, "stage": stage, "fixed": fixed, "shapes": shapes, "results": results}
+        self._lock, warning = held(self.path / ".lock")
+        if self._lock is None:
+            raise Refused(f"another process is writing to '{self.path}'")
+        self.notes += [warning] if warning else []
 
 
 def provenance() -> dict:
     """What config.json says of where a run comes from: the command, the commit and Python's version."""
     command = shlex.join(["python", *sys.argv])
     return {"command": command, "commit": _commit(), "python": platform.python_version()}
-
-
-def _line(row: dict) -> str:
-    """A row as a line of metrics.jsonl."""
-    return json.dumps(row) + "\n"
 
 
 def _numbered(path: Path) -> Path:

@@ -5,6 +5,7 @@ them, that one is used too; where none has, one line on stderr says so.
 """
 
 import functools
+import io
 import sys
 import warnings
 from collections.abc import Iterator
@@ -25,6 +26,13 @@ def drawing(*texts: str) -> Iterator:
             say_missing("".join(sorted(missing))[:20])
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # it is said already
         yield pyplot
+
+
+def picture_of(figure, dpi: int) -> bytes:
+    """The bytes of a figure's PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight")
+    return buffer.getvalue()
 
 
 def families_for(text: str) -> tuple[list[str], set[str]]:

@@ -1,12 +1,92 @@
 """This file reads run folders again, for tables and figures."""
 
 import contextlib
-import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from settings.files import MOST_JSON, Damaged, Missing, fitting, parse_json, read_json, read_whole
 from settings.flags import FLAGS
+from settings.saved import CONFIG
+from settings.schema import (
+    COUNT,
+    FINITE,
+    FRACTION,
+    PERCENT,
+    TEXT,
+    TRUTH,
+    DictOf,
+    Is,
+    ListOf,
+    Record,
+    Unfit,
+    allows,
+    check,
+    number,
+    whole,
+)
+
+REPORTED = Record(CONFIG.required | {name: CONFIG.optional[name] for name in ("command", "filters")}, CONFIG.optional)
+# [accuracy in %, images] by class, and images by class and what they were taken for; older runs have a list of the commonest
+BY_CLASS, TAKEN_FOR = DictOf(ListOf(number(0), 2)), DictOf(DictOf(COUNT))
+MISTAKES = Is("a table of what was taken for what", lambda it: isinstance(it, list) or allows(it, TAKEN_FOR))
+MEASURES = Record({}, {"classes": BY_CLASS, "confusions": MISTAKES}, others=FINITE)
+COUNTS = Record(dict.fromkeys(("filters", "parameters", "macs"), COUNT))
+ROW = Record(
+    {"epoch": COUNT, "train": MEASURES, "valid": MEASURES, "seconds": number(0, 1e10)},
+    {
+        "stage": TEXT,
+        "learning_rate": number(0),
+        "images_per_second": number(0),
+        "num_zero": COUNT,
+        "num_total": whole(1),
+        "kept_filters": DictOf(COUNT),
+        **dict.fromkeys(("parameters_left", "macs_left"), FRACTION),
+        **dict.fromkeys(("cut", "mask_changes", "returned", "left", "not_learning"), COUNT),
+    },
+)
+PRUNED = Record({name: ROW.optional[name] for name in ("num_total", "kept_filters", "mask_changes")})
+RESULTS = Record(
+    optional={
+        "recalibration": Record({"batches": COUNT, "before": FINITE, "after": FINITE}),
+        "selections": ListOf(
+            Record(
+                {"stage": TEXT, "cut": COUNT}
+                | dict.fromkeys(("before", "after"), FINITE)
+                | dict.fromkeys(("parameters_left", "macs_left"), FRACTION),
+                {"threshold": number(0), "below": FRACTION},
+            )
+        ),
+        "removal": Record({"exact": TRUTH, "difference": number(0), "largest_output": number(0), "same": COUNT, "images": COUNT}),
+    }
+)
+FORM = Record(
+    {
+        "file": TEXT,
+        **dict.fromkeys(("bytes", "dense_bytes"), whole(1)),
+        "bits": DictOf(COUNT),
+        **dict.fromkeys(("before", "after"), FINITE),
+    }
+)
+TIMES = Record({"ms": number(0, above=True)}, {"middle_ms": ListOf(number(0), 2), "rounds": COUNT, "peak_mb": number(0)})
+SUMMARY = Record(
+    {"dense": Record({name: whole(int(name != "filters")) for name in COUNTS.required}), "left": COUNTS, "test": MEASURES},
+    RESULTS.optional
+    | {
+        "last": ROW,
+        "best": ROW,
+        "seconds": number(0, 1e10),
+        **dict.fromkeys(("held_out", "removable", "exact"), TRUTH),
+        "file": Record({"file": TEXT, "bytes": COUNT, "dense_bytes": COUNT}),
+        "speed": ListOf(Record({"engine": TEXT, "batch": whole(1), "where": TEXT, "dense": TIMES, "compact": TIMES})),
+        "form": FORM,
+        "exports": ListOf(Record({"file": TEXT, "bytes": COUNT, "difference": number(0)}, {"form": TEXT})),
+    },
+)
+# what the closing lines of a run are made of
+RESULT = Record(
+    SUMMARY.required | {name: SUMMARY.optional[name] for name in ("last", "best", "seconds", "held_out")}, SUMMARY.optional
+)
 
 
 @dataclass
@@ -17,6 +97,7 @@ class Run:
     config: dict
     rows: list[dict]
     summary: dict | None
+    notes: list[str] = field(default_factory=list)  # for stderr
 
     @property
     def label(self) -> str:
@@ -29,7 +110,7 @@ class Run:
     @property
     def metric(self) -> str:
         """The measure that chooses the best epoch; where an older record does not name it, the first one of its rows."""
-        return self.config.get("metric") or next(iter(self.rows[0]["valid"]))
+        return self.config.get("metric") or next(iter(self.rows[0]["valid"] if self.rows else self.summary["test"]))
 
     @property
     def data_set(self) -> tuple[str, str]:
@@ -44,24 +125,71 @@ class Run:
 
     def share(self, what: str) -> float | None:
         """The fraction of "filters", "parameters" or "macs" that the run kept; None before it has ended."""
-        return self.summary["left"][what] / self.summary["dense"][what] if self.summary else None
-
-
-def read_run(path: Path) -> Run | None:
-    """The run whose folder `path` is, or None where no readable run is."""
-    try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        if not {"epochs", "seed", "prune_type", "prune_rate"} <= config["settings"].keys():
+        if self.summary is None:
             return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    rows, summary = [], None
-    with contextlib.suppress(OSError, ValueError):  # the last line may be half written
-        for line in (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-            rows.append(json.loads(line))
-    with contextlib.suppress(OSError, ValueError):
-        summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
-    return Run(path.resolve().name, config, rows, summary)
+        dense = self.summary["dense"][what]
+        return self.summary["left"][what] / dense if dense else 1.0  # a network of linear layers has no filters
+
+
+def read_run(path: Path) -> Run:
+    """The run whose folder `path` is. Raises Missing where none is; Refused for files that cannot be read, or are no run's."""
+    config = read_json(path / "config.json", "record of a run", REPORTED)
+    summary, notes = None, []
+    rows = read_rows(path / "metrics.jsonl", notes)
+    with contextlib.suppress(Missing):  # where the run has not ended
+        try:
+            summary = read_json(path / "summary.json", "summary", SUMMARY)
+        except Damaged as error:
+            notes.append(f"{error}; the run counts as unfinished")
+    run = Run(path.resolve().name, config, rows, summary, notes)
+    with fitting(path, "folder of a run"):
+        if summary and "last" in summary and rows[-1:] != [summary["last"]]:
+            raise Unfit("summary.json is of other epochs than metrics.jsonl")
+        if rows or summary:
+            rows_fit(rows, config["filters"] if run.pruned else None, config.get("prunable"))
+            for measures in [*(row["valid"] for row in rows), *([summary["test"]] if summary else [])]:
+                measured(measures, (run.metric,), "its measures")
+    return run
+
+
+def read_rows(path: Path, notes: list[str]) -> list[dict]:
+    """The rows of a metrics.jsonl; none where it does not exist. A last line that is half written is left out, and noted."""
+    try:
+        *lines, last = read_whole(path, "record of epochs", MOST_JSON).split(b"\n")
+    except Missing:
+        return []
+    if last:
+        notes.append(f"'{path}' ends in half a line, which is left out")
+    return [parse_json(line, path, "record of epochs", ROW) for line in lines]
+
+
+def rows_fit(rows, filters: dict[str, int] | None = None, prunable: int | None = None, measures: tuple[str, ...] = ()) -> None:
+    """Raise Unfit unless these are the rows of epochs 0, 1, ..., and have these `measures`.
+
+    Where the `filters` of each layer and the number of `prunable` pieces are known, they cannot keep or cut more.
+    """
+    check(rows, ListOf(ROW), "rows")
+    for number_, row in enumerate(rows):
+        where = f"rows[{number_}]"
+        check(row["epoch"], whole(number_, number_), f"{where}.epoch")
+        for part in ("train", "valid"):
+            measured(row[part], measures, f"{where}.{part}")
+        if "num_zero" in row:
+            check(row, PRUNED, where)
+            check(row["num_zero"], whole(0, row["num_total"]), f"{where}.num_zero")
+        if filters is not None:
+            check(
+                row.get("kept_filters"), Record({name: whole(0, most) for name, most in filters.items()}), f"{where}.kept_filters"
+            )
+            if row["kept_filters"].keys() != filters.keys():
+                raise Unfit(f"{where}.kept_filters is of other layers than filters")
+        if prunable:
+            check(row.get("cut"), whole(0, prunable), f"{where}.cut")
+
+
+def measured(measures: dict, names: tuple[str, ...], where: str) -> None:
+    """Raise Unfit unless these measures are there; accuracies, all but the number of images, are in %."""
+    check(measures, Record({name: COUNT if name == "images" else PERCENT for name in names}, MEASURES.optional, FINITE), where)
 
 
 def name_apart(runs: list[Run]) -> None:

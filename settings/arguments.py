@@ -7,11 +7,13 @@ from settings import ending_rules, procedure_rules  # noqa: F401  (their rules a
 from settings.earlier import folder_of, saved_settings, with_data_of_run
 from settings.effects import finds_counts
 from settings.errors import Refused
+from settings.files import fitting, nowhere
 from settings.flags import DESCRIPTIONS, FLAGS, GROUPS, SECTIONS, defaults, of_kind
 from settings.parsing import Parser
 from settings.recipes import RECIPES
 from settings.registry import CRITERIA, PROCEDURES, REGULARIZERS, parse_call, presets
 from settings.rules import broken, scratch_model
+from settings.saved import check_run
 from settings.signatures import suggest_flag
 
 
@@ -133,7 +135,7 @@ def _resumed(path: Path, typed: dict) -> Settings:
     folder = folder_of(path)
     saved = saved_settings(folder)
     if saved is None:
-        raise Refused(f"--resume: no run in '{folder}'")
+        raise Refused(f"--resume: no run in {nowhere(path)}")
     if saved.get("scratch"):  # the record of a run that began before there were procedures has none
         saved.setdefault("procedure", _scratch(saved["scratch"]))
     saved = defaults() | saved  # a flag that is newer than the run was at its default
@@ -146,6 +148,8 @@ def _resumed(path: Path, typed: dict) -> Settings:
     values = saved | typed | {"out_dir": None}
     values["finetune_lr"] = values["finetune_lr"] or 0.01 * values["lr"]
     _refuse(broken(Settings(values, typed), "ending"))
+    with fitting(folder / "config.json", "record of a run"):
+        check_run(Settings(values, saved["typed"]))
     return Settings(values, saved["typed"])
 
 

@@ -4,13 +4,14 @@
 data settings: the data set, where it is, the size of its images and how they are normalised and held out.
 """
 
-import json
 from pathlib import Path
 
 from settings.errors import Refused
+from settings.files import Missing, fitting, read_json
 from settings.flags import FLAGS, SECTIONS, defaults
 from settings.paths import located
 from settings.recipes import RECIPES
+from settings.saved import CONFIG, check_settings, named_as_today
 
 
 def folder_of(path: Path) -> Path:
@@ -18,23 +19,24 @@ def folder_of(path: Path) -> Path:
     return path if path.is_dir() else path.parent
 
 
+def read_record(folder: Path) -> dict:
+    """The record of the run in a folder, from its config.json. Raises Missing where there is none, Refused as `read_json`."""
+    path = folder / "config.json"
+    record = read_json(path, "record of a run", CONFIG)
+    record["settings"] = named_as_today(record["settings"])
+    with fitting(path, "record of a run"):
+        check_settings(record["settings"], [*FLAGS, "typed"])
+    return record
+
+
 def saved_settings(folder: Path) -> dict | None:
-    """The settings of the run in a folder, by flag, its data where that is now; None without a run."""
+    """The settings of the run in a folder, by flag, its data where that is now; None without a run. Refused as `read_record`."""
     try:
-        record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        saved = record["settings"]
-        if not (saved.keys() >= {"arch", "typed"} and isinstance(saved["epochs"], int)):
-            return None
-        data_dir = located(saved.get("data_dir", "data"), folder, record.get("began_in"))
-        return with_names_of_today(saved) | {"data_dir": data_dir}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        record = read_record(folder)
+    except Missing:
         return None
-
-
-def with_names_of_today(saved: dict) -> dict:
-    """A run's settings by flag, in which an option that was renamed since has its name of today."""
-    procedure = saved.get("procedure")
-    return saved | {"procedure": procedure.replace("scratch(model=", "scratch(of=")} if procedure else saved
+    saved = record["settings"]
+    return saved | {"data_dir": located(saved["data_dir"], folder, record.get("began_in"))}
 
 
 def with_data_of(settings, saved: dict):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from settings.effects import smaller_pieces
 from settings.flags import FLAGS, of_kind
+from settings.registry import FORMS
 from settings.rules import rule, without_effect
 
 
@@ -80,6 +81,21 @@ def the_smaller_network_is_exported(settings) -> str | None:
 def a_dry_run_writes_nothing(settings) -> str | None:
     if files_to_write(settings) and settings.run.dry_run:
         return "--export writes files, --dry_run none"
+
+
+@rule("ending")
+def the_form_is_known(settings) -> str | None:
+    try:
+        return FORMS.check(settings.ending.form or "deep_compression") and None
+    except ValueError as error:
+        return str(error)
+
+
+@rule("ending")
+def a_form_is_of_weights(settings) -> str | None:
+    whole_filters = settings.pruning.prune_type != "none" and not smaller_pieces(settings)
+    if settings.ending.form and whole_filters and not settings.ending.compact:
+        return f"--form {settings.ending.form}: with --prune_type structured it needs --compact, since masks are in no file"
 
 
 @rule("ending")

@@ -38,6 +38,7 @@ class Flag:
     noted: bool = False  # another value on --resume is written down: the run does not end bit for bit as it would have
     goes_with: tuple[str, ...] = ()  # the flags of kind "use" that it may be typed with
     no_effect: tuple[Condition, ...] = ()  # each says when, and in which words it is refused
+    resolved: tuple = ()  # values that cannot be typed, and that it has where other flags say so
     tells_apart: bool | None = None  # whether runs that differ in it are rows of their own in a table; None: by its kind
 
     @property

@@ -8,7 +8,7 @@ from settings.registry import PROCEDURES, parse_call
 from settings.rules import rule, scratch_model
 
 
-@rule("new")
+@rule("new", "saved")
 def weights_are_trained_or_fresh(settings) -> str | None:
     if settings.network.init and scratch_model(settings):
         return "--init starts from trained weights, --scratch from fresh ones: choose one"
@@ -28,7 +28,7 @@ def scratch_says_which_network(settings) -> str | None:
         return "--scratch says which network: leave out --arch, --layers and --shortcut"
 
 
-@rule("new")
+@rule("new", "saved")
 def scratch_prunes_nothing(settings) -> str | None:
     if scratch_model(settings) and settings.pruning.prune_type != "none":
         return f"--scratch trains a network that has been pruned: leave out --prune_type {settings.pruning.prune_type}"

@@ -130,7 +130,9 @@ def _check_value(what: str, option: Option, value) -> None:
 
 
 NETWORKS = Registry(
-    "network", "models/*.py", leave_out=("__init__.py", "files.py", "joint.py", "layers.py", "network.py", "numerics.py")
+    "network",
+    "models/*.py",
+    leave_out=("__init__.py", "coding.py", "files.py", "joint.py", "layers.py", "network.py", "numerics.py", "shapes.py"),
 )
 CRITERIA = Registry(
     "criterion",
@@ -172,6 +174,7 @@ PROCEDURES = Registry(
     },
 )
 REGULARIZERS = Registry("regulariser", "regularizers.py")
+FORMS = Registry("form", "deploy/forms/*.py", leave_out=("__init__.py", "form.py", "onnx.py", "pt2.py", "quiet.py"))
 OPTIMISERS = Registry("optimiser", "training/optimisers.py", traits={"no momentum": ("return",)})
 LEARNING_RATES = Registry("learning-rate schedule", "training/learning_rates.py")
 

@@ -2,8 +2,8 @@
 
 A rule takes the settings before they are resolved and returns the message of the refusal, or None where it is kept. RULES
 maps an occasion to its rules, in the order in which they are asked: "new" for a run that begins, "ending" for what is done
-after the last mask, also by a run that goes on, and "use" for --evaluate and --predict. What concerns one flag alone stands
-in the table of flags.
+after the last mask, also by a run that goes on, "use" for --evaluate and --predict, and "saved" for the resolved settings in
+the record of a run. What concerns one flag alone stands in the table of flags.
 """
 
 import importlib.util
@@ -15,7 +15,7 @@ from settings.effects import network_is_typed, phase_of, smaller_pieces
 from settings.flags import FLAGS
 from settings.registry import CRITERIA, LEARNING_RATES, NETWORKS, SCOPES, parse_call
 
-RULES: dict[str, list[Callable]] = {"new": [], "ending": [], "use": []}
+RULES: dict[str, list[Callable]] = {"new": [], "ending": [], "use": [], "saved": []}
 
 
 def rule(*occasions: str):
@@ -41,7 +41,7 @@ def scratch_model(settings) -> str | None:
     return settings.network.scratch if name != "scratch" else options.get("of")
 
 
-@rule("new")
+@rule("new", "saved")
 def names_are_known(settings) -> str | None:
     """Every name and option in a name is one that its registry has."""
     for flag in FLAGS.values():
@@ -53,13 +53,13 @@ def names_are_known(settings) -> str | None:
                 return str(error)
 
 
-@rule("new")
+@rule("new", "saved")
 def there_is_a_round(settings) -> str | None:
     if parse_call(settings.pruning.prune_phase)[1].get("rounds", 1) < 1:
         return f"--prune_phase {settings.pruning.prune_phase}: at least one round is needed"
 
 
-@rule("new")
+@rule("new", "saved")
 def fractions_are_at_most_one(settings) -> str | None:
     criterion = settings.pruning.prune_imp
     for option in CRITERIA.entry(criterion).traits.get("fraction", ()):
@@ -67,7 +67,7 @@ def fractions_are_at_most_one(settings) -> str | None:
             return f"--prune_imp {criterion}: {option} is a fraction, at most 1"
 
 
-@rule("new")
+@rule("new", "saved")
 def learning_rates_are_numbers(settings) -> str | None:
     """The schedule can be computed: the registry checks that an option is a tuple, but not the tuple's items."""
     try:
@@ -76,7 +76,7 @@ def learning_rates_are_numbers(settings) -> str | None:
         return f"--lr_schedule {settings.training.lr_schedule}: an option's value has the wrong type"
 
 
-@rule("new")
+@rule("new", "saved")
 def outputs_and_channels_are_the_data_sets(settings) -> str | None:
     for option in {"classes", "channels"} & (parse_call(settings.network.arch)[1] if settings.network.arch else {}).keys():
         return f"--arch {settings.network.arch}: the data set says how many {option} there are"
@@ -97,34 +97,34 @@ def without_effect(settings, names: Iterable[str]) -> str | None:
     return None
 
 
-@rule("new")
+@rule("new", "saved")
 def criterion_scores_these_pieces(settings) -> str | None:
     kind, criterion = smaller_pieces(settings), settings.pruning.prune_imp
     if kind and "filters only" in CRITERIA.entry(criterion).traits:
         return f"criterion '{criterion}' scores structured pruning only, not {kind}"
 
 
-@rule("new")
+@rule("new", "saved")
 def a_cut_after_training_leaves_epochs(settings) -> str | None:
     if phase_of(settings).name == "after" and settings.pruning.prune_until >= 1:
         return "--prune_phase after leaves no epoch to fine-tune with --prune_until 1: choose less than 1"
 
 
-@rule("new")
+@rule("new", "saved")
 def scope_compares_these_pieces(settings) -> str | None:
     scope = SCOPES.entry(settings.pruning.prune_scope)
     if smaller_pieces(settings) and "filters only" in scope.traits:
         return f"--prune_scope {scope.name} is about filters: it needs --prune_type structured"
 
 
-@rule("new")
+@rule("new", "saved")
 def groups_are_not_single_layers(settings) -> str | None:
     scope = SCOPES.entry(settings.pruning.prune_scope)
     if "single layers" in scope.traits and settings.pruning.residual == "grouped":
         return f"--prune_scope {scope.name} is of single layers, --residual grouped decides several together"
 
 
-@rule("new")
+@rule("new", "saved")
 def cut_filters_have_maps_to_return_by(settings) -> str | None:
     pruning = settings.pruning
     reads_maps = "reads maps" in CRITERIA.entry(pruning.prune_imp).traits
@@ -179,7 +179,7 @@ def one_flag_names_the_network(settings) -> str | None:
         return "--arch and --layers both name a network: choose one"
 
 
-@rule("new")
+@rule("new", "saved")
 def warmup_leaves_epochs(settings) -> str | None:
     training = settings.training
     if training.warmup_epochs >= training.epochs:

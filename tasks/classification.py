@@ -11,15 +11,26 @@ from torch import Tensor, nn
 
 from settings.errors import Refused
 from settings.registry import DATASETS
+from settings.schema import COUNT, TEXT, DictOf, ListOf, Record, Unfit, check, number, whole
 from tasks.images import Dataset, Images, hold_out
 from tasks.meters import Accuracy
 from tasks.task import Task
+
+RECORD = Record(
+    {
+        "classes": ListOf(TEXT, 1),
+        "images": DictOf(ListOf(COUNT)),
+        "mean": ListOf(number(0, 255)),
+        "std": ListOf(number(0, 255, above=True)),
+    }
+)
 
 
 class Classification(Task):
     """The task of naming the class of an image. A step learns from `batch` images; `images` is the data set on its device."""
 
     metric = "top1"
+    measures = ("top1", "top5", "images")
 
     def __init__(self, images: Dataset, batch: int, augment: str, seed: int, notes: Sequence[str] = ()):
         self.images, self.augment, self.seed, self.notes = images, augment, seed, list(notes)
@@ -96,6 +107,12 @@ class Classification(Task):
     def check(self, record: dict | None) -> None:
         if record is None:
             return
+        try:
+            check(record, RECORD, "data")
+            check(len(record["mean"]), whole(self.images.channels, self.images.channels), "the length of data.mean")
+            check(len(record["std"]), whole(self.images.channels, self.images.channels), "the length of data.std")
+        except Unfit as error:
+            raise Refused(f"the checkpoint is of other images: {error}") from None
         if record["classes"] != self.classes:
             odd = sorted({*record["classes"]} ^ {*self.classes})
             raise Refused(f"the classes are not those of the run: {', '.join(odd[:5]) or 'they are in another order'}")

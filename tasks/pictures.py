@@ -7,6 +7,7 @@ several pages the first picture is read; colour profiles are not applied, but fo
 
 import contextlib
 import functools
+import io
 import warnings
 from pathlib import Path
 
@@ -15,8 +16,10 @@ import torch
 from torch import Tensor
 
 from settings.errors import Refused
+from settings.files import read_whole
 
 GROUND = "white"
+MOST = 1 << 32  # bytes of a picture's file
 # Pillow knows these by name only, or (EPS) would start another program on a file of unknown origin
 NOT_READ = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 
@@ -64,10 +67,13 @@ def read_picture(path: str, size: int, channels: int = 3, fit: str = "crop") -> 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on large or slightly damaged files that can be read all the same
-            with Image.open(path, formats=formats()) as picture:
+            content = io.BytesIO(read_whole(path, "picture", MOST))
+            with Image.open(content, formats=formats()) as picture:
                 return pixels_of(picture, size, channels, fit)
     except Unclear as error:
         raise ValueError(f"{path} ({error})") from None
+    except Refused as error:  # no file that could be read, such as a pipe
+        raise ValueError(str(error)) from None
     # a decoder raises whatever it likes at a damaged file, and Pillow at one that would be too large when decoded
     except Exception:
         raise ValueError(str(path)) from None

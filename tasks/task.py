@@ -31,12 +31,14 @@ class Task:
     """A task offers data, loss and metric. Its splits are `train`, `valid` (None if no input is held out) and `test`.
 
     `inputs` is the shape of one input, (channels, height, width); `outputs` is how many numbers the network's head gives;
-    `metric` names the measure that chooses the best epoch. A step learns from `batch` inputs, over all processes, and an
-    epoch has `steps` of them. `notes` are lines for stderr on the data that was read. The class methods `load` and
-    `load_test` of a subclass make the task from the data settings, `load_test` with the test part alone.
+    `metric` names the measure that chooses the best epoch, `measures` those that lines tell.
+    A step learns from `batch` inputs, over all processes, and an epoch has `steps` of them. `notes` are lines for stderr on
+    the data that was read. The class methods `load` and `load_test` of a subclass make the task from the data settings,
+    `load_test` with the test part alone.
     """
 
     metric: str
+    measures: tuple[str, ...]
     inputs: tuple[int, int, int]
     outputs: int
     train: Split

@@ -477,3 +477,9 @@ def test_a_run_that_would_not_prune_as_asked_is_refused(train, flags, tmp_path):
     with pytest.raises(Refused, match="--prune_"):
         train(*TINY, "--prune_type", "structured", *flags)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_regulariser_of_filters_is_refused_where_there_are_none():
+    with pytest.raises(Refused, match=r"--reg reg_cov has no effect: it is about filters, and lenet300 has none"):
+        modeling.start(parse([*TINY_DATA, "--arch", "lenet300", "--reg", "reg_cov"]))
+    modeling.start(parse([*TINY_DATA, "--arch", "lenet300", "--reg", "reg_ortho(linear=True)", "--quiet"]))

@@ -122,7 +122,10 @@ def build_network(settings: Settings, tensors: dict | None) -> tuple[models.Netw
     Raises Refused if it does not fit the data, or `tensors` do not fit it.
     """
     arch, outputs, (channels, size, _) = settings.network.arch, tasks.outputs_of(settings.data), tasks.inputs_of(settings.data)
-    model = models.build(arch, classes=outputs, channels=channels)
+    model = models.build(arch, classes=outputs, channels=channels, size=size)
+    regulariser, options = parse_call(settings.training.reg)
+    if regulariser != "none" and not model.units and not options.get("linear"):
+        raise Refused(f"--reg {settings.training.reg} has no effect: it is about filters, and {arch} has none")
     try:
         whole = accounting.dense(model, size)
     except RuntimeError:
@@ -134,9 +137,10 @@ def build_network(settings: Settings, tensors: dict | None) -> tuple[models.Netw
             raise Refused(f"--widths: {error}") from None
     if tensors is not None:
         try:
-            model.load_state_dict(tensors)
-        except RuntimeError:
-            raise Refused(f"--init: '{settings.network.init}' is of another network than {arch} of {outputs} classes") from None
+            model.take(tensors)
+        except ValueError as error:
+            init = settings.network.init
+            raise Refused(f"--init: '{init}' is of another network than {arch} of {outputs} classes: {error}") from None
     return model, whole
 
 
@@ -187,10 +191,12 @@ def starting_weights(settings: Settings) -> tuple[str, dict[str, torch.Tensor], 
     except Refused as not_a_checkpoint:
         try:
             saved = models.load(path)
-        except Refused:
-            raise Refused(f"--init: {not_a_checkpoint}") from None
+        except Refused as not_a_model:
+            wanted = not_a_model if "'model'" in str(not_a_checkpoint) else not_a_checkpoint
+            raise Refused(f"--init: {wanted}") from None
         arch, tensors, asked_then = saved.card.arch, saved.state_dict(), saved.card.training.get("settings", {})
-        smaller = saved.shapes() != models.build(arch, classes=len(saved.card.classes), channels=saved.input_channels).shapes()
+        outputs, channels, size = len(saved.card.classes), saved.input_channels, saved.card.image_size
+        smaller = saved.shapes() != models.build(arch, classes=outputs, channels=channels, size=size).shapes()
     else:
         arch, shapes = state["settings"]["arch"], state["shapes"]
         smaller, asked_then = bool(shapes), state["settings"]
@@ -210,6 +216,6 @@ def starting_classes(settings: Settings) -> list[str] | None:
     path = Path(settings.network.init)
     path = path / "checkpoint.pt" if path.is_dir() else path
     try:
-        return load_checkpoint(path).get("data", {}).get("classes")
+        return (load_checkpoint(path).get("data") or {}).get("classes")
     except Refused:
         return models.load(path).card.classes

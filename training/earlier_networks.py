@@ -5,7 +5,7 @@ from pathlib import Path
 import models
 import tasks
 from pruning import accounting, guided
-from runs.folder import load_checkpoint
+from runs.checkpoints import load_checkpoint
 from settings.arguments import Settings
 from settings.errors import Refused
 from settings.paths import model_of
@@ -46,7 +46,8 @@ def _fractions(path: str) -> guided.Fractions:
     else:
         state = load_checkpoint(Path(path) / "checkpoint.pt" if Path(path).is_dir() else Path(path))
         asked = state["settings"]
-        whole, size = models.build(asked["arch"], channels=asked.get("channels", 3)), asked.get("image_size", 32)
+        size = asked.get("image_size", 32)
+        whole = models.build(asked["arch"], channels=asked.get("channels", 3), size=size)
         shapes, masks = state["shapes"] or whole.shapes(), state["model"]
         kept = {name: filters for name, (filters, _) in shapes["units"].items()}
         filter_masks = {name: masks.get(f"{name}.gate.mask") for name in kept}
@@ -59,4 +60,4 @@ def _fractions(path: str) -> guided.Fractions:
 def _whole(network: models.Network) -> models.Network:
     """Return the whole network that a smaller one has come from, with fresh weights."""
     card = network.card
-    return models.build(card.arch, classes=len(card.classes), channels=network.input_channels)
+    return models.build(card.arch, classes=len(card.classes), channels=network.input_channels, size=card.image_size)

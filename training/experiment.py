@@ -9,10 +9,10 @@ import torch
 import models
 import tasks
 from pruning import Pruner, accounting
-from pruning.removal import ungated
 from settings.arguments import Settings, method
 from settings.errors import Refused
 from settings.registry import ACTIONS, LEARNING_RATES
+from settings.saved import counted
 from tasks import Task
 from training.build import (
     begin_with,
@@ -27,6 +27,7 @@ from training.build import (
 from training.capture import try_capture
 from training.engine import Engine, Stop
 from training.evaluation import evaluate
+from training.restoring import take_network, take_random, what_to_repair
 from training.stages import Plan, Stage, plan_of
 from training.team import Team
 
@@ -123,7 +124,7 @@ class Experiment:
     def enter(self, number: int) -> None:
         """Go on to the stage of this number: carry out its actions, and add to `results` what they return."""
         self.stage = number
-        with self.stop.at_once(f"before {self.now.name}"):
+        with self.stop.at_once(f"before the stage {self.now.name}"):
             for action in self.now.enter:
                 self.results |= ACTIONS.get(action)(self)
             self._begin_stage(begun=number > 0)
@@ -156,7 +157,7 @@ class Experiment:
         cuda = torch.cuda.get_rng_state_all() if self.engine.device == "cuda" else []
         shapes = self.model.shapes()
         return {
-            "settings": method(self.settings),
+            "settings": counted(method(self.settings)),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "random": [torch.get_rng_state(), *cuda],
@@ -175,7 +176,6 @@ class Experiment:
                 raise Refused(f"the checkpoint is another run's, with {name} {saved}, not {value}")
         self.plan.check_progress(state["stage"], len(state["rows"]))
         self.stage, self.results = state["stage"], dict(state["results"])
-        self.to_repair = state.get("to_repair", {})
         for name, value in state["fixed"].items():
             if self.settings.flat[name] != value:
                 advice = f": go on from {self.now.keep} to change it" if self.now.keep else ""
@@ -183,18 +183,12 @@ class Experiment:
         if (first := self.plan.first_epoch(self.stage)) > len(state["rows"]):
             raise Refused(f"{self.now.name} has begun after {len(state['rows'])} epochs, and would now begin after {first}")
         try:
-            if state["shapes"]:
-                smaller = ungated(self.model)
-                smaller.reshape(state["shapes"])
-                self.go_on_with(smaller.to(memory_format=torch.channels_last))
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (KeyError, RuntimeError, ValueError) as error:
+            take_network(self, state)
+            self.to_repair = what_to_repair(self, state)
+            self._begin_stage(begun=True)
+            take_random(state["random"], self.engine.device)
+        except ValueError as error:
             raise Refused(f"the checkpoint is another network's: {' '.join(str(error).split())[:200]}") from None
-        self._begin_stage(begun=True)
-        torch.set_rng_state(state["random"][0])
-        if self.engine.device == "cuda" and len(state["random"]) == 1 + torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(state["random"][1:])
 
 
 def start(

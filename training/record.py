@@ -12,6 +12,7 @@ from pruning import accounting
 from pruning.removal import is_exact
 from runs.records import best_row
 from settings.arguments import Settings
+from settings.saved import counted
 from training.experiment import Experiment
 
 
@@ -127,7 +128,7 @@ def config(run: Experiment) -> dict:
     cuda = run.engine.device == "cuda"
     typed = {"typed": run.settings.typed, "resume": None, "compile": run.engine.compile}
     return {
-        "settings": run.settings.flat | typed,
+        "settings": counted(run.settings.flat | typed),
         "plan": run.plan.record(),
         "metric": run.task.metric,
         "data": run.task.record(),

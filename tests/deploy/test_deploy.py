@@ -381,15 +381,20 @@ class TestFiles:
         state = torch.load(path, weights_only=True)
         for change, message in (
             ({"format": 99}, "format 99, newer"),
-            ({"arch": "resnet21"}, "does not fit this program"),
-            ({"arch": "vgg16"}, "does not fit this program"),
-            ({"classes": ["a"]}, "does not fit this program"),
-            ({"shapes": {"units": {}, "joints": {}}}, "does not fit this program"),
-            ({"mean": None}, "does not fit this program"),
-            ({"std": [1.0, 0.0, 1.0]}, "normalisation"),
-            ({"training": None}, "training summary"),
-            ({"classes": "abc"}, "classes"),
-            ({"image_size": "x"}, "image size"),
+            ({"arch": "resnet21"}, "unknown network"),
+            ({"arch": "vgg16"}, r"shapes\.units has no"),
+            ({"classes": ["a"]}, r"shapes\.units\.classifier is 3"),
+            ({"classes": ["a", "b", "c", "d"]}, "another number of classes than of outputs"),
+            ({"shapes": {"units": {}, "joints": {}}}, r"shapes\.units is a table of 0"),
+            ({"mean": None}, "mean is None, not a list"),
+            ({"std": [1.0, 0.0, 1.0]}, r"std\[1\] is 0\.0, not a finite number above 0"),
+            ({"std": [1.0]}, "mean and std are of different channels"),
+            ({"training": None}, "training is None"),
+            ({"training": {"settings": None}}, r"training\.settings is None"),
+            ({"classes": "abc"}, "classes is 'abc', not a list"),
+            ({"image_size": "x"}, "image_size is 'x', not what --image_size can be"),
+            ({"image_size": 20_000}, "image_size is 20000"),
+            ({"tensors": state["tensors"] | {"more": torch.ones(1)}}, "more is of another network"),
         ):
             torch.save({**state, **change}, path)
             with pytest.raises(Refused, match=message):

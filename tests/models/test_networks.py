@@ -104,3 +104,17 @@ def test_larger_images_pass_through_every_family():
 def test_an_unknown_network_is_refused():
     with pytest.raises(ValueError, match="did you mean 'resnet50'"):
         models.build("resnt50")
+
+
+def test_lenets_have_the_published_sizes_and_read_maps_as_linear_layers():
+    for name, parameters in (("lenet300", 266_610), ("lenet5", 431_080)):
+        network = models.build(name, channels=1, size=28)
+        assert sum(value.numel() for value in network.parameters()) == parameters
+        first = network.linear[0]
+        assert first.is_linear
+        assert first not in network.units.values()
+        assert abs(first.weight.std().item() / (2 / first.weight[0].numel()) ** 0.5 - 1) < 0.05
+    images = torch.randn(2, 1, 28, 28)
+    hidden = models.build("lenet300", channels=1, size=28).linear[0]
+    wanted = torch.nn.functional.linear(images.flatten(1), hidden.weight.flatten(1), hidden.layer.bias).relu()
+    assert torch.allclose(hidden(images).flatten(1), wanted, atol=1e-5)

@@ -18,7 +18,7 @@ DEEPEST = ("resnet101", "resnet110", "resnet152")  # wired as the ones before th
 
 @pytest.mark.parametrize(("name", "residual"), [
     (name, residual)
-    for name in (*NETWORKS.entries, "resnet20(shortcut='pad')")
+    for name in (*(name for name in NETWORKS.entries if name != "lenet300"), "resnet20(shortcut='pad')")  # it has no filters
     for residual in ("free", "grouped")
     if residual == "free" or name not in DEEPEST
 ])  # fmt: skip
@@ -30,6 +30,11 @@ def test_budgets_are_met_on_every_network(name, residual):
             unit.gate = None
         Pruner(network, rate=1 - share, budget=what, residual=residual).update(1 - share)
         assert share - 0.01 <= left(network, what) <= share
+
+
+def test_a_network_without_filters_is_refused():
+    with pytest.raises(ValueError, match="nothing that --prune_type structured could cut"):
+        Pruner(models.build("lenet300"), rate=0.5)
 
 
 @pytest.mark.parametrize("scope", ["global", "local", "global(normalise='none')", "local(floor=2)"])

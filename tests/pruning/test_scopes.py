@@ -135,13 +135,13 @@ def test_a_preset_keeps_the_best_of_the_layers_it_names(tmp_path):
         file.write_text(json.dumps({"kept": kept}))
         with pytest.raises(ValueError, match=message):
             preset(scores, 0.9, name=str(file))
-    for content in ("[]", "{}", '{"kept": 3}', "no json"):
+    for content in ("[]", "{}", '{"kept": 3}', '{"kept": [1]}', '{"kept": {"layer0": true}}', "no json"):
         file.write_text(content)
-        with pytest.raises(ValueError, match=r"has no 'kept'|no such file"):
+        with pytest.raises(ValueError, match=r"has no 'kept'|is no preset|no preset: it is no JSON"):
             preset(scores, 0.9, name=str(file))
     with pytest.raises(ValueError, match="choose from ResNet-56-A"):
         preset(scores, 0.9, name="ResNet-57-A")
-    with pytest.raises(ValueError, match="has no 'layers'"):
+    with pytest.raises(ValueError, match="no scan at 'ResNet-56-A'"):
         sensitivity(scores, 0.9, file="ResNet-56-A")
 
 

@@ -127,7 +127,13 @@ def test_what_may_change_on_the_way_may_be_typed(tmp_path, name):
     saved |= {} if name == "export" else {"export": ["m.pt2"]}
     (tmp_path / "config.json").write_text(json.dumps({"settings": saved}))
     flag = FLAGS[name]
-    values = {"device": "cpu", "export": str(tmp_path / "m.pt2"), "export_input": "normalised", "data_dir": "there"}
+    values = {
+        "device": "cpu",
+        "export": str(tmp_path / "m.pt2"),
+        "export_input": "normalised",
+        "form": "deep_compression",
+        "data_dir": "there",
+    }
     value = values.get(name, "3")
     settings = parse(["--resume", str(tmp_path), f"--{name}", *([] if flag.action else [value])])
     assert settings.flat[name] not in (flag.default, None)

@@ -161,4 +161,4 @@ def test_the_default_is_in_the_registry(flag):
 def test_what_makes_a_row_of_the_table_of_runs():
     """Seeds and machines do not; precision does."""
     apart = {name for name, flag in FLAGS.items() if flag.makes_a_row}
-    assert apart == {*of_kind("method", "ending"), "amp"} - {"seed", "compact", "export", "export_input"}
+    assert apart == {*of_kind("method", "ending"), "amp"} - {"seed", "compact", "export", "export_input", "form"}

@@ -13,6 +13,8 @@ import torchvision.datasets.cifar
 from conftest import TINY, TINY_DATA
 from PIL import Image
 
+from settings.flags import defaults
+
 pytestmark = pytest.mark.core
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +36,7 @@ def places(tmp_path_factory):
     root = tmp_path_factory.mktemp("places")
     for name in ("used", "bad", "newer", "code"):
         (root / name).mkdir()
-        settings = {"epochs": 2, "typed": {}, "seed": 0, "prune_rate": 0.6, "arch": "resnet20"}
+        settings = defaults() | {"epochs": 2, "typed": {}, "arch": "resnet20"}
         (root / name / "config.json").write_text(json.dumps({"settings": settings}))
     (root / "bad" / "checkpoint.pt").write_bytes(b"PK\x03\x04")
     (root / "bad" / "previous.pt").write_bytes(b"")
@@ -87,7 +89,7 @@ CASES = [
         [*TINY, *STRUCTURED, "--prune_imp", "PFA", "--score_batches", "1"],
         "--score_batches: PFA needs more images than a layer has filters, 64; there are 18",
     ),
-    ([*TINY, *STRUCTURED, "--prune_scope", "sensitivity(file='{places}/file')"], "--prune_scope: no such file"),
+    ([*TINY, *STRUCTURED, "--prune_scope", "sensitivity(file='{places}/file')"], "is damaged, or no scan"),
     (["--prune_typ", "structured"], "did you mean '--prune_type'"),
     (["--prun", "0.5"], "unknown argument '--prun'"),
     (["extra"], "unknown argument 'extra'"),

@@ -111,6 +111,7 @@ def as_format_1(path: Path) -> None:
     fixed, results = state.pop("fixed"), state.pop("results")
     state["after"] = {**fixed, **results, "shapes": shapes} if stage else None
     state["scratch"] = None if stage else shapes
+    del state["settings"]["flags"]
     torch.save({**state, "format": 1}, path)
 
 
@@ -130,7 +131,7 @@ def test_checkpoints_of_format_1_go_on_to_the_same_end(where, tmp_path, monkeypa
     Path("old/previous.pt").replace("old/checkpoint.pt")
     as_format_1(Path("old/checkpoint.pt"))
     config = json.loads(Path("old/config.json").read_text())
-    for name in ("procedure", "optimizer", "channels"):
+    for name in ("flags", "procedure", "optimizer", "channels"):
         del config["settings"][name]
     Path("old/config.json").write_text(json.dumps(config))
     run_program("--resume", "old", "--quiet")

@@ -1,0 +1,94 @@
+"""This file gives a run the tensors of a checkpoint, after checks that torch does not make: it would take most of them unread."""
+
+import torch
+from torch import Tensor, nn
+
+from models.shapes import TENSOR, check_pass, check_values, told
+from pruning.removal import ungated
+from settings.registry import OPTIMISERS
+from settings.schema import ANYTHING, COUNT, DictOf, Is, ListOf, Record, Unfit, check, number, plain, whole
+
+OF_THE_DEVICE = {"params", "lr", "initial_lr", "fused", "foreach", "capturable", "differentiable"}
+
+
+def take_network(run, state: dict) -> None:
+    """Give a run the network and the optimiser of a checkpoint. Unfit, a ValueError, where they are not of this run."""
+    if state["shapes"] is not None:
+        smaller = ungated(run.model)
+        smaller.reshape(state["shapes"])
+        check_pass(smaller, run.task.inputs)
+        run.go_on_with(smaller.to(memory_format=torch.channels_last))
+    run.model.take(state["model"])
+    begun = len(state["rows"]) > run.plan.first_epoch(run.stage)
+    take_optimizer(run.optimizer, run.settings.training, state["optimizer"], begun)
+
+
+def what_to_repair(run, state: dict) -> dict:
+    """Return what a checkpoint keeps for the layers that are cut later. Unfit where it is not of the run's network."""
+    kept = state.get("to_repair", {})
+    check(kept, Record(optional={"keep": DictOf(TENSOR), "original": ANYTHING}), "to_repair")
+    if kept:
+        check(kept, Record({"keep": ANYTHING, "original": ANYTHING}), "to_repair")
+        check_values(ungated(run.model).state_dict(), kept["original"], "to_repair.original")
+        for name, keep in kept["keep"].items():
+            where = f"to_repair.keep.{name}"
+            if name not in run.model.units or keep.shape != (run.model.units[name].filters,) or keep.dtype != torch.bool:
+                raise Unfit(f"{where} is {told(keep)}, not what is kept of a unit's filters")
+    return kept
+
+
+def take_optimizer(optimizer: torch.optim.Optimizer, training, state, begun: bool) -> None:
+    """Give the optimiser the state of an earlier one of the same settings, whose stage has `begun` to train.
+
+    `training` is that section of the settings. Unfit, a ValueError, for options that the settings do not say, and for a state
+    that such an optimiser does not leave.
+    """
+    own = optimizer.state_dict()["param_groups"]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    groups = ListOf(Record({"params": ListOf(COUNT), "lr": number(0)}, dict.fromkeys(own[0], ANYTHING)))
+    check(state, Record({"state": ANYTHING, "param_groups": groups}), "optimizer")
+    check(len(state["param_groups"]), whole(len(own), len(own)), "the number of optimizer.param_groups")
+    for mine, saved in zip(own, state["param_groups"], strict=True):
+        for name in mine.keys() & saved.keys() - OF_THE_DEVICE | {"params"}:
+            same = Is(str(mine[name])[:60], lambda it, mine=mine[name]: plain(it) and it == mine)
+            check(saved[name], same, f"optimizer.param_groups.{name}")
+    entries, wanted = state["state"], _left_by(training)
+    if not isinstance(entries, dict) or not entries.keys() <= {*range(len(parameters))}:
+        raise Unfit("optimizer.state is of other parameters")
+    lacking = [index for index, parameter in enumerate(parameters) if parameter.numel() and index not in entries]
+    if wanted and lacking and (begun or entries):
+        raise Unfit(f"optimizer.state has nothing for parameter {lacking[0]}")
+    for index, entry in entries.items():
+        _check_entry(entry, wanted, parameters[index], f"optimizer.state[{index}]")
+    optimizer.load_state_dict({"state": entries, "param_groups": own})
+
+
+def take_random(states, device: str) -> None:
+    """Go on with the random states of the CPU and, where there are as many as here, of the GPUs. Unfit for anything else."""
+    check(states, ListOf(TENSOR, 1), "random")
+    try:
+        torch.set_rng_state(states[0])
+        if device == "cuda" and len(states) == 1 + torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(states[1:])
+    except (RuntimeError, TypeError):
+        raise Unfit("random is no state of a random generator") from None
+
+
+def _left_by(training) -> dict[str, Tensor]:
+    """Return what the optimiser of these settings keeps of a parameter, from a step on one number."""
+    parameter = nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.zeros(1)
+    optimizer = OPTIMISERS.get(training.optimizer)([{"params": [parameter]}], training, False)
+    optimizer.step()
+    return dict(optimizer.state[parameter])
+
+
+def _check_entry(entry, wanted: dict[str, Tensor], parameter: Tensor, where: str) -> None:
+    """Raise Unfit unless the entry holds what the optimiser keeps of this parameter."""
+    check(entry, Record(dict.fromkeys(wanted, TENSOR)), where)
+    for name, example in wanted.items():
+        value, shape = entry[name], parameter.shape if example.dim() else ()
+        if value.shape != shape or value.dtype != example.dtype or not value.isfinite().all():
+            raise Unfit(f"{where}.{name} is {told(value)}, not of finite numbers and shape {tuple(shape)}")
+        if name in ("step", "exp_avg_sq") and (value < 0).any():
+            raise Unfit(f"{where}.{name} is negative")
