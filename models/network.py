@@ -127,19 +127,22 @@ class Network(nn.Module):
         """Return {node: number of channels} once all units have written to it."""
         widths = {"input": self.input_channels}
         for link in self.links:
-            width = widths[link.source] if link.unit is None else self.written(link)[1]
+            width = widths[link.source] if link.unit is None else self._reach(link)
             widths[link.target] = max(widths.get(link.target, 0), width)
         return widths
+
+    def _reach(self, link: Link) -> int:
+        """Return how many channels the target of a link has when the link's unit has written to it."""
+        width = self.get_submodule(link.joint).width if link.joint else None
+        return self.get_submodule(link.unit).filters if width is None else width
 
     def written(self, link: Link) -> tuple[Tensor, int]:
         """Return which channels of the target a link's unit writes to, (filters,) int64, and how many the target has by then.
 
         A unit's filters write the first channels in their order, unless removal has given its joint an index.
         """
-        filters, joint = self.get_submodule(link.unit).filters, link.joint and self.get_submodule(link.joint)
-        if not joint or joint.index is None:
-            return torch.arange(filters), filters
-        return joint.index.cpu(), joint.width
+        index, width = self.get_submodule(link.joint).index if link.joint else None, self._reach(link)
+        return torch.arange(width) if index is None else index.cpu(), width
 
 
 def _check_ties(link: Link, unit: Unit) -> None:

@@ -11,9 +11,8 @@ from torch import nn
 import models
 from models import Network, Unit
 from models.layers import conv_unit, initialise
-from pruning import Pruner, accounting
+from pruning import OutputGate, Pruner, accounting
 from pruning.context import Context, lift
-from pruning.gates.output import OutputGate
 from pruning.granularities import Structured
 from pruning.removal import Removal
 from pruning.scopes import global_

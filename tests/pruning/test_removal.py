@@ -286,7 +286,7 @@ def test_a_smaller_network_is_made_smaller_again(name, residual):
         rebuilt = copy.deepcopy(fresh(name)).double().eval()
         rebuilt.reshape(smaller.shapes())
         rebuilt.load_state_dict(smaller.state_dict())
-        assert torch.equal(rebuilt(x), smaller(x))
+        assert (rebuilt(x) - smaller(x)).abs().max() <= 1e-12  # the layout of weights in memory decides on the order of sums
         network = masked_again(smaller, 0.25, number)
 
 

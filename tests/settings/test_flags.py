@@ -39,6 +39,7 @@ WITHOUT = {
     "not_as_removed": [*STRUCTURED, "--prune_phase", "after", "--prune_gate", "weight"],
     "repairs_nothing": [*STRUCTURED, "--prune_phase", "after", "--procedure", "scratch(of='m.pt')"],
     "no_repair": [],
+    "procedure_cuts": ["--procedure", "multilayer"],
 }
 # conditions that hold in the plain command: what must be typed for the flag to have its effect
 WITH = {"several_cuts": ["--prune_phase", "after"]}
