@@ -440,7 +440,7 @@ def test_the_rule_reads_where_a_smaller_network_writes(two_blocks):
     network = Removal(two_blocks).compact()
     assert network.a.index.tolist() == [0, 2]
     context = Context(network, Structured.groups, None, 0)
-    scores = score("zero_fraction(threshold=0.05)", network, context)
+    scores = lift(CRITERIA.get("zero_fraction(threshold=0.05)"))(network.units, context)
     small = {name: (unit.weight.abs() < 0.05).double() for name, unit in network.all_units.items()}
     for number, channel in enumerate((0, 2)):
         reads = torch.cat([small[name][:, channel].flatten() for name in ("b1", "classifier")])
