@@ -128,7 +128,7 @@ def train(run: Experiment, folder: Folder | None, rows: list[dict]) -> list[dict
                 valid = run.evaluate(task.valid or task.test, by_class=task.valid is None)
                 if not math.isfinite(valid["loss"]):  # of weights that the epoch's last step has spoilt nothing is kept
                     raise Failed(f"the validation loss was not finite after epoch {epoch}: {cure(run)}")
-                rows = [*rows, Row.of(run, epoch, trained, valid, seconds, rows).plain()]
+                rows = [*rows, Row.of(run, epoch, trained, valid, seconds).plain()]
                 if folder:
                     folder.log(rows[-1], run.state())
                 if scalars:

@@ -13,7 +13,7 @@ from models.shapes import check_pass, check_values
 from runs.storage import packed, read_tensors, replace
 from settings.files import fitting
 from settings.flags import of_kind
-from settings.saved import check_settings, check_value
+from settings.saved import check_settings, check_value, named_as_today
 from settings.schema import ANYTHING, COUNT, TEXT, DictOf, Is, ListOf, Maybe, Record, Unfit, check, number
 
 FORMAT = 1
@@ -85,6 +85,8 @@ def load(path: str | Path) -> Network:
     state = newer | read_tensors(Path(path), "model file", {*keys - newer.keys(), "shapes"}, FORMAT)
     with fitting(path, "model file"):
         check(state, CARD)
+        if "settings" in state["training"]:
+            state["training"] |= {"settings": named_as_today(state["training"]["settings"])}
         _check_card(state)
         shape = (len(state["mean"]), state["image_size"], state["image_size"])
         with torch.device("meta"):

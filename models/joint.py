@@ -44,9 +44,12 @@ class Joint(nn.Module):
         """Return what `place` takes, as plain values."""
         return {"width": self.width, "index": self.index.tolist(), "constant": self.constant is not None}
 
-    def place(self, width: int, index: list[int], constant: bool = False) -> None:
-        """Say which channels of a stream of `width` the branch writes to; with `constant` the values are yet to be loaded."""
-        self.width, self.index = width, torch.tensor(index, dtype=torch.int64)
+    def place(self, width: int | None = None, index: list[int] | None = None, constant: bool = False) -> None:
+        """Say which channels of a stream of `width` the branch writes to; with `constant` the values are yet to be loaded.
+
+        Without a width the branch writes all channels in their order.
+        """
+        self.width, self.index = width, None if width is None else torch.tensor(index, dtype=torch.int64)
         self.constant = torch.zeros(width) if constant else None
 
     def widened(self, branch: Tensor, stream: Tensor) -> Tensor:

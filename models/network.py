@@ -3,7 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from models.joint import Joint
 from models.layers import Unit
@@ -130,7 +131,8 @@ class Network(nn.Module):
     def reshape(self, shapes: dict) -> None:
         """Give every unit and joint the widths and indices in `shapes`; the values are yet to be loaded.
 
-        Unfit, a ValueError, for shapes that are none of this network, which is whole.
+        A joint without an entry has no index afterwards. Unfit, a ValueError, for shapes that are none of this network, which is
+        whole.
         """
         check_shapes(self, shapes)
         for link in self.links:
@@ -139,9 +141,8 @@ class Network(nn.Module):
                 self.get_submodule(link.unit).resize(filters, inputs, filters if link.ties else next(iter(groups), None))
         weight = next(self.parameters())
         for name, joint in self.joints.items():
-            if name in shapes["joints"]:
-                joint.place(**shapes["joints"][name])
-                joint.to(weight.device, weight.dtype)
+            joint.place(**shapes["joints"].get(name, {}))
+            joint.to(weight.device, weight.dtype)
 
     def take(self, tensors: dict) -> None:
         """Give every parameter and buffer its value in `tensors`. Unfit, a ValueError, for another network's."""
@@ -150,11 +151,24 @@ class Network(nn.Module):
 
     def widths(self) -> dict[str, int]:
         """Return {node: number of channels} once all units have written to it."""
-        widths, units = {"input": self.input_channels}, self.all_units
+        widths = {"input": self.input_channels}
         for link in self.links:
-            width = widths[link.source] if link.unit is None else units[link.unit].filters
+            width = widths[link.source] if link.unit is None else self._reach(link)
             widths[link.target] = max(widths.get(link.target, 0), width)
         return widths
+
+    def _reach(self, link: Link) -> int:
+        """Return how many channels the target of a link has when the link's unit has written to it."""
+        width = self.get_submodule(link.joint).width if link.joint else None
+        return self.get_submodule(link.unit).filters if width is None else width
+
+    def written(self, link: Link) -> tuple[Tensor, int]:
+        """Return which channels of the target a link's unit writes to, (filters,) int64, and how many the target has by then.
+
+        A unit's filters write the first channels in their order, unless removal has given its joint an index.
+        """
+        index, width = self.get_submodule(link.joint).index if link.joint else None, self._reach(link)
+        return torch.arange(width) if index is None else index.cpu(), width
 
 
 def _check_ties(link: Link, unit: Unit) -> None:

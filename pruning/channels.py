@@ -77,7 +77,8 @@ def follow(network: Network, kept: dict[str, Tensor], constant_of: dict[str, Ten
 
     `kept` is {unit: (filters,) bool, on the CPU}; a unit without an entry keeps all. `constant_of` is what a unit's
     cut filters give instead of 0, {unit: (filters,)}. A stream holds only the channels that somebody has written by
-    then, in the order in which they were first written: it grows at its end, so that every reader reads all of it.
+    then, in the order in which they were first written: it grows at its end, so that every reader reads all of it. So
+    a channel keeps its place, also in a network from which filters have been taken out before.
     ValueError where filters that are tied to channels are to go without them, or a part of a group is cut.
     """
     units, live, channels = network.all_units, needed(network, kept), Channels()
@@ -100,14 +101,18 @@ def follow(network: Network, kept: dict[str, Tensor], constant_of: dict[str, Ten
             filters, inputs = _of_unit(link, unit, filters, source.order)
             if constant_of is not None:
                 channels.shifts[link.unit] = _shift(link, unit, source.constant)
-        constant = zeros[width] if constant_of is None else constant_of.get(link.unit, zeros[width])
+        place, constant = network.written(link)[0], zeros[width].clone()
+        if constant_of is not None and link.unit in constant_of:
+            constant[place] = constant_of[link.unit]
         channels.inputs[link.unit] = inputs
         if link.joint is None:
             channels.filters[link.unit] = filters
             nodes[link.target] = _Node(filters, constant)
         else:
             stream = nodes.get(link.target, _Node(none, zeros[width]))
-            _join(channels, link, stream, filters, constant)
+            if (added := network.get_submodule(link.joint).constant) is not None:  # by filters that were removed before
+                constant[: len(added)] += added.cpu()
+            _join(channels, link, stream, filters, place, constant)
             nodes[link.target] = stream
     return channels
 
@@ -142,20 +147,24 @@ def _shift(link: Link, unit: Unit, constant: Tensor) -> Tensor:
     """Return what constant input channels add to the unit's product, (filters,)."""
     weight = unit.weight_in_force.cpu()
     sums = weight.flatten(2).sum(-1) if weight.dim() > 2 else weight
+    constant = constant[: len(sums) if link.ties else sums.shape[1] * unit.groups]  # what the source has by then
     if link.ties:
         return sums[:, 0] * constant
     per_group = constant.view(unit.groups, -1).repeat_interleave(unit.filters // unit.groups, 0)
     return sums @ constant if unit.groups == 1 else (sums * per_group).sum(1)
 
 
-def _join(channels: Channels, link: Link, stream: _Node, filters: Tensor, constant: Tensor) -> None:
-    """Add the branch's channels to the stream, and record the joint; channels that the stream does not hold yet go to its end."""
-    width = len(stream.constant)
+def _join(channels: Channels, link: Link, stream: _Node, filters: Tensor, place: Tensor, constant: Tensor) -> None:
+    """Add the branch's channels to the stream, and record the joint; channels that the stream does not hold yet go to its end.
+
+    The unit's filter i writes the channel `place[i]`.
+    """
+    width, writes = len(stream.constant), place[filters]
     position = torch.full((width,), -1)
     position[stream.order] = torch.arange(len(stream.order))
-    order = torch.cat([stream.order, filters[position[filters] < 0]])
+    order = torch.cat([stream.order, writes[position[writes] < 0]])
     position[order] = torch.arange(len(order))
-    written, by_position = position[filters].sort()
+    written, by_position = position[writes].sort()
     channels.filters[link.unit] = filters[by_position]
     channels.joints[link.joint] = (len(order), written)
     total = stream.constant + constant

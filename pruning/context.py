@@ -23,7 +23,8 @@ class Context:
     `groups` is the granularity's view of a weight, (groups..., weights of a group); `sample` yields batches of
     normalised images and labels, always the same ones; `seed` is that of the random criterion; `choose` maps scores to
     the masks that they would give now, a bool tensor for each unit. With `own_maps` a unit that writes a residual stream is
-    scored at its own output, as if it alone were added, so that it has a score of its own where it is cut.
+    scored at its own output, as if it alone were added, so that it has a score of its own where it is cut. A criterion
+    may write plain values into `record`, such as a threshold that it has found.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class Context:
         own_maps: bool = False,
     ):
         self.network, self.groups, self.sample, self.seed, self.choose = network, groups, sample, seed, choose
-        self.task, self.own_maps = task, own_maps
+        self.task, self.own_maps, self.record = task, own_maps, {}
 
     @cached_property
     def generator(self) -> torch.Generator:

@@ -142,14 +142,17 @@ class Pruner(Gated):
     def scores(self, rate: float | None = None) -> dict[str, Tensor]:
         """Return the criterion's scores, in the masks' shapes; bools, True where kept, if the criterion finds its own counts.
 
-        `rate` is the fraction that is due, for criteria that try it out. The network is left as it was.
+        `rate` is the fraction that is due, for criteria that try it out. The network is left as it was; `record` then holds
+        what the criterion has recorded.
         """
         choose = partial(self._choose, rate=self.rate if rate is None else rate)
         context = Context(
             self.network, self.granularity.groups, self.sample, self.seed, choose, self.task, self.mask.scored == "own"
         )
         with without_tf32():
-            return self.criterion(self.units, context)
+            scores = self.criterion(self.units, context)
+        self.record = context.record
+        return scores
 
     def update(self, rate: float) -> None:
         """Make new masks that cut this fraction; `changes` grows by the entries that moved, `returns` by those that came back."""

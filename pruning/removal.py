@@ -22,16 +22,16 @@ class Removal:
     """A removal says what is taken out of a network by the filter masks now in force, and cuts its tensors.
 
     At the published placement a masked filter still gives a constant, which is folded into its readers: exact but for
-    the border, where a reader's padding sees 0 instead. ValueError where parts of filters are masked, where filters were
-    taken out before, or where `channels.follow` refuses the masks.
+    the border, where a reader's padding sees 0 instead. Filters may have been taken out of the network before. ValueError
+    where parts of filters are masked, or where `channels.follow` refuses the masks.
     """
 
     def __init__(self, network: Network):
         if not all(unit.gate is None or unit.gate.by_filter for unit in network.all_units.values()):
             raise ValueError("single weights and kernels cannot be taken out, only whole filters")
-        if any(joint.width is not None for joint in network.joints.values()):
-            raise ValueError("filters have been taken out of this network already")
-        self.network, self.exact = network, is_exact(network)
+        # a constant that an earlier removal has left may have to be folded now
+        constants = any(joint.constant is not None for joint in network.joints.values())
+        self.network, self.exact = network, is_exact(network) and not constants
         kept = filter_masks(network)
         self.channels: Channels = follow(network, kept, None if self.exact else _constants(network, kept))
 

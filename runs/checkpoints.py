@@ -6,7 +6,7 @@ from runs.records import RESULTS, rows_fit
 from runs.storage import read_tensors
 from settings.files import fitting
 from settings.flags import of_kind
-from settings.saved import check_settings
+from settings.saved import check_settings, named_as_today
 from settings.schema import ANYTHING, COUNT, TEXT, DictOf, ListOf, Maybe, Record, check, number, whole
 
 FORMAT = 2
@@ -44,6 +44,7 @@ def load_checkpoint(path: Path) -> dict:
             check(state.get("after"), AFTER)
             state = _from_format_1(state)
         check(state, CHECKPOINT)
+        state["settings"] = named_as_today(state["settings"])
         check_settings(state["settings"], [name for name in of_kind("method") if name != "epochs"])
         rows_fit(state["rows"])
     return state

@@ -44,6 +44,7 @@ def closing_lines(result: dict, settings, task) -> list[str]:
             f"result recalibration: accuracy {recalibration['before']:.2f} before, {recalibration['after']:.2f} after "
             f"{recalibration['batches']} batches (where validated)"
         )
+    lines += [f"result {selected_line(record)}" for record in result.get("selections", ())]
     lines += _size_lines(result, settings)
     lines += _compact_lines(result) + _form_lines(result)
     lines.append(f"result seconds: {result['seconds']} of training, epochs 0 to {result['last']['epoch']}")
@@ -118,6 +119,16 @@ def updated_line(record: dict) -> str:
     loss = f"loss {record['loss_before']:.4f} before, {record['loss']:.4f} after, a rise of {record['predicted']:.4f} predicted"
     where = f"({record['images']} images, {record['seconds']:.1f} s)"
     return f"step {record['step']}: {record['cut']} of {record['of']} pieces cut; {loss} {where}"
+
+
+def selected_line(record: dict) -> str:
+    """The line that tells what a selection of filters has found, and what it costs."""
+    found = f"; {100 * record['below']:.2f} % of the weights below {record['threshold']:.3g}" if "below" in record else ""
+    return (
+        f"{record['stage']}: {record['cut']} filters taken out{found}; accuracy {record['before']:.2f} before, "
+        f"{record['after']:.2f} after; {100 * record['parameters_left']:.2f} % of the parameters and "
+        f"{100 * record['macs_left']:.2f} % of the MACs left"
+    )
 
 
 def latency_line(row: dict, gain: float) -> str:

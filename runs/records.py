@@ -11,6 +11,7 @@ from settings.saved import CONFIG
 from settings.schema import (
     COUNT,
     FINITE,
+    FRACTION,
     PERCENT,
     TEXT,
     TRUTH,
@@ -40,6 +41,7 @@ ROW = Record(
         "num_zero": COUNT,
         "num_total": whole(1),
         "kept_filters": DictOf(COUNT),
+        **dict.fromkeys(("parameters_left", "macs_left"), FRACTION),
         **dict.fromkeys(("cut", "mask_changes", "returned", "left", "not_learning"), COUNT),
     },
 )
@@ -47,6 +49,14 @@ PRUNED = Record({name: ROW.optional[name] for name in ("num_total", "kept_filter
 RESULTS = Record(
     optional={
         "recalibration": Record({"batches": COUNT, "before": FINITE, "after": FINITE}),
+        "selections": ListOf(
+            Record(
+                {"stage": TEXT, "cut": COUNT}
+                | dict.fromkeys(("before", "after"), FINITE)
+                | dict.fromkeys(("parameters_left", "macs_left"), FRACTION),
+                {"threshold": number(0), "below": FRACTION},
+            )
+        ),
         "removal": Record({"exact": TRUTH, "difference": number(0), "largest_output": number(0), "same": COUNT, "images": COUNT}),
     }
 )

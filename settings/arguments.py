@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from settings import ending_rules, gate_rules  # noqa: F401  (their rules are among those that are asked)
+from settings import ending_rules, gate_rules, procedure_rules  # noqa: F401  (their rules are among those that are asked)
 from settings.earlier import folder_of, saved_settings, with_data_of_run
 from settings.errors import Refused
 from settings.files import fitting, nowhere
@@ -11,7 +11,7 @@ from settings.flags import DESCRIPTIONS, FLAGS, GROUPS, SECTIONS, defaults, of_k
 from settings.meaning import finds_counts, gate_that_learns
 from settings.parsing import Parser
 from settings.recipes import of_recipe
-from settings.registry import CRITERIA, REGULARIZERS, parse_call, presets
+from settings.registry import CRITERIA, PROCEDURES, REGULARIZERS, parse_call, presets
 from settings.rules import broken, scratch_model
 from settings.saved import check_run
 from settings.signatures import suggest_flag
@@ -90,7 +90,9 @@ def parse(argv: list[str]) -> Settings:
 def asked(argv: list[str]) -> Settings:
     """The settings that a command line asks for, before they are checked and resolved; raises Refused as `typed_flags` does."""
     typed = typed_flags(argv)
-    settings = Settings(defaults() | of_recipe(typed) | _of_preset(typed) | typed, typed)
+    recipe = of_recipe(typed)
+    stands_for = _of_procedure(recipe | typed) | recipe | _of_preset(typed)
+    settings = Settings(defaults() | stands_for | typed, typed)
     return with_data_of_run(settings, settings.network.init or scratch_model(settings))
 
 
@@ -119,6 +121,16 @@ def _of_preset(typed: dict) -> dict:
     return values | ({} if {"arch", "layers"} & typed.keys() else {"arch": chosen["arch"]})
 
 
+def _of_procedure(typed: dict) -> dict:
+    """The values, by flag, that go with --procedure: the criterion by which it itself takes out filters, and its regulariser.
+
+    ValueError for a procedure that is unknown.
+    """
+    traits = PROCEDURES.entry(typed.get("procedure", FLAGS["procedure"].default)).traits
+    own = {flag: traits[flag][0] for flag in ("prune_imp", "reg") if flag in traits}
+    return own | ({"prune_type": "structured"} if "prune_imp" in own else {}) | ({"odecay": None} if "reg" in own else {})
+
+
 def _resumed(path: Path, typed: dict) -> Settings:
     """The settings of the earlier run at `path`. Raises Refused where there is none, or where what was typed contradicts it."""
     folder = folder_of(path)
@@ -144,7 +156,7 @@ def _resumed(path: Path, typed: dict) -> Settings:
 
 def _scratch(model: str) -> str:
     """The procedure that `--scratch MODEL` stands for."""
-    return f"scratch(model={model!r})"
+    return f"scratch(of={model!r})"
 
 
 def resolved(asked: Settings) -> Settings:
@@ -152,7 +164,7 @@ def resolved(asked: Settings) -> Settings:
     training = asked.training
     changes = _resolved_pruning(asked) | {"arch": _network(asked)}
     if model := scratch_model(asked):
-        changes |= {"scratch": model, "procedure": _scratch(model)}
+        changes |= {"scratch": model, "procedure": asked.run.procedure if "procedure" in asked.typed else _scratch(model)}
     name, options = parse_call(training.reg)
     if name == "none":
         changes["odecay"] = 0.0

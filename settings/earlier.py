@@ -11,7 +11,7 @@ from settings.files import Missing, fitting, read_json
 from settings.flags import FLAGS, SECTIONS, defaults
 from settings.paths import located
 from settings.recipes import RECIPES
-from settings.saved import CONFIG, check_settings
+from settings.saved import CONFIG, check_settings, named_as_today
 
 
 def folder_of(path: Path) -> Path:
@@ -23,6 +23,7 @@ def read_record(folder: Path) -> dict:
     """The record of the run in a folder, from its config.json. Raises Missing where there is none, Refused as `read_json`."""
     path = folder / "config.json"
     record = read_json(path, "record of a run", CONFIG)
+    record["settings"] = named_as_today(record["settings"])
     with fitting(path, "record of a run"):
         check_settings(record["settings"], [*FLAGS, "typed"])
     return record

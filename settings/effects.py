@@ -128,10 +128,17 @@ def other_pieces(settings) -> str | None:
 
 
 def procedure_cuts(settings) -> str | None:
-    """Flags about when masks are made, with a procedure that cuts once, between two of its stages."""
+    """Flags about when masks are made, with a procedure that itself takes out filters, between two of its stages."""
     procedure = PROCEDURES.entry(settings.run.procedure)
     if "cuts" in procedure.traits:
         return f"has no effect with --procedure {procedure.name}, which says itself when it cuts"
+
+
+def selects_on_held_out_images(settings) -> str | None:
+    """--score_batches, with a procedure that has a criterion of its own."""
+    procedure = PROCEDURES.entry(settings.run.procedure)
+    if "prune_imp" in procedure.traits:
+        return f"has no effect with --procedure {procedure.name}, which measures on the held-out images"
 
 
 def several_cuts(settings) -> str | None:

@@ -66,7 +66,10 @@ GROUPS = {
         Flag("layers", "network", "method", "ResNet depth: 20 32 44 56 110, 18 34 50 101 152 (default 50)", type=int, default=50),
         Flag("arch", "network", "method", "a network by name: {names}", registry=NETWORKS),
         Flag("scratch", "network", "method",
-             "the smaller network of this model.pt, trained anew from fresh weights: the control of pruning", metavar="MODEL"),
+             "the smaller network of this model.pt, or run, trained anew from fresh weights: the control of pruning",
+             metavar="MODEL"),
+        Flag("widths", "network", "method", "give each stage of the network the mean width that it has in these pruned runs or "
+             "model.pt files, and fresh weights (guided pruning)", nargs="+", metavar="RUN"),
         Flag("init", "network", "method", "weights of a trained network to begin with: a run's folder, a checkpoint, a model.pt "
              "of a whole network", metavar="PATH"),
         Flag("shortcut", "network", "method", "of ResNet-20 to 110 (default projection)", choices=("projection", "pad"),
@@ -123,7 +126,8 @@ GROUPS = {
                  (effects.no_pruning, effects.other_pieces, effects.several_cuts, effects.nothing_trained,
                   effects.not_as_removed, effects.repairs_nothing), default="none", registry=RECONSTRUCTIONS),
         _pruning("score_batches", "training batches that criteria which read images measure on (default 4)",
-                 (effects.no_pruning, effects.reads_no_images), type=number(int, 1), default=4),
+                 (effects.no_pruning, effects.selects_on_held_out_images, effects.reads_no_images),
+                 type=number(int, 1), default=4),
     ),
     "how much is left": (
         _pruning("target_macs", "fraction of the MACs that removal may leave", (*AMOUNT, effects.no_whole_filters),

@@ -1,4 +1,4 @@
-"""This file finds what a run named by a relative path, when the program is called from another folder than then."""
+"""This file finds files: what a run named by a relative path, from another folder than then, and the model of a run."""
 
 import os
 from pathlib import Path
@@ -19,3 +19,8 @@ def located(path: str, folder: str | Path, began: str | None) -> str:
         return path
     there = Path(folder) / began / path
     return os.path.relpath(there) if there.exists() else path
+
+
+def model_of(path: str | Path) -> Path:
+    """Return the model.pt that a path names: the one in a run's folder, or the file itself."""
+    return Path(path) / "model.pt" if Path(path).is_dir() else Path(path)

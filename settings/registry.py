@@ -194,8 +194,14 @@ ACTIONS = Registry("action", "training/actions.py")
 PROCEDURES = Registry(
     "procedure",
     "training/procedures/*.py",
-    # "cuts": it itself says when filters are cut, and takes them out
-    traits={"repairs": ("return",), "repairs layer by layer": ("return",), "cuts": ("return",)},
+    traits={
+        "repairs": ("return",),
+        "repairs layer by layer": ("return",),
+        "cuts": ("return",),  # it itself says when filters are cut, and takes them out
+        # the criterion by which it does so, on the held-out images, and its regulariser, where these flags are not typed
+        "prune_imp:": ("return",),
+        "reg:": ("return",),
+    },
 )
 REGULARIZERS = Registry(
     "regulariser",

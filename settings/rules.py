@@ -36,9 +36,9 @@ def broken(settings, *occasions: str) -> str | None:
 
 
 def scratch_model(settings) -> str | None:
-    """The path of the model.pt whose smaller network --scratch or --procedure trains anew, or None."""
+    """The path of the model.pt, or of its run, whose smaller network --scratch or --procedure trains anew, or None."""
     name, options = parse_call(settings.run.procedure)
-    return settings.network.scratch if name != "scratch" else options.get("model")
+    return settings.network.scratch if name != "scratch" else options.get("of")
 
 
 @rule("new", "saved")
@@ -124,12 +124,6 @@ def one_flag_says_when(settings) -> str | None:
         return "--rounds and --prune_phase both say when: choose one"
 
 
-@rule("new", "saved")
-def weights_are_trained_or_fresh(settings) -> str | None:
-    if settings.network.init and scratch_model(settings):
-        return "--init starts from trained weights, --scratch from fresh ones: choose one"
-
-
 @rule("new")
 def init_exists(settings) -> str | None:
     path = settings.network.init
@@ -181,32 +175,6 @@ def rounded_layers_have_one_width(settings) -> str | None:
     padded = "pad" in (settings.network.shortcut or settings.network.arch or "")
     if settings.pruning.round_to > 1 and settings.pruning.residual == "grouped" and padded:
         return "--round_to does not go with --residual grouped and padded shortcuts, which tie layers of different widths"
-
-
-@rule("new")
-def one_flag_says_how_it_goes(settings) -> str | None:
-    scratch, procedure = settings.network.scratch, settings.run.procedure
-    if scratch is not None and "procedure" in settings.typed and parse_call(procedure) != ("scratch", {"model": scratch}):
-        return f"--scratch stands for --procedure \"scratch(model='{scratch}')\", not {procedure}: choose one"
-
-
-@rule("new")
-def scratch_says_which_network(settings) -> str | None:
-    if scratch_model(settings) and not {"arch", "layers", "shortcut"}.isdisjoint(settings.typed):
-        return "--scratch says which network: leave out --arch, --layers and --shortcut"
-
-
-@rule("new", "saved")
-def scratch_prunes_nothing(settings) -> str | None:
-    if scratch_model(settings) and settings.pruning.prune_type != "none":
-        return f"--scratch trains a network that has been pruned: leave out --prune_type {settings.pruning.prune_type}"
-
-
-@rule("new")
-def scratch_exists(settings) -> str | None:
-    path = scratch_model(settings)
-    if path is not None and not Path(path).is_file():
-        return f"--scratch: no file at '{path}'"
 
 
 @rule("new")

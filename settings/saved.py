@@ -40,6 +40,8 @@ STAGE = Record(
         "warmup_epochs": number(0),
         "keep": Maybe(TEXT),
         "fixed": ListOf(TEXT),
+        "masks_stay": TRUTH,
+        "reg": Maybe(TEXT),
     },
 )
 SESSION = Record({"changed": ListOf(TEXT)}, {"command": TEXT, "from_epoch": COUNT})
@@ -69,6 +71,14 @@ def counted(values: dict) -> dict:
     """Return values by flag as a record keeps them, with their number, so that a later flag is told from one that was lost."""
     values = {name: value for name, value in values.items() if name != "flags"}
     return values | {"flags": len(values)}
+
+
+def named_as_today(saved: dict) -> dict:
+    """Return the values by flag of a record, in which an option that was renamed since has its name of today."""
+    procedure = saved.get("procedure")
+    renamed = {"procedure": procedure.replace("scratch(model=", "scratch(of=", 1)} if isinstance(procedure, str) else {}
+    typed = {"typed": named_as_today(saved["typed"])} if isinstance(saved.get("typed"), dict) else {}
+    return saved | renamed | typed
 
 
 def check_settings(saved: dict, names, where: str = "settings") -> None:

@@ -41,8 +41,8 @@ def records(folder: str) -> dict:
     return {"rows": rows, **state}
 
 
-def trains_and_resumes(folder: Path, monkeypatch, *flags, network=TwoBlocks) -> dict:
-    """Trains by the program in a folder, and goes on once more from what it held after the first epoch: the records.
+def trains_and_resumes(folder: Path, monkeypatch, *flags, network=TwoBlocks, at: int = 1) -> dict:
+    """Trains by the program in a folder, and goes on once more from what it held before the epoch `at`: the records.
 
     Both must end in the same tensors. `network` builds what is trained, of so many `classes`, whatever the flags name;
     None leaves that to them. Masks must have cut something.
@@ -50,17 +50,17 @@ def trains_and_resumes(folder: Path, monkeypatch, *flags, network=TwoBlocks) -> 
     monkeypatch.chdir(folder)
     train = modeling.train_epoch
 
-    def copies_after_the_first(run, epoch, bar):
-        if epoch == 1 and not Path("part").exists():
+    def copies_before(run, epoch, bar):
+        if epoch == at and not Path("part").exists():
             shutil.copytree("whole", "part")
         return train(run, epoch, bar)
 
     with monkeypatch.context() as patch:
         if network is not None:
             patch.setattr(models, "build", lambda _, classes=10, **__: network(classes=classes))
-        patch.setattr(modeling, "train_epoch", copies_after_the_first)
+        patch.setattr(modeling, "train_epoch", copies_before)
         run_program(*STEPS, *flags, "--out_dir", "whole")
-        assert len(Path("part", "metrics.jsonl").read_text().splitlines()) == 1
+        assert len(Path("part", "metrics.jsonl").read_text().splitlines()) == at
         run_program("--resume", "part", "--quiet")
     whole = records("whole")
     assert differences(whole, records("part")) == []

@@ -12,15 +12,21 @@ import torch
 
 import models
 from models.layers import initialise
+from pruning.guided import narrowed
 from pruning.removal import Removal, ungated
 from pruning.repair import Repair
 from pruning.survivors import Survivors
-from runs.console import note, repaired_line, updated_line
+from runs.console import note, repaired_line, selected_line, updated_line
 from settings.errors import Failed
 from settings.meaning import updates_survivors
+from settings.paths import model_of
 from settings.registry import RECONSTRUCTIONS
+from training.build import build_pruner
 from training.comparison import compare
+from training.earlier_networks import widths_of
+from training.evaluation import images_at_once
 from training.experiment import Experiment
+from training.record import shares_left
 from training.statistics import recalibrate_statistics
 
 
@@ -53,18 +59,29 @@ def remove(run: Experiment) -> dict:
     return {"removal": comparison}
 
 
-def select(run: Experiment) -> dict:
-    """Mask the filters that the criterion chooses, by the whole rate. Returns the metric before and after, and their number."""
-    task, pruner, split = run.task, run.pruner, run.task.valid or run.task.test
+def select(run: Experiment, *, held_out: bool = False) -> dict:
+    """Mask the filters that the criterion chooses by the whole rate; `held_out` shows it the images where the run is validated.
+
+    Filters may have been taken out before. Returns a record for each selection so far: what the criterion has found, the
+    metric before and after, the filters cut, and the fractions of the whole network's parameters and MACs that are left.
+    """
+    task, pruning, split = run.task, run.settings.pruning, run.task.valid or run.task.test
+    if run.pruner is None:  # its masks have been taken out
+        run.pruner = build_pruner(run.model, run.settings)
+        run.capture()
     before = run.evaluate(split)[task.metric]
-    pruner.look_at(partial(task.sample, run.settings.pruning.score_batches), task)
+    few = 2 if run.settings.run.dry_run else None
+    seen = partial(task.sample, pruning.score_batches)
+    run.pruner.look_at((lambda: islice(task.ordered(split, images_at_once(task)), few)) if held_out else seen, task)
     try:
-        pruner.update(pruner.rate)
+        run.pruner.update(run.pruner.rate)
     except ValueError as error:
-        raise Failed(f"--prune_imp {run.settings.pruning.prune_imp}: {error}") from None
-    run.team.same_([buffer for gate in pruner.gates.values() for buffer in gate.buffers()])
-    after = run.evaluate(split)[task.metric]
-    return {"selections": [{"stage": run.now.name, "before": before, "after": after, "cut": pruner.cut()}]}
+        raise Failed(f"--prune_imp {pruning.prune_imp}: {error}") from None
+    run.team.same_([buffer for gate in run.pruner.gates.values() for buffer in gate.buffers()])
+    record = {"stage": run.now.name, **run.pruner.record, "before": before, "after": run.evaluate(split)[task.metric]}
+    record |= {"cut": run.pruner.cut(), **shares_left(run)}
+    note(run.settings, selected_line(record))
+    return {"selections": [*run.results.get("selections", ()), record]}
 
 
 @torch.no_grad()
@@ -121,10 +138,20 @@ def _repaired(run: Experiment, sample: Callable, layer: str) -> list[dict]:
     return records
 
 
-def shrink(run: Experiment, *, model: str) -> dict:
-    """Give the network the widths of the network in the file `model`, a model.pt, and fresh weights."""
+def shrink(run: Experiment, *, of: str) -> dict:
+    """Give the network the widths of the network in a model.pt, or in a run's folder `of`, and fresh weights."""
+    return _begin_anew(run, models.load(model_of(of)).shapes())
+
+
+def narrow(run: Experiment, *, like: tuple = ()) -> dict:
+    """Give the network the mean widths that the pruned networks `like` have in each stage, and fresh weights."""
+    return _begin_anew(run, narrowed(run.model.cpu(), widths_of(like), run.task.inputs[1]))
+
+
+def _begin_anew(run: Experiment, shapes: dict) -> dict:
+    """Give the network these shapes and fresh weights."""
     network = run.model.cpu()  # where fresh weights are the same on every device
-    network.reshape(models.load(model).shapes())
+    network.reshape(shapes)
     initialise(network)
     run.go_on_with(network.to(run.engine.device, memory_format=torch.channels_last))
     return {}

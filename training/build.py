@@ -1,21 +1,20 @@
 """This file builds the network, its masks and its optimiser from the settings, and refuses what cannot be built."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 import models
 import tasks
-from models.layers import Gate
-from pruning import Learner, Pruner, accounting, repair
-from pruning.gates.scale import put_scales
+from pruning import Learner, Pruner, accounting, guided, repair
 from runs.folder import load_checkpoint
 from settings.arguments import Settings
 from settings.earlier import with_data_of
 from settings.errors import Refused
 from settings.meaning import gate_that_learns, updates_survivors
-from settings.registry import OPTIMISERS, REGULARIZERS, parse_call
+from settings.registry import OPTIMISERS, parse_call
+from training.earlier_networks import smaller_of, times_smaller, widths_of
+from training.terms import check_regulariser
 
 
 def build_pruner(model: models.Network, settings: Settings) -> Pruner | Learner | None:
@@ -102,49 +101,6 @@ def parameter_groups(network: models.Network) -> list[dict]:
     ]
 
 
-def build_regulariser(reg: str, training) -> tuple[dict[str, Callable], Callable | None]:
-    """Build the regulariser `reg` of a stage: penalties on the network by name, and a proximal step or None.
-
-    What --reg names is weighted by --odecay; `training` is that section of the settings.
-    """
-    if reg == "none":
-        return {}, None
-    function = REGULARIZERS.get(reg, **({"weight": training.odecay} if reg == training.reg else {}))
-    if REGULARIZERS.entry(reg).kind == "proximal":
-        return {}, function
-    return {function.__name__: function}, None
-
-
-def check_regulariser(network: models.Network, reg: str) -> None:
-    """Try --reg on a network that was just built, whose weights it does not move; scales that it trains are put there.
-
-    Raises Refused for a network without what it is about.
-    """
-    entry = REGULARIZERS.entries.get(parse_call(reg)[0])
-    if entry is None or "zero filters" not in entry.traits:
-        return
-    try:
-        if "learned scales" in entry.traits:
-            put_scales(network, REGULARIZERS.get(reg).keywords.get("of", entry.options["of"].default))
-        else:
-            REGULARIZERS.get(reg, weight=0.0)(network, 0.0)
-    except ValueError as error:
-        raise Refused(f"--reg {reg}: {error}") from None
-
-
-def gate_penalties(network: models.Network) -> dict[str, Callable]:
-    """Build the terms of the loss that gates add, each the sum of the penalties of those that name it as their `term`."""
-    gates = [unit.gate for unit in network.all_units.values() if unit.gate is not None]
-    by_term: dict[str, list[Gate]] = {}
-    for gate in gates:
-        if type(gate).penalty is not Gate.penalty:
-            by_term.setdefault(gate.term, []).append(gate)
-    return {
-        term: lambda _, penalised=penalised: torch.stack([gate.penalty() for gate in penalised]).sum()
-        for term, penalised in by_term.items()
-    }
-
-
 def build_network(settings: Settings, tensors: dict | None) -> tuple[models.Network, accounting.Count]:
     """Build a network on the CPU, fresh or with trained `tensors`, and count its filters, parameters and MACs.
 
@@ -162,6 +118,11 @@ def build_network(settings: Settings, tensors: dict | None) -> tuple[models.Netw
         whole = accounting.dense(model, size)
     except RuntimeError:
         raise Refused(f"images of {size} pixels are too small for {arch}") from None
+    if settings.network.widths and not settings.run.resume:  # what does not fit is refused before the data is read
+        try:
+            guided.narrowed(model, widths_of(settings.network.widths), size)
+        except ValueError as error:
+            raise Refused(f"--widths: {error}") from None
     if tensors is not None:
         try:
             model.take(tensors)
@@ -184,7 +145,7 @@ def begin_with(settings: Settings) -> tuple[Settings, dict[str, torch.Tensor] | 
         arch, tensors, saved = starting_weights(settings)
         return with_data_of(settings, saved).replace(arch=arch), tensors
     if settings.network.scratch:
-        smaller = models.load(settings.network.scratch)
+        smaller = smaller_of(settings.network.scratch)
         settings = with_data_of(settings, smaller.card.training.get("settings", {}))
         outputs = tasks.outputs_of(settings.data)
         if (classes := len(smaller.card.classes)) != outputs:
@@ -192,8 +153,17 @@ def begin_with(settings: Settings) -> tuple[Settings, dict[str, torch.Tensor] | 
             raise Refused(f"--scratch: '{settings.network.scratch}' has {classes} classes, --dataset {dataset} {outputs}")
         if (channels := smaller.input_channels) != (here := tasks.inputs_of(settings.data)[0]):
             raise Refused(f"--scratch: '{settings.network.scratch}' reads images of {channels} channels, not {here}")
-        return settings.replace(arch=smaller.card.arch), None
+        return _with_ratio(settings.replace(arch=smaller.card.arch)), None
     return settings, None
+
+
+def _with_ratio(settings: Settings) -> Settings:
+    """Return the settings in which `scratch` with budget='B' tells how many times smaller its network is."""
+    name, options = parse_call(settings.run.procedure)
+    if options.get("budget") != "B" or options.get("times"):
+        return settings
+    options["times"] = times_smaller(options["of"], settings)
+    return settings.replace(procedure=f"{name}({', '.join(f'{option}={value!r}' for option, value in options.items())})")
 
 
 def starting_weights(settings: Settings) -> tuple[str, dict[str, torch.Tensor], dict]:

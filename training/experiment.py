@@ -14,22 +14,14 @@ from settings.errors import Refused
 from settings.registry import ACTIONS, LEARNING_RATES
 from settings.saved import counted
 from tasks import Task
-from training.build import (
-    begin_with,
-    build_network,
-    build_optimizer,
-    build_pruner,
-    build_regulariser,
-    check_amounts,
-    gate_penalties,
-    starting_classes,
-)
+from training.build import begin_with, build_network, build_optimizer, build_pruner, check_amounts, starting_classes
 from training.capture import try_capture
 from training.engine import Engine, Stop
 from training.evaluation import evaluate
 from training.restoring import take_network, take_random, what_to_repair
 from training.stages import Plan, Stage, plan_of
 from training.team import Team
+from training.terms import build_regulariser, gate_penalties
 
 
 @dataclass

@@ -24,7 +24,8 @@ class Row:
     `train` and `valid` are the task's measures, the metric first. `pruning` is empty in a dense run; otherwise, also where a
     regulariser sets filters to 0, it holds the weights under a mask and all weights (num_zero, num_total), the mask entries
     that are 0 (cut), those that moved in this epoch (mask_changes), of filters those that returned, left, and are cut without
-    a gradient (not_learning), and the filters kept in each layer (kept_filters).
+    a gradient (not_learning), and the filters kept in each layer (kept_filters). Once filters have been taken out they count
+    as cut, and the fractions of the whole network's parameters and MACs that are left are told (parameters_left, macs_left).
     """
 
     epoch: int
@@ -37,8 +38,8 @@ class Row:
     pruning: dict = field(default_factory=dict)
 
     @classmethod
-    def of(cls, run: Experiment, epoch: int, trained: dict, valid: dict, seconds: float, earlier: list[dict]) -> "Row":
-        """The row of the epoch that a run has just ended; `earlier` are the rows before it."""
+    def of(cls, run: Experiment, epoch: int, trained: dict, valid: dict, seconds: float) -> "Row":
+        """The row of the epoch that a run has just ended."""
         rate, images = run.learning_rate(epoch), run.steps * run.task.batch
         row = cls(epoch, run.now.name, trained, valid, rate, round(seconds, 3), round(images / seconds, 1))
         names = ("num_zero", "num_total", "cut", "kept_filters")
@@ -48,12 +49,8 @@ class Row:
         elif zero_filters(run.settings) and "removal" not in run.results:
             row.pruning = dict(zip(names, at_zero(run), strict=True))
             row.pruning |= dict.fromkeys(("mask_changes", "returned", "left", "not_learning"), 0)
-        elif "selections" in run.results:
-            row.pruning = dict(zip(names, taken_out(run), strict=True))
-            row.pruning |= dict.fromkeys(("mask_changes", "returned", "left", "not_learning"), 0)
-        elif earlier and "cut" in earlier[-1]:
-            # the filters have been taken out: what was cut stays as it was
-            row.pruning = {name: earlier[-1][name] for name in names}
+        elif run.settings.pruning.prune_type != "none" or zero_filters(run.settings):
+            row.pruning = dict(zip(names, taken_out(run), strict=True)) | shares_left(run)
             row.pruning |= dict.fromkeys(("mask_changes", "returned", "left", "not_learning"), 0)
         return row
 
@@ -130,6 +127,13 @@ def taken_out(run: Experiment) -> tuple[int, int, int, dict[str, int]]:
     return weights, run.whole.parameters, sum(gone.values()), {name: unit.filters for name, unit in units.items()}
 
 
+def shares_left(run: Experiment) -> dict[str, float]:
+    """The fractions of the whole network's parameters and MACs that the network has, under masks what removal would leave."""
+    left = accounting.remaining(run.model, run.task.inputs[1])
+    shares = {name: getattr(left, name) / getattr(run.whole, name) for name in ("parameters", "macs")}
+    return {f"{name}_left": round(share, 6) for name, share in shares.items()}
+
+
 def config(run: Experiment) -> dict:
     """What config.json says beside the command: every setting resolved, the plan, filters per layer, versions, device."""
     cuda = run.engine.device == "cuda"
@@ -151,7 +155,8 @@ def config(run: Experiment) -> dict:
 def run_name(settings: Settings) -> str:
     """The default name of a run's folder, such as resnet50-structured-0.6-reg_cov."""
     network, pruning = settings.network, settings.pruning
-    parts = [network.arch, settings.run.recipe, "scratch" if network.scratch else pruning.prune_type]
+    kind = "scratch" if network.scratch else "widths" if network.widths else pruning.prune_type
+    parts = [network.arch, settings.run.recipe, kind]
     budget = "macs" if pruning.target_macs else "params" if pruning.target_params else ""
     if gate := gate_that_learns(settings):
         parts.append(gate.name)

@@ -115,6 +115,8 @@ def plan_of(settings: Settings) -> Plan:
     """
     procedure = settings.run.procedure
     stages = PROCEDURES.get(procedure)(settings)
+    if settings.network.widths:
+        stages = [replace(stages[0], enter=(f"narrow(like={tuple(settings.network.widths)!r})", *stages[0].enter)), *stages[1:]]
     plan = Plan([*stages, *ending(settings, stages)])
     try:
         for stage in plan.stages:

@@ -26,28 +26,32 @@ def zero_fraction(
     F is the fraction of the filter's weights with |w| < threshold, G that of all weights that read its channel; the score is
     1 - (F + G) / 2. counts='multilayer' finds its own counts by the paper's rule, layer by layer on the inputs that remain:
     a filter goes if F >= own_at_least and (F >= own or G >= readers). With threshold=0 the largest threshold is searched
-    that costs the sample's accuracy no more than `drop`.
+    that costs the sample's accuracy no more than `drop`. The threshold and the fraction of weights below it are recorded.
     """
     threshold = threshold or _threshold(units, context, drop)
     small = {name: unit.weight.detach().abs() < threshold for name, unit in context.network.all_units.items()}
     read = _readers(context.network, small)
+    below = torch.cat([small[name].flatten() for name in units]).double().mean()
+    context.record |= {"threshold": threshold, "below": float(below)}
     if counts == "given":
         return {name: 1 - (small[name].double().flatten(1).mean(1) + read[name]) / 2 for name in units}
     keep, alive = {}, {}  # alive: {node: the channels that some unit still writes}
     for link in context.network.links:
         if link.unit is None:
             written = alive[link.source]
-        elif link.unit not in units:
-            written = torch.ones_like(read[link.unit], dtype=torch.bool)
         else:
-            weights = small[link.unit]
-            inputs = _reading(weights, alive[link.source], link.ties) if link.source in alive else weights
-            # without inputs there is nothing to average, and all filters are alike
-            own_zero = inputs.double().flatten(1).mean(1).nan_to_num(1.0)
-            gone = (own_zero >= own_at_least) & ((own_zero >= own) | (read[link.unit] >= readers))
-            if gone.all():  # the filter with the fewest small weights stays
-                gone[own_zero.argmin()] = False
-            written = keep[link.unit] = ~gone
+            stays = torch.ones_like(read[link.unit], dtype=torch.bool)
+            if link.unit in units:
+                weights = small[link.unit]
+                inputs = _reading(weights, alive[link.source], link.ties) if link.source in alive else weights
+                # without inputs there is nothing to average, and all filters are alike
+                own_zero = inputs.double().flatten(1).mean(1).nan_to_num(1.0)
+                stays = (own_zero < own_at_least) | ((own_zero < own) & (read[link.unit] < readers))
+                if len(stays) and not stays.any():  # the filter with the fewest small weights
+                    stays[own_zero.argmin()] = True
+                keep[link.unit] = stays
+            place, width = context.network.written(link)
+            written = stays.new_zeros(width).index_put((place.to(stays.device),), stays)
         alive[link.target] = _longer(alive[link.target], written, torch.logical_or) if link.target in alive else written
     return keep
 
@@ -77,8 +81,11 @@ def _readers(network: Network, small: dict[str, Tensor]) -> dict[str, Tensor]:
         if link.unit is None:
             reads = None if target is None else target[: widths[link.source]]
         else:
-            weights = small[link.unit]
-            rows = weights.new_zeros(len(weights), 2, dtype=torch.float64) if target is None else target[: len(weights)]
+            weights, (place, width) = small[link.unit], network.written(link)
+            rows = weights.new_zeros(width, 2, dtype=torch.float64)
+            if target is not None:
+                rows = _longer(target, rows, torch.add)
+            rows = rows[place.to(rows.device)]
             fractions[link.unit] = torch.where(rows[:, 1] > 0, rows[:, 0] / rows[:, 1].clamp_min(1), 1.0)
             by_input = weights.double().flatten(1) if link.ties else weights.double().transpose(0, 1).flatten(1)
             reads = torch.stack([by_input.sum(1), torch.full_like(by_input[:, 0], by_input.shape[1])], 1)

@@ -27,12 +27,14 @@ def procedure(request):
     if "repairs layer by layer" in PROCEDURES.entries[request.param].traits:
         cut = [*PRUNED, "--prune_phase", "after", "--prune_until", "0.5", "--reconstruct", "least_squares(rows=600, images=54)"]
         return [*cut, "--procedure", f"{request.param}(epochs=0)", "--layers", "20"]
+    if request.param == "multilayer":  # of two epochs each round needs two
+        return ["--procedure", "multilayer(rounds=1)", "--layers", "20"]
     if "cuts" in PROCEDURES.entries[request.param].traits:
         return [*PRUNED, "--procedure", request.param, "--layers", "20"]
     if all(not option.required for option in PROCEDURES.entries[request.param].options.values()):
         return ["--procedure", request.param, "--layers", "20"]
     model = request.getfixturevalue("smaller")
-    return {"scratch": ["--procedure", f"scratch(model={str(model)!r})"]}[request.param]
+    return {"scratch": ["--procedure", f"scratch(of={str(model)!r})"]}[request.param]
 
 
 def test_it_trains_and_resumes(tmp_path, monkeypatch, procedure):

@@ -11,7 +11,7 @@ from torch import nn
 import models
 from models import Network, Unit
 from models.layers import conv_unit, initialise
-from pruning import Pruner, accounting
+from pruning import OutputGate, Pruner, accounting
 from pruning.context import Context, lift
 from pruning.granularities import Structured
 from pruning.removal import Removal
@@ -429,6 +429,34 @@ def test_the_rule_of_several_layers():
     scores = score("zero_fraction(threshold=0.1)", network, context)
     assert torch.equal(score("zero_fraction(threshold=1.0)", network, context), scores)  # strictly below
     assert scores.tolist() == pytest.approx([1 - 0.5, 1 - 0.875, 1 - 0.625, 1 - 0.625])
+
+
+def test_the_rule_reads_where_a_smaller_network_writes(two_blocks):
+    """After removal block a writes channels 0 and 2 of four: its G counts those columns of what reads the stream behind it."""
+    for unit in two_blocks.units.values():
+        unit.gate = OutputGate(unit.filters).double()
+    two_blocks.stem.gate.set(torch.tensor([0, 0, 1, 1, 1, 1]))
+    two_blocks.a2.gate.set(torch.tensor([0, 0, 1, 0, 1, 0]))
+    network = Removal(two_blocks).compact()
+    assert network.a.index.tolist() == [0, 2]
+    context = Context(network, Structured.groups, None, 0)
+    scores = lift(CRITERIA.get("zero_fraction(threshold=0.05)"))(network.units, context)
+    small = {name: (unit.weight.abs() < 0.05).double() for name, unit in network.all_units.items()}
+    for number, channel in enumerate((0, 2)):
+        reads = torch.cat([small[name][:, channel].flatten() for name in ("b1", "classifier")])
+        wanted = 1 - (small["a2"][number].mean() + reads.mean()) / 2
+        assert scores["a2"][number].item() == pytest.approx(wanted.item())
+    below = torch.cat([small[name].flatten() for name in network.units]).mean()
+    assert context.record == {"threshold": 0.05, "below": pytest.approx(below.item())}
+    rule = "zero_fraction(counts='multilayer', threshold=0.05, own=0.3, own_at_least=0.1, readers=0.2)"
+    keep = lift(CRITERIA.get(rule))(network.units, context)
+    assert {name: mask.shape for name, mask in keep.items()} == {name: (unit.filters,) for name, unit in network.units.items()}
+    # block b reads the channels that the stem or block a still write
+    alive = keep["stem"].clone()
+    alive[[0, 2]] |= keep["a2"]
+    own = small["b1"][:, alive].flatten(1).mean(1)
+    reads = small["b2"].transpose(0, 1).flatten(1).mean(1)
+    assert torch.equal(keep["b1"], (own < 0.1) | ((own < 0.3) & (reads < 0.2)))
 
 
 def test_the_threshold_is_found_at_no_loss(two_blocks, batch):

@@ -221,6 +221,22 @@ class TestPublishedPlacement:
         for form in (smaller, folded(smaller)):
             assert (network(batch[0]) - form(batch[0])).abs().max() <= 1e-12
 
+    @pytest.mark.core
+    @torch.no_grad()
+    def test_constants_are_carried_on(self, two_blocks, batch):
+        """A removal leaves constants at joints; the next ones fold them where a channel goes, whatever the gate then."""
+        network = two_blocks.eval()
+        for unit in network.units.values():
+            unit.layer.weight = torch.nn.Parameter(unit.layer.weight[:, :, 1:2, 1:2].clone())
+            unit.layer.padding, unit.layer.kernel_size = (0, 0), (1, 1)
+        for number, mask in enumerate((WeightMask, WeightMask, OutputGate)):
+            removal = Removal(masked_again(network, 0.3, number, mask))
+            smaller = removal.compact()
+            assert not removal.exact
+            assert (network(batch[0]) - smaller(batch[0])).abs().max() <= 1e-12
+            network = smaller
+        assert any(joint.constant is not None for joint in network.joints.values())
+
     @torch.no_grad()
     @pytest.mark.parametrize("name", NETWORKS)
     def test_with_borders_it_is_nearer_than_without_the_fold(self, name):
@@ -245,11 +261,74 @@ def test_single_weights_are_refused():
         Removal(network)
 
 
+def masked_again(network, rate, seed, mask=OutputGate):
+    """The smaller network with random masks, in place."""
+    generator = torch.Generator().manual_seed(seed)
+    for unit in network.units.values():
+        unit.gate = mask(unit.filters) if mask is OutputGate else mask((unit.filters,))
+        unit.gate.double().set(torch.rand(unit.filters, generator=generator) >= rate)
+    return network
+
+
 @pytest.mark.core
-def test_a_smaller_network_is_not_taken_apart_again():
-    smaller = Removal(prepared("projection", 0, 0.5)).compact()
-    with pytest.raises(ValueError, match="already"):
-        Removal(smaller)
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("residual", ["free", "grouped"])
+@torch.no_grad()
+def test_a_smaller_network_is_made_smaller_again(name, residual):
+    """Four times, some branches dead: each time the outputs are the masked ones, and the size is what was counted."""
+    network = prepared(name, 2, 0.3, residual, dead=[4, 9])
+    x = images(network)
+    for number in range(4):
+        smaller = Removal(network).compact()
+        assert (smaller(x) - network(x)).abs().max() <= 1e-10
+        counted = accounting.remaining(network, x.shape[-1])
+        assert accounting.count(smaller, accounting.positions(smaller, x.shape[-1])) == counted
+        rebuilt = copy.deepcopy(fresh(name)).double().eval()
+        rebuilt.reshape(smaller.shapes())
+        rebuilt.load_state_dict(smaller.state_dict())
+        assert (rebuilt(x) - smaller(x)).abs().max() <= 1e-12  # the layout of weights in memory decides on the order of sums
+        network = masked_again(smaller, 0.25, number)
+
+
+@pytest.mark.core
+@torch.no_grad()
+def test_two_removals_are_one(two_blocks, batch):
+    """Whether filters go at once or one mask after the other, what is left computes the same and is as large."""
+    network = two_blocks.eval()
+    first, second = {}, {}
+    for number, (name, unit) in enumerate(network.units.items()):
+        first[name] = torch.arange(unit.filters) % 3 != number % 3
+        second[name] = torch.arange(unit.filters) % 4 != number % 4
+        unit.gate = OutputGate(unit.filters).double()
+        unit.gate.set(first[name])
+    removal = Removal(network)
+    between = removal.compact()
+    for name, unit in between.units.items():
+        unit.gate = OutputGate(unit.filters).double()
+        unit.gate.set(second[name][removal.channels.filters[name]])
+    twice = Removal(between).compact()
+    for name, unit in network.units.items():
+        unit.gate.set(first[name] & second[name])
+    once = Removal(network).compact()
+    assert (twice(batch[0]) - once(batch[0])).abs().max() <= 1e-12
+    assert {n: u.weight.shape for n, u in twice.units.items()} == {n: u.weight.shape for n, u in once.units.items()}
+
+
+@pytest.mark.core
+def test_a_joint_that_is_written_whole_again_has_no_index(two_blocks):
+    """Block a wrote 2 of 4 channels; the stem's two others go, and nobody else writes them."""
+    for unit in two_blocks.units.values():
+        unit.gate = OutputGate(unit.filters).double()
+    two_blocks.stem.gate.set(torch.tensor([1, 1, 1, 1, 0, 0]))
+    two_blocks.a2.gate.set(torch.tensor([1, 1, 0, 0, 0, 0]))
+    two_blocks.b2.gate.set(torch.tensor([1, 1, 0, 0, 0, 0]))
+    smaller = Removal(two_blocks).compact()
+    assert (smaller.a.width, smaller.a.index.tolist()) == (4, [0, 1])
+    smaller.stem.gate = OutputGate(4).double()
+    smaller.stem.gate.set(torch.tensor([1, 1, 0, 0]))
+    smallest = Removal(smaller).compact()
+    assert (smallest.a.width, smallest.a.index) == (None, None)
+    assert smallest.classifier.weight.shape == (4, 2)
 
 
 def test_the_copy_without_masks_is_the_whole_network():

@@ -88,7 +88,7 @@ def test_there_is_no_weight_without_a_penalty():
 def test_scratch_is_short_for_a_procedure(tmp_path):
     (tmp_path / "model.pt").touch()
     model = str(tmp_path / "model.pt")
-    long = f"scratch(model={model!r})"
+    long = f"scratch(of={model!r})"
     short = parse(["--scratch", model])
     assert (short.run.procedure, short.network.scratch) == (long, model)
     both = parse(["--scratch", model, "--procedure", long])
@@ -103,7 +103,7 @@ def test_scratch_is_short_for_a_procedure(tmp_path):
 def test_a_run_of_before_goes_on_with_its_procedure(tmp_path):
     """Its record has no flag of today that it did not know."""
     new = ("procedure", "optimizer", "channels")
-    for scratch, procedure in ((None, "once"), ("m.pt", "scratch(model='m.pt')")):
+    for scratch, procedure in ((None, "once"), ("m.pt", "scratch(of='m.pt')")):
         saved = {name: value for name, value in defaults().items() if name not in new}
         saved |= {"arch": "resnet20", "scratch": scratch, "epochs": 2, "typed": {"epochs": 2}, "of_old": 1}
         (tmp_path / "config.json").write_text(json.dumps({"settings": saved}))
@@ -113,7 +113,7 @@ def test_a_run_of_before_goes_on_with_its_procedure(tmp_path):
         assert (settings.training.epochs, settings.run.quiet, settings.typed) == (3, True, {"epochs": 2})
         assert parse(["--resume", str(tmp_path), "--optimizer", "sgd"]).training.optimizer == "sgd"
         with pytest.raises(Refused, match=r"--procedure .* contradicts the run"):
-            parse(["--resume", str(tmp_path), "--procedure", "scratch(model='other.pt')"])
+            parse(["--resume", str(tmp_path), "--procedure", "scratch(of='other.pt')"])
 
 
 def test_a_run_begun_quietly_goes_on_aloud(tmp_path):

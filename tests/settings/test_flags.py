@@ -39,11 +39,12 @@ WITHOUT = {
     "several_cuts": STRUCTURED,
     "nothing_trained": [*STRUCTURED, "--prune_phase", "init"],
     "not_as_removed": [*STRUCTURED, "--prune_phase", "after", "--prune_gate", "weight"],
-    "repairs_nothing": [*STRUCTURED, "--prune_phase", "after", "--procedure", "scratch(model='m.pt')"],
+    "repairs_nothing": [*STRUCTURED, "--prune_phase", "after", "--procedure", "scratch(of='m.pt')"],
     "no_repair": [],
     "gate_decides": [*STRUCTURED, "--prune_gate", "hard_concrete"],
     "nothing_to_take_out": ["--reg", "l1"],
     "procedure_cuts": [*STRUCTURED, "--procedure", "slimming"],
+    "selects_on_held_out_images": ["--procedure", "multilayer"],
 }
 # conditions that hold in the plain command: what must be typed for the flag to have its effect
 WITH = {"several_cuts": ["--prune_phase", "after"]}

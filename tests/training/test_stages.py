@@ -32,8 +32,8 @@ def test_the_plain_procedure_trains_once_and_does_afterwards_what_was_asked():
 def test_scratch_is_a_procedure(tmp_path):
     (tmp_path / "m.pt").touch()
     model = str(tmp_path / "m.pt")
-    wanted = [("from scratch", 300, (f"shrink(model={model!r})",))]
-    assert names("--scratch", model) == names("--procedure", f"scratch(model={model!r})") == wanted
+    wanted = [("from scratch", 300, (f"shrink(of={model!r})",))]
+    assert names("--scratch", model) == names("--procedure", f"scratch(of={model!r})") == wanted
 
 
 def test_what_is_asked_for_the_end_follows_any_procedure(tmp_path):

@@ -1,0 +1,78 @@
+"""This file holds the rules about procedures and about networks of earlier runs; settings/rules.py says what a rule is."""
+
+from pathlib import Path
+
+from settings.meaning import finds_counts
+from settings.paths import model_of
+from settings.registry import PROCEDURES, parse_call
+from settings.rules import rule, scratch_model
+
+
+@rule("new", "saved")
+def weights_are_trained_or_fresh(settings) -> str | None:
+    if settings.network.init and scratch_model(settings):
+        return "--init starts from trained weights, --scratch from fresh ones: choose one"
+
+
+@rule("new")
+def one_flag_says_how_it_goes(settings) -> str | None:
+    scratch, procedure = settings.network.scratch, settings.run.procedure
+    name, options = parse_call(procedure)
+    if scratch is not None and "procedure" in settings.typed and (name, options.get("of")) != ("scratch", scratch):
+        return f"--scratch stands for --procedure \"scratch(of='{scratch}')\", not {procedure}: choose one"
+
+
+@rule("new")
+def scratch_says_which_network(settings) -> str | None:
+    if scratch_model(settings) and not {"arch", "layers", "shortcut"}.isdisjoint(settings.typed):
+        return "--scratch says which network: leave out --arch, --layers and --shortcut"
+
+
+@rule("new", "saved")
+def scratch_prunes_nothing(settings) -> str | None:
+    if scratch_model(settings) and settings.pruning.prune_type != "none":
+        return f"--scratch trains a network that has been pruned: leave out --prune_type {settings.pruning.prune_type}"
+
+
+@rule("new")
+def scratch_exists(settings) -> str | None:
+    path = scratch_model(settings)
+    if path is not None and not model_of(path).is_file():
+        return f"--scratch: no file at '{model_of(path)}'"
+
+
+@rule("new")
+def scratch_options_have_an_effect(settings) -> str | None:
+    name, options = parse_call(settings.run.procedure)
+    if name == "scratch" and options.get("budget", "E") == "E" and {"cap", "times"} & options.keys():
+        return f"--procedure {settings.run.procedure}: cap and times are about budget='B'"
+
+
+@rule("new")
+def widths_exist(settings) -> str | None:
+    for path in settings.network.widths or ():
+        if not (path and Path(path).exists()):
+            return f"--widths: nothing at '{path}'"
+
+
+@rule("new")
+def widths_are_of_fresh_weights(settings) -> str | None:
+    if settings.network.widths and (settings.network.init or scratch_model(settings)):
+        return "--widths makes a network with fresh weights: leave out --init and --scratch"
+
+
+@rule("new")
+def widths_prune_nothing(settings) -> str | None:
+    if settings.network.widths and settings.pruning.prune_type != "none":
+        return f"--widths trains a network that is narrow from the start: leave out --prune_type {settings.pruning.prune_type}"
+
+
+@rule("new")
+def a_procedure_that_selects_has_its_criterion(settings) -> str | None:
+    """Of multilayer: another criterion, or none, would leave its selections without anything to do."""
+    pruning, entry = settings.pruning, PROCEDURES.entry(settings.run.procedure)
+    for own in entry.traits.get("prune_imp", ()):
+        same = parse_call(own)[0] == parse_call(pruning.prune_imp)[0] and finds_counts(pruning.prune_imp)
+        if pruning.prune_type != "structured" or not same:
+            asked = f"--prune_type {pruning.prune_type} --prune_imp {pruning.prune_imp}"
+            return f"--procedure {entry.name} takes out whole filters by --prune_imp {own}, not {asked}"
