@@ -27,7 +27,7 @@ class Decisions:
                 key = ("stream", root[link.target]) if together else ("unit", link.unit)
                 members.setdefault(key, []).append(link.unit)
         # under "free" a stream has the name of its first unit, so that files of counts by layer can name it
-        self.pieces = {name: network.units[name].filters for name in names}
+        self.pieces = {name: network.all_units[name].filters for name in names}
         self.layers = {key[1] if policy == "grouped" else units[0]: units for key, units in members.items()}
 
     def __len__(self) -> int:

@@ -129,7 +129,7 @@ class Pruner(Gated):
     def after_epoch(self, epoch: int) -> bool:
         """Make soft masks anew behind the last step of an epoch in which they move. Says whether they were made anew."""
         done = (epoch + 1) * self.steps
-        if not self.mask.soft or not self._plan(done - 1)[1]:
+        if not self.mask.soft or done > self.moves_until:
             return False
         self.update(self.rate * self.schedule(done / self.total, self.updates))
         return True

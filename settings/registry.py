@@ -128,7 +128,8 @@ def _check_value(what: str, option: Option, value) -> None:
     whole_for_float = expected is float and type(value) is int
     if type(value) is not expected and not whole_for_float:
         raise ValueError(f"{what} is {expected.__name__} like {option.default!r}, not {value!r}")
-    numbers = value if expected is tuple else (value,) if expected in (int, float) else ()
+    of_numbers = expected is tuple and any(type(item) in (int, float) for item in option.default)
+    numbers = value if of_numbers else (value,) if expected in (int, float) else ()
     for number in numbers:
         if type(number) not in (int, float):
             raise ValueError(f"{what} holds numbers, and {number!r} has the wrong type")

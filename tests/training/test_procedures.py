@@ -87,7 +87,7 @@ def test_a_round_trains_with_the_penalty_and_then_without():
     stages = multilayer(settings, rounds=3)
     assert [stage.epochs for stage in stages] == [1, 2, 1, 2, 2, 2]
     assert [stage.reg for stage in stages] == ["l1", "none"] * 3
-    assert [stage.enter for stage in stages] == [(), ("select", "remove")] * 3
+    assert [stage.enter for stage in stages] == [(), ("select(held_out=True)", "remove")] * 3
     tiny = [*TINY_DATA, "--layers", "20", "--batch_size", "18", "--procedure", "multilayer(rounds=1)", "--prune_imp", SPARSE]
     run = modeling.start(parse([*tiny, "--epochs", "2"]))
     assert [*run.penalties] == ["l1"]
@@ -130,7 +130,7 @@ def test_stages_are_as_wide_as_in_pruned_runs(half, tmp_path, monkeypatch):
         (["--procedure", "scratch(of='dense')"], "no file at 'dense/model.pt'"),
         (["--layers", "20", "--widths", "dense"], "no filter has been cut from 'dense'"),
         (["--arch", "vgg16", "--image_size", "32", "--widths", "half"], "5 sizes of maps, 0 of them"),
-        (["--layers", "20", "--procedure", "multilayer(rounds=0)"], "at least one round"),
+        (["--layers", "20", "--procedure", "multilayer(rounds=0)"], "at least 1"),
         (["--layers", "20", "--procedure", "multilayer"], "2 epochs leave none"),
     ],
 )
