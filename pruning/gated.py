@@ -22,6 +22,13 @@ class Gated:
     def check_sample(self, images: int) -> None:
         """Raise ValueError if so many images to score with are too few."""
 
+    def after_epoch(self, epoch: int) -> bool:
+        """Change masks behind the last step of an epoch, where that is due. Says whether they were made anew."""
+        return False
+
+    def overwrite(self) -> None:
+        """Let new masks change the weights themselves, where they do."""
+
     def cut(self) -> int:
         """Return how many mask entries are 0 now: filters, single weights or kernels."""
         return sum(int((~gate.decide()).sum()) for gate in self.gates.values())

@@ -27,12 +27,12 @@ class Decisions:
                 key = ("stream", root[link.target]) if together else ("unit", link.unit)
                 members.setdefault(key, []).append(link.unit)
         # under "free" a stream has the name of its first unit, so that files of counts by layer can name it
-        self.pieces = {name: network.all_units[name].filters for name in names}
+        self.network = network
         self.layers = {key[1] if policy == "grouped" else units[0]: units for key, units in members.items()}
 
     def __len__(self) -> int:
-        """How many decisions there are; each layer of filters has as many as its widest writer."""
-        return sum(max(self.pieces[name] for name in members) for members in self.layers.values())
+        """How many decisions about filters there are; each layer has as many as its widest writer."""
+        return sum(max(self.network.units[name].filters for name in members) for members in self.layers.values())
 
     def merge(self, scores: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return a score for every decision: the mean over its filters, each layer's scores first divided by their mean."""
