@@ -1,4 +1,7 @@
-"""This benchmark kills runs at random moments, resumes them, and compares their ends: `python benchmarks/kills.py 20`."""
+"""This benchmark kills runs at random moments, resumes them, and compares their ends.
+
+`python benchmarks/kills.py 40` kills 40, in turns of all kinds; names of kinds behind the number choose among them.
+"""
 
 import json
 import random
@@ -12,11 +15,24 @@ import torch
 
 MODELING = Path(__file__).resolve().parent.parent / "modeling.py"
 COMMON = "--dataset digits --layers 20 --epochs 4 --batch_size 320 --device cpu --threads 1 --deterministic --quiet"
+STRUCTURED = "--prune_type structured --prune_rate 0.6"
+ENDING = "--compact --recalibrate 4 --finetune_epochs 2"
+# in each phase, procedure and kind of gate, and with what follows a run
 KINDS = {
     "dense": "",
-    "structured": "--prune_type structured --prune_rate 0.6 --reg reg_cov",
+    "structured": f"{STRUCTURED} --reg reg_cov",
     "gradient": "--prune_type structured --prune_imp grad",
     "unstructured": "--prune_type unstructured --prune_rate 0.9 --prune_freq 1it",
+    "rounds": f"{STRUCTURED} --rounds 3 {ENDING}",
+    "after": f"{STRUCTURED} --prune_phase after --prune_until 0.5 --form deep_compression {ENDING}",
+    "soft": f"{STRUCTURED} --prune_gate soft {ENDING}",
+    "L0": "--prune_type structured --prune_gate hard_concrete(droprate=0.9) --compact",
+    "variational": "--prune_type unstructured --prune_gate variational(begin=0.0,full=2.0)",
+    "sss": "--reg sss(of='filter') --odecay 20 --compact",
+    "group lasso": f"--reg group_lasso(of='filter') --odecay 2 {ENDING}",
+    "slimming": "--recipe slimming --layers 20 --epochs 4 --prune_rate 0.4",
+    "multilayer": "--procedure multilayer(rounds=2)",
+    "layerwise": f"{STRUCTURED} --prune_phase after --prune_until 0.5 --procedure layerwise(epochs=0) --reconstruct thinet",
 }
 
 
@@ -31,18 +47,25 @@ def finish(process: subprocess.Popen) -> list[str]:
     out, err = process.communicate()
     if process.returncode != 0:
         raise SystemExit(f"a run failed: {err}")
-    return [line for line in out.splitlines() if not line.startswith("result seconds")]
+    return [line for line in out.splitlines() if not line.startswith(("result seconds", "result latency"))]
 
 
 def flat(value, path: str = "") -> dict:
     """The leaves of nested dicts and lists by their paths, without what a clock wrote."""
     if isinstance(value, dict):
-        items = [(key, part) for key, part in value.items() if key not in ("seconds", "images_per_second")]
+        items = [(key, part) for key, part in value.items() if key not in ("seconds", "images_per_second", "latency")]
     elif isinstance(value, (list, tuple)):
         items = list(enumerate(value))
     else:
         return {path: value}
     return {name: leaf for key, part in items for name, leaf in flat(part, f"{path}/{key}").items()}
+
+
+def begun(process: subprocess.Popen, folder: Path) -> float:
+    """Wait until a run has written its config.json; returns the time."""
+    while process.poll() is None and not (folder / "config.json").exists():
+        time.sleep(0.005)
+    return time.monotonic()
 
 
 def ending(folder: Path) -> dict:
@@ -60,21 +83,20 @@ def same(first: dict, second: dict) -> bool:
     )
 
 
-def main(kills: int) -> None:
-    """Kill and resume so many runs; exits with 1 if one of them ends otherwise than the run that was not killed."""
+def main(kills: int, kinds: list[str]) -> None:
+    """Kill and resume so many runs of some kinds; exits with 1 if one of them ends otherwise than the run that was not killed."""
     chance, whole, length, killed, tried, identical = random.Random(0), {}, {}, 0, 0, 0
     with tempfile.TemporaryDirectory() as name:
         parent = Path(name)
-        for kind, flags in KINDS.items():
-            out = finish(start(f"{COMMON} {flags} --out_dir {kind}", parent))
-            whole[kind] = (out, ending(parent / kind))
-            rows = (parent / kind / "metrics.jsonl").read_text().splitlines()
-            length[kind] = sum(json.loads(row)["seconds"] for row in rows)
+        for kind in kinds:
+            process = start(f"{COMMON} {KINDS[kind]} --out_dir {kind.replace(' ', '_')}", parent)
+            first = begun(process, folder := parent / kind.replace(" ", "_"))
+            whole[kind] = (finish(process), ending(folder))
+            length[kind] = time.monotonic() - first
         while killed < kills:
-            kind, run, tried = list(KINDS)[killed % len(KINDS)], f"run{tried}", tried + 1
+            kind, run, tried = kinds[killed % len(kinds)], f"run{tried}", tried + 1
             process = start(f"{COMMON} {KINDS[kind]} --out_dir {run}", parent)
-            while process.poll() is None and not (parent / run / "config.json").exists():
-                time.sleep(0.005)
+            begun(process, parent / run)
             moment = chance.uniform(0, length[kind])
             time.sleep(moment)
             if process.poll() is not None:  # it ended by itself before the kill: it is not counted
@@ -89,10 +111,12 @@ def main(kills: int) -> None:
             equal = out == whole[kind][0] and same(ending(parent / run), whole[kind][1])
             identical += equal
             words = "identical" if equal else "DIFFERENT"
-            print(f"{killed:2} {kind:12} killed {moment:.2f} s in, after {done} of 4 epochs: {words}", flush=True)
+            print(
+                f"{killed:2} {kind:12} killed {moment:.2f} of {length[kind]:.2f} s in, after {done} epochs: {words}", flush=True
+            )
     print(f"{identical} of {kills} identical")
     raise SystemExit(identical != kills)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 20)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 20, sys.argv[2:] or list(KINDS))
