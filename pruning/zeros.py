@@ -69,10 +69,10 @@ def _read(network: Network) -> dict[str, Tensor]:
         source, width = read[link.source], widths[link.source]
         if link.unit is None:
             source |= read[link.target][:width]
-        elif link.ties or taken_out:
+        elif link.ties or taken_out or len(columns := _columns(units[link.unit])) != width:
             source |= True
         else:
-            source |= _columns(units[link.unit])
+            source |= columns
     return read
 
 

@@ -31,7 +31,7 @@ class _MNIST(Source):
             if not check_integrity(path := Path(parts[0].raw_folder) / file, checksum):
                 raise Refused(f"'{path}' is missing, or not the official one: --dataset {name} reads it with its checksum")
         images = [Images(scaled(part.data, self.inputs), part.targets) for part in parts]
-        return *images, [label.split(" - ")[-1] for label in parts[0].classes]
+        return *images, [label.split(" - ")[0] for label in parts[0].classes]
 
 
 class MNIST(_MNIST):

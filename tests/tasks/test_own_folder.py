@@ -224,7 +224,7 @@ class TestParts:
             load(tmp_path, test_size=0.2)
 
     def test_a_test_part_can_be_made_for_folders_only(self):
-        with pytest.raises(Refused, match="--test_size is for --dataset folder"):
+        with pytest.raises(Refused, match="--test_size has no effect on cifar10: it is for --dataset folder"):
             parse(["--test_size", "0.2"])
 
     def test_evaluation_needs_the_test_part_alone(self, call):

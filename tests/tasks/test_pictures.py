@@ -292,5 +292,5 @@ def test_the_fit_of_training_is_that_of_testing_and_predicting(tmp_path, monkeyp
     assert capsys.readouterr().out.startswith(f"test/left/0.png: {('left', 'right')[best]} {chances[best]:.4f}")
     with pytest.raises(Refused, match="--fit has no effect with --evaluate"):
         parse(["--evaluate", "run/model.pt", "--fit", "pad"])
-    with pytest.raises(Refused, match="--fit is for --dataset folder"):
+    with pytest.raises(Refused, match="--fit has no effect on cifar10: it is for --dataset folder"):
         parse(["--fit", "pad"])
