@@ -10,6 +10,7 @@ import sys
 import time
 
 from settings.arguments import parse, typed_over
+from settings.earlier import taken_over
 from settings.errors import Failed, Stopped, guard
 from settings.recipes import departures
 
@@ -188,6 +189,7 @@ def describe(run: Experiment) -> None:
     if run.pruner is not None and settings.pruning.residual == "grouped":
         decisions = len(run.pruner.decisions)
         lines.append(f"amounts are of {decisions} decisions, each about one or more of {run.pruner.entries} filters")
+    lines += [line] if (line := taken_over(settings)) else []
     lines += run.task.notes
     if run.task.batch < settings.training.batch_size:
         size = settings.training.batch_size

@@ -51,6 +51,14 @@ def with_data_of(settings, saved: dict):
     return settings.replace(**{name: value for name, value in data.items() if name not in chosen})
 
 
+def taken_over(settings) -> str | None:
+    """The line that tells which data settings are those of the run that --init or --scratch names; None where none are."""
+    path, plain = settings.network.init or settings.network.scratch, defaults()
+    names = [name for name in SECTIONS["data"] if name not in settings.typed and name != "augment"]
+    flags = [f"--{name} {getattr(settings.data, name)}" for name in names if getattr(settings.data, name) != plain[name]]
+    return f"data as in '{path}': {' '.join(flags)}" if path and flags else None
+
+
 def with_data_of_run(settings, path: str | None):
     """The settings with the data settings of the run that `path` names, where it has a config.json; see `with_data_of`."""
     saved = saved_settings(folder_of(Path(path))) if path and Path(path).exists() else None

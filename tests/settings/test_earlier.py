@@ -104,3 +104,12 @@ def test_evaluation_has_the_data_of_the_file(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torchvision.datasets.cifar, "download_and_extract_archive", no_network)
     with pytest.raises(Refused, match="no usable cifar10 in 'data'"):  # another data set is not where the file's pictures are
         run_program("--evaluate", "run/model.pt", "--dataset", "cifar10", "--quiet")
+
+
+def test_what_is_taken_over_is_said(run, capsys):
+    run_program("--init", str(run), "--batch_size", "18", "--device", "cpu", "--dry_run", "--val_size", "0.2")
+    assert f"data as in '{run}': --dataset folder --data_dir {TINY_DATA[3]} --image_size 16 --normalise half\n" in (
+        capsys.readouterr().err
+    )
+    run_program(*TINY, "--dry_run")
+    assert "data as in" not in capsys.readouterr().err
