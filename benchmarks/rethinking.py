@@ -100,8 +100,10 @@ def table(chosen: list[dict]) -> str:
     rows = []
     for mine in over_seeds(chosen, "macs", "method"):
         of = partial(column, mine)
-        row = {"network": mine[0]["method"], "MACs left %": of("macs left", 100), "parameters left %": of("parameters left", 100)}
-        row |= {"epochs": of("epochs"), "learning rate": f"{mine[0]['lr']:g}"}
+        size = {"MACs left %": of("macs left", 100), "parameters left %": of("parameters left", 100), "epochs": of("epochs")}
+        row = {"network": mine[0]["method"]}
+        row |= {title: sorted({*values}) for title, values in size.items()}  # one value each, as all seeds cut alike
+        row["learning rate"] = f"{mine[0]['lr']:g}"
         rows.append(row | {"held out %": of("held out"), "test %": of("test"), "seeds": str(len(mine))})
     return write_table(rows, "markdown")
 

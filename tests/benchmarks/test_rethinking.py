@@ -74,9 +74,33 @@ def test_pruned_networks_are_compared_with_fresh_ones_and_go_on(tmp_path, capsys
 
     with pytest.raises(Refused, match="has --epochs 1, not 3: name another --out"):
         rethinking.main([*flags, "--epochs", "3", "--lrs", "0.05"])
+    with pytest.raises(Refused, match=r"has --init .*dense, not .*copy: name another --out"):
+        rethinking.main([str(shutil.copytree(dense, tmp_path / "copy")), *flags[1:], "--lrs", "0.05"])
     with pytest.raises(SystemExit, match="was begun otherwise"):
         rethinking.main([*flags, "--epochs", "3", "--lrs", "0.05", "--out", str(tmp_path / "other")])
     assert len(begun) == 1
+
+
+def test_held_out_images_choose_the_learning_rate_of_each_method_and_amount(tmp_path, capsys, monkeypatch, dense):
+    best = {(0.5, "fine-tuning"): 0.01, (0.5, "Scratch-E"): 0.05, (0.5, "Scratch-B"): 0.1}
+    best |= {(0.3, "fine-tuning"): 0.05, (0.3, "Scratch-E"): 0.1, (0.3, "Scratch-B"): 0.01}
+    places = []
+
+    def carry_out(_, place):
+        places.append(tuple(place.values()))
+        good = best[place["macs"], place["method"]] == place["lr"]
+        values = {"held out": 70 + place["seed"], "test": 60 + 2 * place["seed"]} if good else {"held out": 50, "test": 90}
+        return values | {"macs left": place["macs"], "parameters left": 0.5, "epochs": 2, "seconds": 1}
+
+    monkeypatch.setattr(rethinking, "carry_out", carry_out)
+    flags = ["--records", str(tmp_path / "records"), "--table", str(tmp_path / "table.md"), "--out", str(tmp_path / "out")]
+    rethinking.main([dense, *flags, "--lrs", "0.05", "0.01", "0.1", "--seeds", "0", "1"])
+    lines = capsys.readouterr().out.splitlines()[2:]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert {(float(macs) / 100, name): float(rate) for name, macs, _, _, rate, *_ in rows} == best
+    assert all(row[-3:] == ["70.50 ± 0.71", "61 ± 1.41", "2"] for row in rows)
+    assert len(places) == len(set(places)) == 6 * (3 + 1)
+    assert {place[2:] for place in places if place[3] == 1 and place[:2] == (0.3, "Scratch-E")} == {(0.1, 1)}
 
 
 @pytest.mark.parametrize(
