@@ -12,12 +12,13 @@ import resource
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tqdm import tqdm
 
-from benchmarks.reconstruction import records_in
+from benchmarks.records import column, conditions, found, keep, over_seeds, records_in
 from modeling import start, train_epoch
 from runs.tables import write_table
 from settings.arguments import parse
@@ -71,13 +72,9 @@ def measured_apart(argv: list[str], place: dict) -> dict:
 def table(records: list[dict]) -> str:
     """The table of the methods at each rate: means over seeds, with deviations."""
     rows = []
-    for place in dict.fromkeys((record["rate"], record["criterion"], record["method"]) for record in sorted(records, key=_rate)):
-        mine = [record for record in records if (record["rate"], record["criterion"], record["method"]) == place]
-
-        def of(name: str, scale: float = 1, mine=mine) -> list[float]:
-            return [scale * record[name] for record in mine]
-
-        row = {"criterion": place[1], "survivors by": place[2], "weights left %": of("weights", 100)}
+    for mine in over_seeds(sorted(records, key=_rate), "rate", "criterion", "method"):
+        of = partial(column, mine)
+        row = {"criterion": mine[0]["criterion"], "survivors by": mine[0]["method"], "weights left %": of("weights", 100)}
         row |= {"held out, cut %": of("cut"), "held out, trained %": of("trained"), "test %": of("test")}
         rows.append(row | {"cut and update s": of("cut seconds"), "peak GB": of("peak GB"), "seeds": str(len(mine))})
     return write_table(rows, "markdown")
@@ -89,7 +86,7 @@ def _rate(record: dict) -> float:
 
 def page(options, records: list[dict]) -> str:
     """The page: the command and what was measured, then the table."""
-    what = ", ".join(f"{name} {value}" for name, value in records[0]["asked"].items() if value is not None)
+    what = conditions(records[0]["asked"])
     steps = ", ".join(sorted({str(record["steps"]) for record in records}))
     return (
         f"# Cuts of single weights by the Hessian\n\n`python benchmarks/hessian.py {options.run}` wrote this page.\n"
@@ -122,16 +119,11 @@ def main(argv: list[str]) -> None:
         settings_for(options, rate, *METHODS[0], options.seeds[0])
     asked = {name: getattr(options, name) for name in ("run", "scope", "steps", "lr", "weight_decay", "device", "threads")}
     records = records_in(options.records, asked)
-    options.records.parent.mkdir(parents=True, exist_ok=True)
     places = [(seed, rate, *method) for seed in options.seeds for rate in options.rates for method in METHODS]
     for seed, rate, criterion, method in places:
         place = {"rate": rate, "criterion": criterion, "method": method, "seed": seed}
-        if any(place.items() <= record.items() for record in records):
-            continue
-        records.append({**place, **measured_apart(argv, place), "asked": asked})
-        with options.records.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(records[-1]) + "\n")
-        print(f"{rate:g}, {criterion}, {method}, seed {seed}: {records[-1]}", file=sys.stderr, flush=True)
+        if not found(records, place):
+            keep(records, {**place, **measured_apart(argv, place), "asked": asked}, options.records)
     options.table.write_text(page(options, records), encoding="utf-8")
     print(table(records))
 

@@ -12,11 +12,13 @@ import resource
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tqdm import tqdm
 
+from benchmarks.records import column, conditions, found, keep, over_seeds, records_in
 from modeling import start, train_epoch
 from pruning import accounting
 from pruning.removal import Removal
@@ -76,39 +78,21 @@ def measured_apart(argv: list[str], place: dict) -> dict:
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
-def records_in(path: Path, asked: dict) -> list[dict]:
-    """The results in a file, of which a line that was broken off is no result. Exits if they were asked for otherwise."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            continue
-    if any(record["asked"] != asked for record in records):
-        raise SystemExit(
-            f"{Path(sys.argv[0]).name}: error: '{path}' was begun otherwise, see its \"asked\": name other --records"
-        )
-    return records
-
-
 def table(records: list[dict]) -> str:
     """The table of the methods: means over seeds, with deviations."""
     rows = []
-    for criterion, method in dict.fromkeys((record["criterion"], record["method"]) for record in records):
-        mine = [record for record in records if (record["criterion"], record["method"]) == (criterion, method)]
-
-        def of(name: str, scale: float = 1, mine=mine) -> list[float]:
-            return [scale * record[name] for record in mine if record[name] is not None]
-
-        row = {"criterion": criterion, "repaired by": method, "held out, cut %": of("cut"), "held out, trained %": of("trained")}
-        row |= {"test %": of("test"), "mean error of a layer": of("error"), "MACs left %": of("macs", 100)}
+    for mine in over_seeds(records, "criterion", "method"):
+        of = partial(column, mine)
+        row = {"criterion": mine[0]["criterion"], "repaired by": mine[0]["method"]}
+        row |= {"held out, cut %": of("cut"), "held out, trained %": of("trained"), "test %": of("test")}
+        row |= {"mean error of a layer": of("error"), "MACs left %": of("macs", 100)}
         rows.append(row | {"cut and repair s": of("repair seconds"), "peak GB": of("peak GB"), "seeds": str(len(mine))})
     return write_table(rows, "markdown")
 
 
 def page(options, records: list[dict]) -> str:
     """The page: the command and what was measured, then the table."""
-    what = ", ".join(f"{name} {value}" for name, value in records[0]["asked"].items() if value is not None)
+    what = conditions(records[0]["asked"])
     steps = ", ".join(sorted({str(record["steps"]) for record in records}))
     return (
         f"# What repairs a cut, on one trained network\n\n`python benchmarks/reconstruction.py {options.run}` wrote this page.\n"
@@ -140,17 +124,12 @@ def main(argv: list[str]) -> None:
     settings_for(options, *METHODS[0], options.seeds[0])  # what the run cannot be used with is refused at once
     asked = {name: getattr(options, name) for name in ("run", "macs", "steps", "lr", "weight_decay", "device", "threads")}
     records = records_in(options.records, asked)
-    options.records.parent.mkdir(parents=True, exist_ok=True)
     for seed in options.seeds:
         for criterion, method in METHODS:
             place = {"criterion": criterion, "method": method, "seed": seed}
-            done = any(place.items() <= record.items() for record in records)
-            if done or (options.methods and method not in options.methods):
+            if found(records, place) or (options.methods and method not in options.methods):
                 continue
-            records.append({**place, **measured_apart(argv, place), "asked": asked})
-            with options.records.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(records[-1]) + "\n")
-            print(f"{criterion}, {method}, seed {seed}: {records[-1]}", file=sys.stderr, flush=True)
+            keep(records, {**place, **measured_apart(argv, place), "asked": asked}, options.records)
     options.table.write_text(page(options, records), encoding="utf-8")
     print(table(records))
 

@@ -1,0 +1,53 @@
+"""This file keeps the results of a comparison that may be stopped, a line of JSON each, and gathers them over seeds."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def records_in(path: Path, asked: dict) -> list[dict]:
+    """The results in a file, of which a line that was broken off is no result. Exits if they were asked for otherwise."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    if any(record["asked"] != asked for record in records):
+        raise SystemExit(
+            f"{Path(sys.argv[0]).name}: error: '{path}' was begun otherwise, see its \"asked\": name other --records"
+        )
+    return records
+
+
+def found(records: list[dict], place: dict) -> dict | None:
+    """The result of this place, such as a method and a seed; None where there is none yet."""
+    return next((record for record in records if place.items() <= record.items()), None)
+
+
+def keep(records: list[dict], record: dict, path: Path) -> None:
+    """Add a result to the records and, as a line, to their file; tell it on stderr."""
+    records.append(record)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+    print(json.dumps({name: value for name, value in record.items() if name != "asked"}), file=sys.stderr, flush=True)
+
+
+def over_seeds(records: list[dict], *names: str) -> Iterator[list[dict]]:
+    """The records in groups that agree in these names, in the order in which the groups begin."""
+    groups: dict[tuple, list[dict]] = {}
+    for record in records:
+        groups.setdefault(tuple(record[name] for name in names), []).append(record)
+    yield from groups.values()
+
+
+def column(records: list[dict], name: str, scale: float = 1) -> list[float]:
+    """The values of this name, times `scale`, without those that are None."""
+    return [scale * record[name] for record in records if record[name] is not None]
+
+
+def conditions(asked: dict) -> str:
+    """What was asked, as a page tells it."""
+    return ", ".join(f"{name} {value}" for name, value in asked.items() if value is not None)
