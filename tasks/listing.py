@@ -30,20 +30,26 @@ def class_folders(part: Path, leave_out: tuple[str, ...] = ()) -> dict[str, list
     """Return the folders of each class below `part`, by the name of the class in Unicode's composed form, sorted.
 
     Names that differ by Unicode normalisation alone are one class, as when an archive was packed on another system. Hidden
-    folders and names in `leave_out` are no classes.
+    folders and names in `leave_out` are no classes. Refused if a link makes one folder two classes.
     """
     folders: dict[str, list[Path]] = {}
+    owners: dict[str, str] = {}
     for child in sorted(part.iterdir()):
         if child.is_dir() and not _hidden(child.name) and child.name not in leave_out:
-            folders.setdefault(unicodedata.normalize("NFC", child.name), []).append(child)
+            name = unicodedata.normalize("NFC", child.name)
+            folders.setdefault(name, []).append(child)
+            other = owners.setdefault(os.path.realpath(child), name)
+            if other != name:
+                raise Refused(f"'{part}': {other} and {name} are one folder, so each of its pictures is of two classes")
     return dict(sorted(folders.items()))
 
 
 def list_pictures(part: Path, folders: dict[str, list[Path]], closed: set[str]) -> Listing:
     """Find the pictures in the folders of each class, at any depth, sorted by folder and name.
 
-    Hidden files and folders are skipped at every depth. Links are followed, but not upwards, not into a folder whose real
-    path is in `closed`, and not to a picture or folder that was met before. Refused if a class has no picture.
+    Hidden files and folders are skipped at every depth. Links are followed, but not upwards, not to a picture or folder that
+    was met before, and not into another class: `closed` holds the real paths of the folders of all classes of all parts.
+    Refused if a class has no picture, or if a folder cannot be read.
     """
     walks = {name: _Walk(closed) for name in folders}
     for name, walk in walks.items():
@@ -72,7 +78,7 @@ class _Walk:
     """The pictures below the folders of one class, and what was passed over on the way."""
 
     def __init__(self, closed: set[str]):
-        self.closed = closed
+        self.closed, self.own = closed, ""
         self.met: set[str] = set()  # real paths of folders and pictures
         self.pictures: list[str] = []
         self.passed_over: list[Path] = []
@@ -82,7 +88,8 @@ class _Walk:
     def go_through(self, folder: Path) -> None:
         """Add what lies below a class folder."""
         rows = []
-        for root, directories, files in os.walk(folder, followlinks=True):
+        self.own = os.path.realpath(folder)
+        for root, directories, files in os.walk(folder, followlinks=True, onerror=_refuse):
             real = os.path.realpath(root)
             directories[:] = [name for name in sorted(directories) if not _hidden(name) and self._opens(root, name, real)]
             rows.append((root, real, sorted(name for name in files if not _hidden(name))))
@@ -97,17 +104,25 @@ class _Walk:
                 else:
                     self._add(path, os.path.join(real, name), folder)
         for path in links:  # the picture itself counts, not a link to it
-            self._add(path, os.path.realpath(path), folder)
+            if self._is_of_another(real := os.path.realpath(path)):
+                self.repeated += 1
+            else:
+                self._add(path, real, folder)
         self.pictures.sort(key=os.path.split)
 
     def _opens(self, root: str, name: str, real: str) -> bool:
         """Return whether a folder is to be walked through: it does not lead upwards, and nothing in it counts twice."""
         target = os.path.realpath(os.path.join(root, name))
-        if target in self.met or target in self.closed or os.path.commonpath([target, real]) == target:
+        if target in self.met or self._is_of_another(target) or os.path.commonpath([target, real]) == target:
             self.repeated += 1
             return False
         self.met.add(target)
         return True
+
+    def _is_of_another(self, real: str) -> bool:
+        """Return whether a real path is, or lies in, the folder of another class than the one that is walked through."""
+        around = map(str, (Path(real), *Path(real).parents))
+        return next((folder for folder in around if folder in self.closed), self.own) != self.own
 
     def _add(self, path: str, real: str, folder: Path) -> None:
         if real in self.met:
@@ -119,6 +134,11 @@ class _Walk:
         if parent != folder:
             below = f"{folder.name}/{parent.relative_to(folder).parts[0]}"
             self.deeper[below] = self.deeper.get(below, 0) + 1
+
+
+def _refuse(error: OSError):
+    """Refuse a folder that cannot be read, which os.walk otherwise takes for an empty one."""
+    raise Refused(f"cannot read '{error.filename}': {error.strerror}")
 
 
 def _hidden(name: str) -> bool:

@@ -103,7 +103,7 @@ class Folder(Source):
         parts = {part, *(self.directory / name for name in ("train", "test", *HELD_OUT))}
         parts = [folder for folder in parts if folder.is_dir()]
         classes = [folder for each in parts for folders in self._folders(each).values() for folder in folders]
-        listing = list_pictures(part, self._folders(part), {str(folder.resolve()) for folder in (*parts, *classes)})
+        listing = list_pictures(part, self._folders(part), {str(folder.resolve()) for folder in classes})
         self.notes += listing.notes
         return listing
 

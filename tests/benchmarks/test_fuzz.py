@@ -1,4 +1,4 @@
-"""A sample of what benchmarks/fuzz_files.py does: each change of a file is refused in one line, or changes nothing."""
+"""Samples of the fuzzers in benchmarks/: odd files, command lines and folders are refused in one line, or taken as meant."""
 
 import io
 import random
@@ -6,14 +6,19 @@ import re
 import signal
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT
 
+import modeling
+from settings.arguments import parse
+from tasks import listing
+
 sys.path.insert(0, str(ROOT))
-from benchmarks import fuzz_files
+from benchmarks import fuzz_commands, fuzz_files, fuzz_folders, fuzz_oddities
 from benchmarks.fuzz_mutations import mutate
 
 
@@ -72,3 +77,46 @@ def test_the_command_counts(capsys):
     cells = re.search(r"\| preset\.json \| (.*) \|", out)[1].split(" | ")
     assert sum(map(int, cells[:6])) == 6
     assert "most memory" in out
+
+
+def test_an_odd_command_line_is_refused_in_one_line_or_carried_out_as_typed(place):
+    wrong = []
+    counts = sum(fuzz_commands.fuzz(40, 1, wrong.append).values(), Counter())
+    assert wrong == []
+    assert counts["refused"] >= 15
+    assert counts["accepted"] >= 5
+
+
+def test_a_flag_that_is_not_taken_as_typed_is_seen(place, monkeypatch):
+    """A parser that forgets one flag, and a run that begins with another value than was parsed."""
+    line = [*fuzz_files.TINY, "--epochs", "2", "--lr=0.3", "--no_compile"]
+    typed = fuzz_commands.Typed()
+    assert fuzz_commands.changed(line, parse(line)) == []
+    assert fuzz_commands.changed(line, parse(line).replace(lr=0.2, compile=None)) == ["lr", "compile"]
+    monkeypatch.setattr(modeling, "carry_out", typed.instead_of_training)
+    assert fuzz_commands.tried(line, typed)[0] == "accepted"
+    assert len(typed.seen) == 2
+    start = modeling.start
+    monkeypatch.setattr(modeling, "start", lambda settings, **machine: start(settings.replace(lr=0.2), **machine))
+    assert fuzz_commands.tried(line, typed) == ("silent change", "lr 0.2")
+
+
+def test_an_odd_folder_is_refused_in_one_line_or_counted_as_it_is():
+    wrong = []
+    counts = fuzz_folders.fuzz(30, 1, wrong.append)
+    assert wrong == []
+    assert counts["refused"] >= 8
+    assert counts["read"] >= 8
+
+
+def test_a_folder_that_is_read_otherwise_is_seen(monkeypatch):
+    """By a reader that knows other types of pictures, and by one that leaves some out."""
+    monkeypatch.setattr(fuzz_folders, "ODDITIES", [fuzz_oddities.hidden])
+    monkeypatch.setattr(listing, "suffixes", lambda: frozenset([".bmp"]))
+    assert {*fuzz_folders.fuzz(2, 0, str)} == {"wrongly refused"}
+    monkeypatch.undo()
+    monkeypatch.setattr(fuzz_folders, "ODDITIES", [fuzz_oddities.other_files])
+    monkeypatch.setattr(fuzz_folders, "PICTURES", {".png", ".txt"})
+    told = []
+    assert {*fuzz_folders.fuzz(2, 0, told.append)} == {"other counts"}
+    assert "not {" in told[0]

@@ -93,6 +93,39 @@ class TestFiles:
             f"'{root / 'train'}': passed over 9 links to what is read elsewhere",
         ]
 
+    @pytest.mark.parametrize("place", ["train/dog", "test/cat"])
+    @pytest.mark.parametrize("target", ["0.png", "tabby"])
+    def test_no_link_leads_into_another_class_or_part(self, place, target, tmp_path):
+        """Neither to a picture there nor to a folder: it would have two labels, or be trained on and tested."""
+        root = photos(tmp_path)
+        picture(root / "train" / "cat" / "tabby" / "0.png", 7)
+        picture(root / "train" / ".store" / "0.png", 8)
+        (root / place / f"link{Path(target).suffix}").symlink_to(root / "train" / "cat" / target)
+        (root / place / "stored.png").symlink_to(root / "train" / ".store" / "0.png")  # of no class
+        task = load(root)
+        counts = torch.bincount(task.train.labels).tolist(), torch.bincount(task.test.labels).tolist()
+        assert counts == (([7, 7], [3, 3]) if place == "train/dog" else ([7, 6], [4, 3]))
+        assert any(note.endswith("passed over 1 links to what is read elsewhere") for note in task.notes)
+
+    def test_two_classes_are_two_folders(self, tmp_path):
+        root = photos(tmp_path)
+        for part in ("train", "test"):
+            (root / part / "twin").symlink_to("dog", target_is_directory=True)
+        with pytest.raises(Refused, match="dog and twin are one folder"):
+            load(root)
+
+    def test_a_folder_that_cannot_be_read_is_not_an_empty_one(self, tmp_path):
+        """Here one whose path is longer than the system takes, which stops the superuser, too."""
+        root = photos(tmp_path)
+        place = os.open(root / "train" / "cat", os.O_RDONLY)
+        for _ in range(20):
+            os.mkdir("d" * 250, dir_fd=place)
+            above, place = place, os.open("d" * 250, os.O_RDONLY, dir_fd=place)
+            os.close(above)
+        os.close(place)
+        with pytest.raises(Refused, match=r"cannot read '.*': File name too long"):
+            load(root)
+
     def test_a_class_folder_may_be_a_link(self, tmp_path):
         root = photos(tmp_path / "photos")
         (root / "train" / "dog").rename(tmp_path / "dogs")
