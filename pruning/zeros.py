@@ -71,7 +71,7 @@ def _read(network: Network) -> dict[str, Tensor]:
             source |= read[link.target][:width]
         elif link.ties or taken_out:
             source |= True
-        else:
+        elif units[link.unit].filters:  # once all of them have been taken out, it may have lost its columns too
             source |= _columns(units[link.unit])
     return read
 
