@@ -164,7 +164,7 @@ def sss(
     *,
     of: Literal["block", "group", "filter"] = "block",
     weight: float = 0.01,
-    momentum: float = 0.9,
+    momentum: Annotated[float, "below 1"] = 0.9,
 ) -> None:
     """Sparse Structure Selection (Huang and Wang, 2018, arXiv 1707.01213): learned scales of structures become exactly 0.
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from settings.meaning import (
     finds_counts,
     gate_that_learns,
+    masks_stay,
     network_is_typed,
     one_round,
     phase_of,
@@ -68,10 +69,10 @@ def gate_option_without_effect(settings) -> str | None:
     """Options of --prune_gate, where masks do not move or the criterion sees neither maps nor gradients."""
     pruning = settings.pruning
     name, options = parse_call(pruning.prune_gate)
-    if name == "soft" and phase_of(settings).name != "dynamic":
-        return "soft is about masks that move, only --prune_phase dynamic moves them"
-    if options.get("joint") == "right" and phase_of(settings).name != "dynamic":
-        return f"{pruning.prune_gate} has no effect: joint is about masks that move, only --prune_phase dynamic moves them"
+    if name == "soft" and (still := masks_stay(settings)):
+        return f"soft is about masks that move, {still}"
+    if options.get("joint") == "right" and (still := masks_stay(settings)):
+        return f"{pruning.prune_gate} has no effect: joint is about masks that move, {still}"
     if options.get("scored") == "own" and "reads images" not in CRITERIA.entry(pruning.prune_imp).traits:
         return f"{pruning.prune_gate} has no effect: scored is about maps and gradients, and {pruning.prune_imp} reads none"
 
@@ -79,8 +80,8 @@ def gate_option_without_effect(settings) -> str | None:
 def nothing_returns(settings) -> str | None:
     """Hysteresis of --prune_scope, in a phase in which nothing returns."""
     scope = settings.pruning.prune_scope
-    if parse_call(scope)[1].get("hysteresis") and phase_of(settings).name != "dynamic":
-        return f"{scope} has no effect: hysteresis is about what returns, which it does with --prune_phase dynamic only"
+    if parse_call(scope)[1].get("hysteresis") and (still := masks_stay(settings)):
+        return f"{scope} has no effect: hysteresis is about masks that move back, {still}"
 
 
 def reads_no_images(settings) -> str | None:

@@ -91,7 +91,7 @@ GROUPS = {
                  "it, always the same images", type=number(float, 0, 1, above=True, below=True), **EVALUATE),
         Flag("class_weights", "data", "method", "of the loss: balanced lets each class count alike, however many training images "
              "it has (default none)", choices=("none", "balanced"), default="none"),
-        Flag("augment", "data", "method", "default crop_flip, for digits crop", choices=("crop_flip", "crop", "none")),
+        Flag("augment", "data", "method", "default crop_flip, for digits and mnist crop", choices=("crop_flip", "crop", "none")),
         Flag("normalise", "data", "method", "by the training set's channel mean and deviation, or all by 0.5 (default dataset)",
              choices=("dataset", "half"), default="dataset"),
     ),
@@ -163,7 +163,7 @@ GROUPS = {
     ),
     "regulariser": (
         _training("reg", "none, or: {listing} (default none)", default="none", registry=REGULARIZERS),
-        _training("odecay", "alpha, its weight in the loss (default 0.7, for reg_ortho 0.01)", type=number(float, 0),
+        _training("odecay", "alpha, its weight in the loss (default: the weight that --reg lists)", type=number(float, 0),
                   no_effect=(effects.no_penalty,)),
     ),
     "optimisation": (

@@ -2,7 +2,7 @@
 
 from settings.meaning import gate_that_learns, learned_scales, smaller_pieces
 from settings.registry import PROCEDURES, parse_call
-from settings.rules import rule
+from settings.rules import rule, scratch_model
 
 
 @rule("new", "saved")
@@ -28,6 +28,12 @@ def a_unit_has_one_gate(settings) -> str | None:
     kind = settings.pruning.prune_type
     if kind != "none" and learned_scales(settings):
         return f"--reg {settings.training.reg} puts scales where --prune_type {kind} puts masks: choose one"
+
+
+@rule("new")
+def scales_are_put_on_whole_networks(settings) -> str | None:
+    if learned_scales(settings) and (settings.network.widths or scratch_model(settings)):
+        return f"--reg {settings.training.reg} puts its scales on a whole network: leave out --widths and --scratch"
 
 
 @rule("new", "saved")

@@ -1,6 +1,6 @@
 """This file says what the flags that were asked for amount to, where several parts of the program want to know it."""
 
-from settings.registry import GATES, GRANULARITIES, PHASES, RECONSTRUCTIONS, REGULARIZERS, Entry, parse_call
+from settings.registry import GATES, GRANULARITIES, PHASES, PROCEDURES, RECONSTRUCTIONS, REGULARIZERS, Entry, parse_call
 
 
 def finds_counts(criterion: str) -> bool:
@@ -11,6 +11,14 @@ def finds_counts(criterion: str) -> bool:
 def phase_of(settings) -> Entry:
     """The registry's entry of the phase that --rounds or --prune_phase asks for."""
     return PHASES.entries["iterative"] if settings.pruning.rounds else PHASES.entry(settings.pruning.prune_phase)
+
+
+def masks_stay(settings) -> str | None:
+    """The words that say why no mask moves, in a phase or with a procedure in which none does; None otherwise."""
+    procedure = PROCEDURES.entry(settings.run.procedure)
+    if "cuts" in procedure.traits:
+        return f"and --procedure {procedure.name} moves none"
+    return None if phase_of(settings).name == "dynamic" else "only --prune_phase dynamic moves them"
 
 
 def network_is_typed(settings) -> bool:

@@ -2,7 +2,7 @@
 
 import re
 
-from settings.meaning import gate_that_learns
+from settings.meaning import finds_counts, gate_that_learns, masks_stay
 from settings.registry import parse_call
 
 RAW_SCOPE = "global(normalise='none', floor=0)"
@@ -118,7 +118,8 @@ def departures(settings) -> list[str]:
             same = value == published
         by_rate = settings.pruning.prune_type == "structured" and not gate_that_learns(settings)
         no_matter = name.startswith("prune") and not by_rate
-        no_matter |= name == "prune_until" and settings.pruning.prune_phase != "dynamic"
+        no_matter |= name == "prune_until" and masks_stay(settings) is not None
+        no_matter |= name == "prune_scope" and finds_counts(settings.pruning.prune_imp)
         if not (same or no_matter):
             lines.append(f"{words} ({name} {value}; undo: --{name} {quote(published)})")
     return lines

@@ -13,9 +13,9 @@ OF_THE_DEVICE = {"params", "lr", "initial_lr", "fused", "foreach", "capturable",
 
 def take_network(run, state: dict) -> None:
     """Give a run the network and the optimiser of a checkpoint. Unfit, a ValueError, where they are not of this run."""
-    if state["shapes"] is not None:
+    if state["shapes"] is not None or "removal" in state["results"]:  # which may have found nothing to take out
         smaller = ungated(run.model)
-        smaller.reshape(state["shapes"])
+        smaller.reshape(state["shapes"] or run.whole_shapes)
         check_pass(smaller, run.task.inputs)
         run.go_on_with(smaller.to(memory_format=torch.channels_last))
     run.model.take(state["model"])

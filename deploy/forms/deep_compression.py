@@ -55,6 +55,7 @@ def _train(network: Network, task: Task, batches: int, numbers: dict, codebooks:
         values = {name: codebook[1:].detach().requires_grad_(True) for name, codebook in codebooks.items()}
         weights = {name: torch.cat([zero[name], values[name]])[numbers[name]] for name in numbers}
         loss = sum(task.losses(functional_call(network, weights, (inputs,)), targets).values())
-        gradients = torch.autograd.grad(loss, list(values.values()))
+        # a branch of which nothing is left is passed over, and its values have no gradient
+        gradients = torch.autograd.grad(loss, list(values.values()), materialize_grads=True)
         for name, gradient in zip(values, gradients, strict=True):
             codebooks[name][1:] -= lr * gradient

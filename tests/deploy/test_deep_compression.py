@@ -11,6 +11,8 @@ import models
 from deploy.forms.deep_compression import deep_compression
 from deploy.sharing import k_means
 from models import Card
+from pruning.gates.scale import put_scales
+from pruning.removal import Removal
 from settings.arguments import parse
 from settings.errors import Refused
 from tasks.classification import Classification
@@ -53,6 +55,16 @@ def pruned(density: float) -> TwoBlocks:
     for unit in network.all_units.values():
         unit.layer.weight.data *= torch.rand_like(unit.layer.weight) < density
     return network
+
+
+def test_a_branch_of_which_nothing_is_left_has_no_values_to_train():
+    network = TwoBlocks()
+    put_scales(network, "block")
+    next(unit.gate for unit in network.all_units.values() if unit.gate is not None).scale.data.zero_()
+    smaller = Removal(network).compact()
+    assert any(unit.weight.numel() == 0 for unit in smaller.units.values())
+    form = deep_compression(smaller, Task, batches=1)
+    assert all(value.isfinite().all() for value in form.network.state_dict().values())
 
 
 def test_training_the_values_lowers_the_loss_and_leaves_zeros():

@@ -222,6 +222,18 @@ def test_scales_of_filters_go_with_every_wiring(name):
     assert_removal_is_exact(network, images_for(network))
 
 
+@pytest.mark.parametrize("name", ["resnet20", "vgg16"])
+def test_a_network_of_which_a_whole_layer_has_been_taken_out_is_counted(name):
+    network = small(name)
+    put_scales(network, "filter")
+    next(iter(network.units.values())).gate.scale.data.zero_()
+    if name == "resnet20":
+        for unit in network.units.values():
+            unit.gate.scale.data.zero_()
+    smaller = Removal(network).compact()
+    assert accounting.remaining(smaller, 32) == accounting.remaining(network, 32) == accounting.dense(smaller, 32)
+
+
 def test_a_block_whose_scale_is_zero_becomes_its_shortcut():
     network = small("resnet20")
     put_scales(network, "block")

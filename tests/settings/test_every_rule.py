@@ -31,6 +31,7 @@ BREAKS = {
     "init_exists": ["--init", "nothing"],
     "one_flag_weighs_the_penalty": ["--reg", "reg_cov(weight=0.5)", "--odecay", "0.7"],
     "a_unit_has_one_gate": [*STRUCTURED, "--reg", "sss"],
+    "scales_are_put_on_whole_networks": ["--widths", "{here}", "--reg", "sss"],
     "filters_that_are_cut_by_a_procedure": ["--procedure", "slimming"],
     "soft_masks_are_of_filters": ["--recipe", "sfp", "--prune_type", "unstructured"],
     "tensorboard_is_installed": ["--tensorboard"],

@@ -111,6 +111,15 @@ def test_rounds_take_out_more_and_more(tmp_path, monkeypatch, at):
     assert sum(unit.filters for unit in smaller.units.values()) == sum(whole["rows"][-1]["kept_filters"].values())
 
 
+def test_a_round_that_takes_nothing_out_goes_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    criterion = "zero_fraction(counts='multilayer', threshold=1e-9)"
+    flags = ["--layers", "20", "--procedure", "multilayer(rounds=1)", "--prune_imp", criterion, "--epochs", "2"]
+    run_program(*STEPS, *flags, "--out_dir", "run")
+    run_program("--resume", "run", "--recalibrate", "1")
+    assert json.loads(Path("run/summary.json").read_text())["recalibration"]["batches"] == 1
+
+
 def test_stages_are_as_wide_as_in_pruned_runs(half, tmp_path, monkeypatch):
     """A run's folder and its model.pt say the same widths; another depth has them in each of its blocks, and resumes."""
     run_program(*STEPS, "--layers", "20", "--epochs", "1", *PRUNED, "--seed", "1", "--out_dir", "masked")
