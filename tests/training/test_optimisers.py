@@ -63,7 +63,7 @@ def test_momentum_belongs_to_sgd():
 
 @pytest.mark.parametrize("flags", [["adam(beta1=2.0)"], ["sgd(nesterov=True)", "--momentum", "0"]])
 def test_options_that_torch_refuses_are_refused(flags):
-    with pytest.raises(Refused, match="--optimizer |of optimiser 'adam' is a number of at least 0 and below 1"):
+    with pytest.raises(Refused, match=r"--optimizer |of optimiser 'adam' is a number of at least 0 and below 1"):
         modeling.start(parse([*TINY, "--optimizer", *flags]))
 
 
