@@ -124,10 +124,11 @@ def _of_preset(typed: dict) -> dict:
 def _of_procedure(typed: dict) -> dict:
     """The values, by flag, that go with --procedure: the criterion by which it itself takes out filters, and its regulariser.
 
-    ValueError for a procedure that is unknown.
+    What it leaves is checked and saved as with --compact. ValueError for a procedure that is unknown.
     """
     traits = PROCEDURES.entry(typed.get("procedure", FLAGS["procedure"].default)).traits
     own = {flag: traits[flag][0] for flag in ("prune_imp", "reg") if flag in traits}
+    own |= {"compact": True} if "cuts" in traits else {}
     return own | ({"prune_type": "structured"} if "prune_imp" in own else {}) | ({"odecay": None} if "reg" in own else {})
 
 

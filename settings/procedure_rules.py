@@ -68,6 +68,13 @@ def widths_prune_nothing(settings) -> str | None:
 
 
 @rule("new")
+def a_procedure_that_cuts_has_a_penalty(settings) -> str | None:
+    procedure, training = PROCEDURES.entry(settings.run.procedure), settings.training
+    if "cuts" in procedure.traits and (training.reg == "none" or training.odecay == 0):
+        return f"--procedure {procedure.name} trains with a penalty before it cuts: it needs --reg, and an --odecay above 0"
+
+
+@rule("new")
 def a_procedure_that_selects_has_its_criterion(settings) -> str | None:
     """Of multilayer: another criterion, or none, would leave its selections without anything to do."""
     pruning, entry = settings.pruning, PROCEDURES.entry(settings.run.procedure)

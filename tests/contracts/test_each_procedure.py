@@ -30,7 +30,7 @@ def procedure(request):
     if request.param == "multilayer":  # of two epochs each round needs two
         return ["--procedure", "multilayer(rounds=1)", "--layers", "20"]
     if "cuts" in PROCEDURES.entries[request.param].traits:
-        return [*PRUNED, "--procedure", request.param, "--layers", "20"]
+        return [*PRUNED, "--procedure", request.param, "--reg", "bn_l1", "--layers", "20"]
     if all(not option.required for option in PROCEDURES.entries[request.param].options.values()):
         return ["--procedure", request.param, "--layers", "20"]
     model = request.getfixturevalue("smaller")

@@ -50,6 +50,7 @@ BREAKS = {
     "widths_exist": ["--widths", "nothing"],
     "widths_are_of_fresh_weights": ["--widths", "{here}", "--init", "{here}"],
     "widths_prune_nothing": ["--widths", "{here}", *STRUCTURED],
+    "a_procedure_that_cuts_has_a_penalty": [*STRUCTURED, "--procedure", "slimming"],
     "a_procedure_that_selects_has_its_criterion": ["--procedure", "multilayer", "--prune_imp", "L1"],
     "depth_exists": ["--layers", "57"],
     "gate_learns_these_pieces": [*STRUCTURED, "--prune_gate", "variational"],
