@@ -15,6 +15,8 @@ import torch
 
 MODELING = Path(__file__).resolve().parent.parent / "modeling.py"
 COMMON = "--dataset digits --layers 20 --epochs 4 --batch_size 320 --device cpu --threads 1 --deterministic --quiet"
+# what a clock wrote, and the size of model.pt, which names the command that wrote it
+NOT_ALIKE = ("seconds", "images_per_second", "speed", "bytes", "dense_bytes")
 STRUCTURED = "--prune_type structured --prune_rate 0.6"
 ENDING = "--compact --recalibrate 4 --finetune_epochs 2"
 # in each phase, procedure and kind of gate, and with what follows a run
@@ -53,7 +55,7 @@ def finish(process: subprocess.Popen) -> list[str]:
 def flat(value, path: str = "") -> dict:
     """The leaves of nested dicts and lists by their paths, without what a clock wrote."""
     if isinstance(value, dict):
-        items = [(key, part) for key, part in value.items() if key not in ("seconds", "images_per_second", "latency")]
+        items = [(key, part) for key, part in value.items() if key not in NOT_ALIKE]
     elif isinstance(value, (list, tuple)):
         items = list(enumerate(value))
     else:
@@ -89,14 +91,16 @@ def main(kills: int, kinds: list[str]) -> None:
     with tempfile.TemporaryDirectory() as name:
         parent = Path(name)
         for kind in kinds:
-            process = start(f"{COMMON} {KINDS[kind]} --out_dir {kind.replace(' ', '_')}", parent)
-            first = begun(process, folder := parent / kind.replace(" ", "_"))
-            whole[kind] = (finish(process), ending(folder))
+            (place := parent / kind).mkdir()  # all runs are named alike, since what they say names their files
+            process = start(f"{COMMON} {KINDS[kind]} --out_dir run", place)
+            first = begun(process, place / "run")
+            whole[kind] = (finish(process), ending(place / "run"))
             length[kind] = time.monotonic() - first
         while killed < kills:
-            kind, run, tried = kinds[killed % len(kinds)], f"run{tried}", tried + 1
-            process = start(f"{COMMON} {KINDS[kind]} --out_dir {run}", parent)
-            begun(process, parent / run)
+            kind, place, tried = kinds[killed % len(kinds)], parent / str(tried), tried + 1
+            place.mkdir()
+            process = start(f"{COMMON} {KINDS[kind]} --out_dir run", place)
+            begun(process, place / "run")
             moment = chance.uniform(0, length[kind])
             time.sleep(moment)
             if process.poll() is not None:  # it ended by itself before the kill: it is not counted
@@ -105,10 +109,10 @@ def main(kills: int, kinds: list[str]) -> None:
             process.kill()
             process.communicate()
             killed += 1
-            metrics = parent / run / "metrics.jsonl"
+            metrics = place / "run" / "metrics.jsonl"
             done = metrics.read_text().count("\n") if metrics.exists() else 0
-            out = finish(start(f"--resume {run} --quiet", parent))
-            equal = out == whole[kind][0] and same(ending(parent / run), whole[kind][1])
+            out = finish(start("--resume run --quiet", place))
+            equal = out == whole[kind][0] and same(ending(place / "run"), whole[kind][1])
             identical += equal
             words = "identical" if equal else "DIFFERENT"
             print(
