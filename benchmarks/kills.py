@@ -15,7 +15,7 @@ import torch
 
 MODELING = Path(__file__).resolve().parent.parent / "modeling.py"
 COMMON = "--dataset digits --layers 20 --epochs 4 --batch_size 320 --device cpu --threads 1 --deterministic --quiet"
-# what a clock wrote, and the size of model.pt, which names the command that wrote it
+# what a clock wrote, and the size of model.pt, which tells of seconds
 NOT_ALIKE = ("seconds", "images_per_second", "speed", "bytes", "dense_bytes")
 STRUCTURED = "--prune_type structured --prune_rate 0.6"
 ENDING = "--compact --recalibrate 4 --finetune_epochs 2"
