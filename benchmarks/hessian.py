@@ -9,7 +9,6 @@ written to --table. The seed decides which images are measured, what is cut at r
 import argparse
 import json
 import resource
-import subprocess
 import sys
 import time
 from functools import partial
@@ -18,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tqdm import tqdm
 
-from benchmarks.records import column, conditions, found, keep, over_seeds, records_in
+from benchmarks.records import column, comparison_parser, conditions, found, keep, measured_apart, over_seeds, records_in
 from modeling import start, train_epoch
 from runs.tables import write_table
 from settings.arguments import parse
@@ -63,12 +62,6 @@ def measure(options, rate: float, criterion: str, method: str, seed: int) -> dic
     return result | {"records": records, "cut seconds": round(seconds, 2), "peak GB": round(peak, 2)}
 
 
-def measured_apart(argv: list[str], place: dict) -> dict:
-    """What `measure` returns, from a process of its own."""
-    command = [sys.executable, __file__, *argv, "--only", json.dumps(place)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
-
-
 def table(records: list[dict]) -> str:
     """The table of the methods at each rate: means over seeds, with deviations."""
     rows = []
@@ -97,19 +90,11 @@ def page(options, records: list[dict]) -> str:
 
 def main(argv: list[str]) -> None:
     """Measure what is not yet in --records, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("run", help="folder of a dense run")
+    parser = comparison_parser(__doc__.split("\n")[0], "hessian")
     parser.add_argument("--rates", type=float, nargs="+", default=[0.9, 0.95], help="fractions cut (default 0.9 0.95)")
     parser.add_argument("--scope", default="global(normalise='none')", help="of all methods (default global(normalise='none'))")
     parser.add_argument("--steps", type=int, default=88, help="of training after the cut (default 88, at most an epoch)")
     parser.add_argument("--lr", type=float, default=0.01, help="its learning rate (default 0.01)")
-    parser.add_argument("--weight_decay", type=float, default=5e-4)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--data_dir", help="default: the run's own")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--records", type=Path, default=Path("result/hessian.jsonl"))
-    parser.add_argument("--table", type=Path, default=Path("benchmarks/hessian.md"))
     parser.add_argument("--only", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.only:
@@ -123,7 +108,7 @@ def main(argv: list[str]) -> None:
     for seed, rate, criterion, method in places:
         place = {"rate": rate, "criterion": criterion, "method": method, "seed": seed}
         if not found(records, place):
-            keep(records, {**place, **measured_apart(argv, place), "asked": asked}, options.records)
+            keep(records, {**place, **measured_apart(__file__, argv, place), "asked": asked}, options.records)
     options.table.write_text(page(options, records), encoding="utf-8")
     print(table(records))
 

@@ -9,7 +9,6 @@ is written to --table. The seed decides the places and images that are sampled, 
 import argparse
 import json
 import resource
-import subprocess
 import sys
 import time
 from functools import partial
@@ -18,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tqdm import tqdm
 
-from benchmarks.records import column, conditions, found, keep, over_seeds, records_in
+from benchmarks.records import column, comparison_parser, conditions, found, keep, measured_apart, over_seeds, records_in
 from modeling import start, train_epoch
 from pruning import accounting
 from pruning.removal import Removal
@@ -72,12 +71,6 @@ def measure(options, criterion: str, method: str, seed: int) -> dict:
     return result | {"repair seconds": round(seconds, 2), "peak GB": round(peak, 2)}
 
 
-def measured_apart(argv: list[str], place: dict) -> dict:
-    """What `measure` returns, from a process of its own."""
-    command = [sys.executable, __file__, *argv, "--only", json.dumps(place)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
-
-
 def table(records: list[dict]) -> str:
     """The table of the methods: means over seeds, with deviations."""
     rows = []
@@ -103,19 +96,11 @@ def page(options, records: list[dict]) -> str:
 
 def main(argv: list[str]) -> None:
     """Measure what is not yet in --records, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("run", help="folder of a dense run")
+    parser = comparison_parser(__doc__.split("\n")[0], "reconstruction")
     parser.add_argument("--macs", type=float, default=0.5, help="fraction left (default 0.5)")
     parser.add_argument("--steps", type=int, default=88, help="of training after the cut (default 88, at most an epoch)")
     parser.add_argument("--lr", type=float, default=0.01, help="its learning rate (default 0.01)")
-    parser.add_argument("--weight_decay", type=float, default=5e-4)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", help="of these reconstructions alone")
-    parser.add_argument("--data_dir", help="default: the run's own")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--records", type=Path, default=Path("result/reconstruction.jsonl"))
-    parser.add_argument("--table", type=Path, default=Path("benchmarks/reconstruction.md"))
     parser.add_argument("--only", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.only:
@@ -129,7 +114,7 @@ def main(argv: list[str]) -> None:
             place = {"criterion": criterion, "method": method, "seed": seed}
             if found(records, place) or (options.methods and method not in options.methods):
                 continue
-            keep(records, {**place, **measured_apart(argv, place), "asked": asked}, options.records)
+            keep(records, {**place, **measured_apart(__file__, argv, place), "asked": asked}, options.records)
     options.table.write_text(page(options, records), encoding="utf-8")
     print(table(records))
 

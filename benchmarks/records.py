@@ -1,6 +1,8 @@
 """This file keeps the results of a comparison that may be stopped, a line of JSON each, and gathers them over seeds."""
 
+import argparse
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +35,26 @@ def keep(records: list[dict], record: dict, path: Path) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
     print(json.dumps({name: value for name, value in record.items() if name != "asked"}), file=sys.stderr, flush=True)
+
+
+def measured_apart(script: str, argv: list[str], place: dict) -> dict:
+    """What a script measures at this place, from a process of its own: its memory and its time are no other's."""
+    command = [sys.executable, script, *argv, "--only", json.dumps(place)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def comparison_parser(description: str, name: str) -> argparse.ArgumentParser:
+    """A parser with the flags of every comparison on a trained network; its records and its table have this name."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("run", help="folder of a dense run")
+    parser.add_argument("--weight_decay", type=float, default=5e-4)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--data_dir", help="default: the run's own")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--records", type=Path, default=Path(f"result/{name}.jsonl"))
+    parser.add_argument("--table", type=Path, default=Path(f"benchmarks/{name}.md"))
+    return parser
 
 
 def over_seeds(records: list[dict], *names: str) -> Iterator[list[dict]]:

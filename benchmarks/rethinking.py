@@ -8,7 +8,6 @@ with a folder of its own in --out. A comparison that was stopped goes on: each r
 was begun is resumed. The table is written to --table.
 """
 
-import argparse
 import subprocess
 import sys
 from functools import partial
@@ -17,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from benchmarks.records import column, conditions, found, keep, over_seeds, records_in  # noqa: E402
+from benchmarks.records import column, comparison_parser, conditions, found, keep, over_seeds, records_in  # noqa: E402
 from runs.records import read_run  # noqa: E402
 from runs.tables import write_table  # noqa: E402
 from settings.arguments import parse  # noqa: E402
@@ -124,19 +123,11 @@ def page(options, chosen: list[dict]) -> str:
 
 def main(argv: list[str]) -> None:
     """Run what is not yet in --records, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("run", help="folder of a dense run")
+    parser = comparison_parser(__doc__.split("\n")[0], "rethinking")
     parser.add_argument("--macs", type=float, nargs="+", default=[0.5, 0.3], help="fractions left (default 0.5 0.3)")
     parser.add_argument("--epochs", type=int, default=40, help="of each; Scratch-B's are more (default 40)")
     parser.add_argument("--lrs", type=float, nargs="+", default=[0.01, 0.05, 0.1], help="tried (default 0.01 0.05 0.1)")
-    parser.add_argument("--weight_decay", type=float, default=5e-4)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--data_dir", help="default: the run's own")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int)
     parser.add_argument("--out", type=Path, default=Path("result/rethinking"), help="the folder of the runs' folders")
-    parser.add_argument("--records", type=Path, default=Path("result/rethinking.jsonl"))
-    parser.add_argument("--table", type=Path, default=Path("benchmarks/rethinking.md"))
     options = parser.parse_args(argv)
     check(options)
     asked = {name: getattr(options, name) for name in ("run", "epochs", "weight_decay", "device", "threads")}

@@ -124,6 +124,20 @@ class Unit(nn.Module):
         """The filters in force, (filters,) of 0 and 1, or None where no filter is masked."""
         return None if self.gate is None else self.gate.live
 
+    @torch.no_grad()
+    def scale(self, by: Tensor) -> None:
+        """Multiply what each filter gives by a value, (filters,): in batch norm or, without it, in the layer.
+
+        Behind a ReLU that is the same, as long as no value is negative.
+        """
+        if self.norm is not None:
+            self.norm.weight *= by
+            self.norm.bias *= by
+            return
+        self.layer.weight *= by.view(-1, *[1] * (self.layer.weight.dim() - 1))
+        if self.layer.bias is not None:
+            self.layer.bias *= by
+
     def alive(self, dtype: torch.dtype) -> Tensor:
         """Like `live`, but all ones without a mask. Always a new tensor on the weight's device, which the caller may modify."""
         live = self.live

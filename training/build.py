@@ -13,7 +13,7 @@ from settings.earlier import with_data_of
 from settings.errors import Refused
 from settings.meaning import gate_that_learns, updates_survivors
 from settings.registry import OPTIMISERS, parse_call
-from training.earlier_networks import smaller_of, times_smaller, widths_of
+from training.earlier_networks import smaller_of, times_smaller, whole_of, widths_of
 from training.terms import check_regulariser
 
 
@@ -184,8 +184,7 @@ def starting_weights(settings: Settings) -> tuple[str, dict[str, torch.Tensor], 
             wanted = not_a_model if "'model'" in str(not_a_checkpoint) else not_a_checkpoint
             raise Refused(f"--init: {wanted}") from None
         arch, tensors, asked_then = saved.card.arch, saved.state_dict(), saved.card.training.get("settings", {})
-        outputs, channels, size = len(saved.card.classes), saved.input_channels, saved.card.image_size
-        smaller = saved.shapes() != models.build(arch, classes=outputs, channels=channels, size=size).shapes()
+        smaller = saved.shapes() != whole_of(saved).shapes()
     else:
         arch, shapes = state["settings"]["arch"], state["shapes"]
         smaller, asked_then = bool(shapes), state["settings"]

@@ -14,7 +14,7 @@ from settings.paths import model_of
 def smaller_of(path: str) -> models.Network:
     """Read the smaller network of a model.pt or of a run's folder. Raises Refused for a whole one."""
     network = models.load(model_of(path))
-    if network.shapes() == _whole(network).shapes():
+    if network.shapes() == whole_of(network).shapes():
         raise Refused(f"--scratch: '{path}' is a whole {network.card.arch}: no filter has been taken out of it")
     return network
 
@@ -22,7 +22,7 @@ def smaller_of(path: str) -> models.Network:
 def times_smaller(path: str, settings: Settings) -> float:
     """Return how many times as many MACs the whole network has as the smaller one, at the size of images in the settings."""
     network, size = models.load(model_of(path)), tasks.inputs_of(settings.data)[1]
-    return accounting.dense(_whole(network), size).macs / max(accounting.dense(network, size).macs, 1)
+    return accounting.dense(whole_of(network), size).macs / max(accounting.dense(network, size).macs, 1)
 
 
 def widths_of(paths: list[str]) -> guided.Fractions:
@@ -41,7 +41,7 @@ def _fractions(path: str) -> guided.Fractions:
     file = model_of(path)
     if file.is_file() and file.name != "checkpoint.pt":
         smaller = models.load(file)
-        whole, size = _whole(smaller), smaller.card.image_size
+        whole, size = whole_of(smaller), smaller.card.image_size
         kept = {name: filters for name, (filters, _) in smaller.shapes()["units"].items()}
     else:
         state = load_checkpoint(Path(path) / "checkpoint.pt" if Path(path).is_dir() else Path(path))
@@ -57,7 +57,7 @@ def _fractions(path: str) -> guided.Fractions:
     return guided.fractions(whole, kept, size)
 
 
-def _whole(network: models.Network) -> models.Network:
+def whole_of(network: models.Network) -> models.Network:
     """Return the whole network that a smaller one has come from, with fresh weights."""
     card = network.card
     return models.build(card.arch, classes=len(card.classes), channels=network.input_channels, size=card.image_size)

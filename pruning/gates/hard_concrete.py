@@ -103,13 +103,7 @@ class HardConcrete(Learned):
 
     @torch.no_grad()
     def settle(self, unit: Unit) -> None:
-        layer, gates = unit.layer, self.test()
         if self.on == "inputs":
-            layer.weight *= gates.view(1, -1, *[1] * (layer.weight.dim() - 2))
-        elif unit.norm is not None:
-            unit.norm.weight *= gates
-            unit.norm.bias *= gates
+            unit.layer.weight *= self.test().view(1, -1, *[1] * (unit.layer.weight.dim() - 2))
         else:
-            layer.weight *= gates.view(-1, *[1] * (layer.weight.dim() - 1))
-            if layer.bias is not None:
-                layer.bias *= gates
+            unit.scale(self.test())

@@ -44,14 +44,7 @@ class Scale(Gate):
     @torch.no_grad()
     def settle(self, unit: Unit) -> None:
         """Multiply batch norm or, without it, the layer: behind a ReLU that is the same, as no scale is negative."""
-        scale = self.of_filters
-        if unit.norm is not None:
-            unit.norm.weight.mul_(scale)
-            unit.norm.bias.mul_(scale)
-            return
-        unit.layer.weight.mul_(scale.view(-1, *[1] * (unit.layer.weight.dim() - 1)))
-        if unit.layer.bias is not None:
-            unit.layer.bias.mul_(scale)
+        unit.scale(self.of_filters)
 
 
 def put_scales(network: Network, of: str) -> None:

@@ -14,7 +14,7 @@ from benchmarks import reconstruction
 
 
 def test_methods_are_compared_and_go_on(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(reconstruction, "subprocess", SimpleNamespace(run=programs.run))
+    monkeypatch.setattr("benchmarks.records.subprocess", SimpleNamespace(run=programs.run))
     monkeypatch.setattr(reconstruction, "METHODS", [("L1", "least_squares(rows=600)"), ("random", "none")])
     run_program(*TINY, "--epochs", "1", "--out_dir", str(tmp_path / "dense"))
     records, table = tmp_path / "records.jsonl", tmp_path / "table.md"
