@@ -41,7 +41,7 @@ class HardConcrete(Learned):
         on: Literal["filters", "inputs"] = "filters",
         weight: float = 0.1,
         decay: float = 0.0,
-        droprate: Annotated[float, "above 0", "below 1"] = 0.5,
+        droprate: float = 0.5,
         learning_rate: Annotated[float, "above 0"] = 1.0,
     ):
         super().__init__(unit, learning_rate)
