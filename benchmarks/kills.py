@@ -15,9 +15,9 @@ import torch
 
 MODELING = Path(__file__).resolve().parent.parent / "modeling.py"
 COMMON = "--dataset digits --layers 20 --epochs 4 --batch_size 320 --device cpu --threads 1 --deterministic --quiet"
-# what a clock wrote, and the size of model.pt: words that come from a file are not shared in it, and take more bytes
-NOT_ALIKE = ("seconds", "images_per_second", "speed", "bytes", "dense_bytes")
-TIMES_AND_SIZES = ("result seconds", "result latency", "result file")
+# what a clock wrote, and sizes of files: words that were read from one are not shared in it, and take more bytes
+NOT_ALIKE = ("seconds", "images_per_second", "speed", "bytes", "dense_bytes", "header")
+TIMES_AND_SIZES = ("result seconds", "result latency", "result file", "result form:", "result form parts")
 STRUCTURED = "--prune_type structured --prune_rate 0.6"
 ENDING = "--compact --recalibrate 4 --finetune_epochs 2"
 # in each phase, procedure and kind of gate, and with what follows a run
@@ -46,7 +46,7 @@ def start(flags: str, folder: Path) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen) -> list[str]:
-    """Wait for a run to end well; returns its lines of stdout without those that tell times and the size of model.pt."""
+    """Wait for a run to end well; returns its lines of stdout without those that tell times and sizes of files."""
     out, err = process.communicate()
     if process.returncode != 0:
         raise SystemExit(f"a run failed: {err}")
