@@ -27,6 +27,7 @@ if __name__ == "__main__":
         raise SystemExit
 
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 
 from tqdm import tqdm
@@ -75,8 +76,10 @@ def train_epoch(run: Experiment, epoch: int, bar) -> dict:
     `bar` is the progress bar. Raises Failed, naming epoch and step, if the loss is not finite.
     """
     run.model.train()
-    meter, last_shown = run.task.meter(run.engine.device), time.monotonic()
-    for step, (inputs, targets) in zip(range(run.steps), run.batches(epoch), strict=False):
+    meter, last_shown, first = run.task.meter(run.engine.device), time.monotonic(), run.first_step(epoch)
+    bar.update(first * run.task.batch)
+    for step, (inputs, targets) in zip(range(first, run.steps), islice(run.batches(epoch), first, None), strict=False):
+        run.remember(epoch, step)
         with run.stop.at_once(f"in epoch {epoch}, while masks were made"):
             run.move_masks(epoch, step)
         run.set_learning_rate(epoch, step)
@@ -234,7 +237,7 @@ def main(settings) -> None:
         resume = settings.run.resume
         measures = task_of(settings.data.dataset).measures
         folder = held.enter_context(Folder.resume(Path(resume), measures)) if resume and team.leads else None
-        result = folder.result(settings, plan_of(settings).epochs) if folder else None
+        result = folder.result(settings, plan_of(settings, folder.state.get("steps")).epochs) if folder else None
         if team.share(result is not None):
             if folder:
                 task = task_of(settings.data.dataset)

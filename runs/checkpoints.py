@@ -28,6 +28,8 @@ CHECKPOINT = Record(
         "format": COUNT,
         "rows": ANYTHING,
         "to_repair": ANYTHING,
+        "tickets": ANYTHING,
+        "steps": whole(1),
         "data": Maybe(Record(optional={"classes": ListOf(TEXT, 1)})),
         "after": ANYTHING,
         "scratch": ANYTHING,

@@ -6,6 +6,8 @@ from tqdm import tqdm
 
 from settings.errors import one_line
 
+STABLE = 2.0  # copies are connected where the barrier between them is lower, in % of error (Frankle et al., 2020)
+
 
 def note(settings, line: str) -> None:
     """Print a line on stderr without breaking the progress bar, unless --quiet is set."""
@@ -45,6 +47,8 @@ def closing_lines(result: dict, settings, task) -> list[str]:
             f"{recalibration['batches']} batches (where validated)"
         )
     lines += [f"result {selected_line(record)}" for record in result.get("selections", ())]
+    lines += [f"result {round_line(record)}" for record in result.get("rounds", ())]
+    lines += [f"result {line}" for line in connectivity_lines(result["connectivity"])] if "connectivity" in result else []
     lines += _size_lines(result, settings)
     lines += _compact_lines(result) + _form_lines(result)
     lines.append(f"result seconds: {result['seconds']} of training, epochs 0 to {result['last']['epoch']}")
@@ -129,6 +133,22 @@ def selected_line(record: dict) -> str:
         f"{record['after']:.2f} after; {100 * record['parameters_left']:.2f} % of the parameters and "
         f"{100 * record['macs_left']:.2f} % of the MACs left"
     )
+
+
+def round_line(record: dict) -> str:
+    """The line that tells what a round of pruning came to."""
+    held_out = f"held out {record['held_out']:.2f}, " if "held_out" in record else ""
+    return f"round {record['round']}: density {100 * record['density']:.2f} %, accuracy {held_out}test {record['test']:.2f}"
+
+
+def connectivity_lines(record: dict) -> list[str]:
+    """The lines that tell what is between the copies of a network, a line for each pair."""
+    return [
+        f"connectivity from {record['split']} on: error {pair['errors'][0]:.2f} and {pair['errors'][-1]:.2f} % at the ends, "
+        f"{pair['half_way']:.2f} half-way, barrier {pair['barrier']:.2f}: {'' if pair['barrier'] < STABLE else 'NOT '}connected, "
+        f"which is below {STABLE:g} (batch norm's statistics {record['statistics']})"
+        for pair in record["pairs"]
+    ]
 
 
 def latency_line(row: dict, gain: float) -> str:

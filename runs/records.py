@@ -46,6 +46,9 @@ ROW = Record(
     },
 )
 PRUNED = Record({name: ROW.optional[name] for name in ("num_total", "kept_filters", "mask_changes")})
+PAIR = Record(
+    {"places": ListOf(FRACTION, 2), "errors": ListOf(PERCENT, 2), "half_way": PERCENT, "barrier": FINITE},
+)
 RESULTS = Record(
     optional={
         "recalibration": Record({"batches": COUNT, "before": FINITE, "after": FINITE}),
@@ -57,6 +60,8 @@ RESULTS = Record(
                 {"threshold": number(0), "below": FRACTION},
             )
         ),
+        "rounds": ListOf(Record({"round": COUNT, "density": FRACTION, "test": PERCENT}, {"held_out": PERCENT})),
+        "connectivity": Record({"split": TEXT, "statistics": TEXT, "pairs": ListOf(PAIR, 1)}),
         "removal": Record({"exact": TRUTH, "difference": number(0), "largest_output": number(0), "same": COUNT, "images": COUNT}),
     }
 )

@@ -8,10 +8,10 @@ from settings.earlier import folder_of, saved_settings, with_data_of_run
 from settings.errors import Refused
 from settings.files import fitting, nowhere
 from settings.flags import DESCRIPTIONS, FLAGS, GROUPS, SECTIONS, defaults, of_kind
-from settings.meaning import finds_counts, gate_that_learns
+from settings.meaning import finds_counts, gate_that_learns, says_amounts
 from settings.parsing import Parser
 from settings.recipes import of_recipe
-from settings.registry import CRITERIA, PROCEDURES, REGULARIZERS, parse_call, presets
+from settings.registry import CRITERIA, PROCEDURES, REGULARIZERS, call_text, parse_call, presets
 from settings.rules import broken, scratch_model
 from settings.saved import check_run
 from settings.signatures import suggest_flag
@@ -128,7 +128,9 @@ def _of_procedure(typed: dict) -> dict:
     """
     traits = PROCEDURES.entry(typed.get("procedure", FLAGS["procedure"].default)).traits
     own = {flag: traits[flag][0] for flag in ("prune_imp", "reg") if flag in traits}
-    own |= {"compact": True} if "cuts" in traits else {}
+    own |= {"compact": True} if "removes" in traits else {}
+    if "prune_scope" in traits and typed.get("prune_type") != "structured":
+        own["prune_scope"] = traits["prune_scope"][0]
     return own | ({"prune_type": "structured"} if "prune_imp" in own else {}) | ({"odecay": None} if "reg" in own else {})
 
 
@@ -181,7 +183,7 @@ def _network(asked: Settings) -> str:
     if asked.network.shortcut is None:
         return arch
     name, options = parse_call(arch)
-    return f"{name}({', '.join(f'{k}={v!r}' for k, v in {**options, 'shortcut': asked.network.shortcut}.items())})"
+    return call_text(name, {**options, "shortcut": asked.network.shortcut})
 
 
 def _resolved_pruning(asked: Settings) -> dict:
@@ -199,6 +201,8 @@ def _resolved_pruning(asked: Settings) -> dict:
         changes["prune_rate"] = 0.0
     if asked.network.init and "prune_until" not in asked.typed and phase == "after":
         changes["prune_until"] = 0.0  # the network of --init has been trained: it is cut at once
+    if (left := says_amounts(asked)) is not None:
+        changes["prune_rate"] = round(1 - left, 12)
     if (target := pruning.target_macs or pruning.target_params) is not None:
         changes["prune_rate"] = round(1 - target, 12)
     return changes

@@ -24,7 +24,6 @@ from settings.registry import (
     NETWORKS,
     OPTIMISERS,
     PHASES,
-    PROCEDURES,
     REGULARIZERS,
     parse_call,
 )
@@ -128,20 +127,6 @@ def other_pieces(settings) -> str | None:
         return f"{settings.pruning.reconstruct} updates what is left of a filter: it needs --prune_type {' or '.join(kinds)}"
 
 
-def procedure_cuts(settings) -> str | None:
-    """Flags about when masks are made, with a procedure that itself takes out filters, between two of its stages."""
-    procedure = PROCEDURES.entry(settings.run.procedure)
-    if "cuts" in procedure.traits:
-        return f"has no effect with --procedure {procedure.name}, which says itself when it cuts"
-
-
-def selects_on_held_out_images(settings) -> str | None:
-    """--score_batches, with a procedure that has a criterion of its own."""
-    procedure = PROCEDURES.entry(settings.run.procedure)
-    if "prune_imp" in procedure.traits:
-        return f"has no effect with --procedure {procedure.name}, which measures on the held-out images"
-
-
 def several_cuts(settings) -> str | None:
     """--reconstruct, in a phase that cuts more than once."""
     if "one cut" not in phase_of(settings).traits:
@@ -159,22 +144,6 @@ def not_as_removed(settings) -> str | None:
     """--reconstruct, with a gate at which what is cut is not gone."""
     if parse_call(settings.pruning.prune_gate)[0] == "weight":
         return "has no effect with --prune_gate weight: behind it batch norm's bias still passes, which no weight repairs"
-
-
-def repairs_nothing(settings) -> str | None:
-    """--reconstruct, with a procedure that has no place for it."""
-    procedure = PROCEDURES.entry(settings.run.procedure)
-    if not {"repairs", "repairs layer by layer"} & procedure.traits.keys():
-        return f"has no effect with --procedure {procedure.name}, which repairs nothing"
-    if updates_survivors(settings) and "repairs" not in procedure.traits:
-        return f"{settings.pruning.reconstruct} updates all layers at once, --procedure {procedure.name} one after the other"
-
-
-def no_repair(settings) -> str | None:
-    """--procedure, for one that repairs layer by layer, without --reconstruct."""
-    procedure = PROCEDURES.entry(settings.run.procedure)
-    if "repairs layer by layer" in procedure.traits and settings.pruning.reconstruct == "none":
-        return f"{procedure.name} cuts and repairs layer by layer: it needs --reconstruct"
 
 
 def beside_counts(settings) -> str | None:
@@ -231,5 +200,6 @@ def no_momentum(settings) -> str | None:
 
 def no_finetuning(settings) -> str | None:
     """--finetune_lr, where nothing is fine-tuned."""
-    if not settings.ending.finetune_epochs:
+    rounds = parse_call(settings.run.procedure)[1].get("rewind") == "none"
+    if not settings.ending.finetune_epochs and not rounds:
         return "has no effect without --finetune_epochs"

@@ -4,7 +4,7 @@ The parser and its help, the sections of the settings, what may change on --resu
 are all derived from it. `FLAGS` maps a name to its flag, `SECTIONS` a section of the settings to the names of its flags.
 """
 
-from settings import effects
+from settings import effects, procedure_effects
 from settings.parsing import Flag, frequency, number
 from settings.recipes import RECIPES
 from settings.registry import (
@@ -29,7 +29,8 @@ SWITCH = {"action": "store_true", "default": False}
 ANY = {"on_resume": "any"}
 BOTH, EVALUATE = {"goes_with": ("evaluate", "predict")}, {"goes_with": ("evaluate",)}
 # flags that say how much goes have no effect beside published counts, or with a criterion that finds its own
-AMOUNT = (effects.no_pruning, effects.finds_its_counts, effects.beside_counts)
+GIVEN = (effects.no_pruning, procedure_effects.masks_are_given)
+AMOUNT = (effects.no_pruning, effects.finds_its_counts, effects.beside_counts, procedure_effects.procedure_says_amounts)
 
 
 def _pruning(name: str, text: str, no_effect: tuple = (effects.no_pruning,), **rest) -> Flag:
@@ -51,7 +52,7 @@ GROUPS = {
         Flag("recipe", "run", "output", "defaults of a published setting, or the best one found here; typed flags win",
              choices=tuple(sorted(RECIPES))),
         Flag("procedure", "run", "method", "in which stages. {listing} (default once)", default="once", registry=PROCEDURES,
-             no_effect=(effects.no_repair,)),
+             no_effect=(procedure_effects.no_repair,)),
         Flag("seed", "run", "method", "of weights, order and crops (default 0)", type=number(int, 0, 2**31), default=0,
              tells_apart=False),
         Flag("out_dir", "run", "output", "folder for config.json and metrics.jsonl (default: numbered, below result/)"),
@@ -100,33 +101,34 @@ GROUPS = {
                  (effects.beside_preset,), default="none",
                  choices=lambda: ("none", *sorted(GRANULARITIES.entries, reverse=True))),
         _pruning("prune_rate", "fraction removed (default 0.6)", AMOUNT, type=number(float, 0, 1, below=True), default=0.6),
-        _pruning("prune_imp", "by what measure. {listing} (default L1)", default="L1", registry=CRITERIA),
+        _pruning("prune_imp", "by what measure. {listing} (default L1)", GIVEN, default="L1", registry=CRITERIA),
         _pruning("prune_scope", "compared with whom. {listing} (default global)",
-                 (effects.no_pruning, effects.finds_its_counts, effects.beside_preset, effects.nothing_returns), default="global",
+                 (*GIVEN, effects.finds_its_counts, effects.beside_preset, effects.nothing_returns), default="global",
                  registry=SCOPES),
-        _pruning("prune_phase", "when. {listing} (default dynamic)", (effects.no_pruning, effects.procedure_cuts),
+        _pruning("prune_phase", "when. {listing} (default dynamic)", (effects.no_pruning, procedure_effects.procedure_cuts),
                  default="dynamic", registry=PHASES),
         _pruning("rounds", "so many times cut a part and train on: short for --prune_phase \"iterative(rounds=N)\"",
-                 (*AMOUNT, effects.procedure_cuts),
+                 (*AMOUNT, procedure_effects.procedure_cuts),
                  type=number(int, 1, 1000)),
-        _pruning("preset", "a published number of filters for each layer, and the network it is for", (effects.finds_its_counts,),
+        _pruning("preset", "a published number of filters for each layer, and the network it is for",
+                 (effects.finds_its_counts, procedure_effects.procedure_says_amounts),
                  choices=lambda: sorted(presets())),
         _pruning("prune_schedule", "how the rate grows, if dynamic or iterative. {listing} (default constant, iterative: linear)",
-                 (effects.no_pruning, effects.procedure_cuts, effects.one_cut, *AMOUNT[1:]), default="constant",
+                 (effects.no_pruning, procedure_effects.procedure_cuts, effects.one_cut, *AMOUNT[1:]), default="constant",
                  registry=SCHEDULES),
         _pruning("prune_freq", "epochs or iterations between masks (default 1ep)",
-                 (effects.no_pruning, effects.procedure_cuts, effects.due_is_unused), type=frequency, default="1ep"),
+                 (effects.no_pruning, procedure_effects.procedure_cuts, effects.due_is_unused), type=frequency, default="1ep"),
         _pruning("prune_until", "fraction of the run after which masks are fixed; of phase after, when it cuts (default 0.75)",
-                 (effects.no_pruning, effects.procedure_cuts, effects.until_is_unused), type=number(float, 0, 1, above=True),
-                 default=0.75, resolved=(0.0,)),
+                 (effects.no_pruning, procedure_effects.procedure_cuts, effects.until_is_unused),
+                 type=number(float, 0, 1, above=True), default=0.75, resolved=(0.0,)),
         _pruning("prune_gate", "where a filter mask acts, or which gates learn what is cut. {listing} (default output)",
                  (effects.no_pruning, effects.one_place, effects.gate_option_without_effect), default="output", registry=GATES),
         _pruning("reconstruct", "what repairs the layers that read what is left, or what is left itself, after one cut. "
                  "{listing} (default none)",
                  (effects.no_pruning, effects.other_pieces, effects.several_cuts, effects.nothing_trained,
-                  effects.not_as_removed, effects.repairs_nothing), default="none", registry=RECONSTRUCTIONS),
+                  effects.not_as_removed, procedure_effects.repairs_nothing), default="none", registry=RECONSTRUCTIONS),
         _pruning("score_batches", "training batches that criteria which read images measure on (default 4)",
-                 (effects.no_pruning, effects.selects_on_held_out_images, effects.reads_no_images),
+                 (*GIVEN, procedure_effects.selects_on_held_out_images, effects.reads_no_images),
                  type=number(int, 1), default=4),
     ),
     "how much is left": (

@@ -1,6 +1,6 @@
 """This file holds the rules about gates, and about what puts or moves them; settings/rules.py says what a rule is."""
 
-from settings.meaning import gate_that_learns, learned_scales, smaller_pieces
+from settings.meaning import cuts_itself, gate_that_learns, learned_scales, smaller_pieces
 from settings.registry import PROCEDURES, parse_call
 from settings.rules import rule, scratch_model
 
@@ -40,9 +40,9 @@ def scales_are_put_on_whole_networks(settings) -> str | None:
 def filters_that_are_cut_by_a_procedure(settings) -> str | None:
     procedure = PROCEDURES.entry(settings.run.procedure)
     kind, gate = settings.pruning.prune_type, gate_that_learns(settings)
-    if "cuts" in procedure.traits and gate:
+    if cuts_itself(settings) and gate:
         return f"--procedure {procedure.name} cuts by --prune_imp, and --prune_gate {gate.name} learns what is cut: choose one"
-    if "cuts" in procedure.traits and (kind == "none" or smaller_pieces(settings)):
+    if "removes" in procedure.traits and (kind == "none" or smaller_pieces(settings)):
         return f"--procedure {procedure.name} takes out whole filters: it needs --prune_type structured, not {kind}"
 
 

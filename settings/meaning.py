@@ -15,10 +15,32 @@ def phase_of(settings) -> Entry:
 
 def masks_stay(settings) -> str | None:
     """The words that say why no mask moves, in a phase or with a procedure in which none does; None otherwise."""
-    procedure = PROCEDURES.entry(settings.run.procedure)
-    if "cuts" in procedure.traits:
-        return f"and --procedure {procedure.name} moves none"
+    if cuts_itself(settings):
+        return f"and --procedure {PROCEDURES.entry(settings.run.procedure).name} moves none"
     return None if phase_of(settings).name == "dynamic" else "only --prune_phase dynamic moves them"
+
+
+def takes_masks_of(settings) -> str | None:
+    """The path of the earlier run whose masks the procedure puts in force, or None."""
+    options = parse_call(settings.run.procedure)[1]
+    named = PROCEDURES.entry(settings.run.procedure).traits.get("masks", ())
+    return next((options[name] for name in named if options.get(name)), None)
+
+
+def cuts_itself(settings) -> bool:
+    """Whether the procedure itself says when something is cut."""
+    return "cuts" in PROCEDURES.entry(settings.run.procedure).traits or takes_masks_of(settings) is not None
+
+
+def says_amounts(settings) -> float | None:
+    """What the procedure leaves at last, as a fraction, where it itself says how much is cut; 1 where an earlier run says it."""
+    entry = PROCEDURES.entry(settings.run.procedure)
+    if takes_masks_of(settings) is not None:
+        return 1.0
+    if "amounts" not in entry.traits:
+        return None
+    chosen = {name: option.default for name, option in entry.options.items()} | parse_call(settings.run.procedure)[1]
+    return (1 - chosen["fraction"]) ** chosen["n"]
 
 
 def network_is_typed(settings) -> bool:

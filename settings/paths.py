@@ -24,3 +24,8 @@ def located(path: str, folder: str | Path, began: str | None) -> str:
 def model_of(path: str | Path) -> Path:
     """Return the model.pt that a path names: the one in a run's folder, or the file itself."""
     return Path(path) / "model.pt" if Path(path).is_dir() else Path(path)
+
+
+def checkpoint_of(path: str | Path) -> Path:
+    """Return the checkpoint that a path names: the newest one in a run's folder, or the file itself."""
+    return Path(path) / "checkpoint.pt" if Path(path).is_dir() else Path(path)

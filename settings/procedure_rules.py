@@ -1,8 +1,9 @@
 """This file holds the rules about procedures and about networks of earlier runs; settings/rules.py says what a rule is."""
 
+import re
 from pathlib import Path
 
-from settings.meaning import finds_counts
+from settings.meaning import finds_counts, phase_of, says_amounts, takes_masks_of
 from settings.paths import model_of
 from settings.registry import PROCEDURES, parse_call
 from settings.rules import rule, scratch_model
@@ -70,7 +71,7 @@ def widths_prune_nothing(settings) -> str | None:
 @rule("new")
 def a_procedure_that_cuts_has_a_penalty(settings) -> str | None:
     procedure, training = PROCEDURES.entry(settings.run.procedure), settings.training
-    if "cuts" in procedure.traits and (training.reg == "none" or training.odecay == 0):
+    if "removes" in procedure.traits and (training.reg == "none" or training.odecay == 0):
         return f"--procedure {procedure.name} trains with a penalty before it cuts: it needs --reg, and an --odecay above 0"
 
 
@@ -83,3 +84,55 @@ def a_procedure_that_selects_has_its_criterion(settings) -> str | None:
         if pruning.prune_type != "structured" or not same:
             asked = f"--prune_type {pruning.prune_type} --prune_imp {pruning.prune_imp}"
             return f"--procedure {entry.name} takes out whole filters by --prune_imp {own}, not {asked}"
+
+
+@rule("new")
+def a_procedure_that_cuts_prunes(settings) -> str | None:
+    if says_amounts(settings) is not None and settings.pruning.prune_type == "none":
+        return f"--procedure {settings.run.procedure} prunes: it needs --prune_type"
+
+
+@rule("new")
+def places_in_training_are_read(settings) -> str | None:
+    """Places to rewind to, or to split at."""
+    for name, value in parse_call(settings.run.procedure)[1].items():
+        if name in ("to", "split") and not re.fullmatch(r"\d{1,9}(it|ep)", value):
+            return f"--procedure {settings.run.procedure}: {name} is a number of steps like '500it', or of epochs like '2ep'"
+
+
+@rule("new")
+def rounds_without_rewinding_go_nowhere(settings) -> str | None:
+    name, options = parse_call(settings.run.procedure)
+    if name == "rounds" and options.get("rewind") == "none" and "to" in options:
+        return f"--procedure {settings.run.procedure}: to has no effect with rewind='none'"
+
+
+@rule("new", "saved")
+def a_classifier_has_weights_to_cut(settings) -> str | None:
+    name, options = parse_call(settings.run.procedure)
+    if name == "rounds" and options.get("classifier", 1) != 1 and settings.pruning.prune_type != "unstructured":
+        return "--procedure rounds: classifier is about single weights, and needs --prune_type unstructured"
+
+
+@rule("new")
+def tickets_exist(settings) -> str | None:
+    path = takes_masks_of(settings)
+    if path is not None and not Path(path).exists():
+        return f"--procedure {settings.run.procedure}: nothing at '{path}'"
+
+
+@rule("new")
+def tickets_say_how_many_and_from_where(settings) -> str | None:
+    name, options = parse_call(settings.run.procedure)
+    known = {"control": {"n", "to"}, "connectivity": {"split"}}.get(name, set()) & options.keys()
+    if known and takes_masks_of(settings) is not None:
+        return f"--procedure {settings.run.procedure}: {min(known)} is that of the run in 'of': leave it out"
+    if name == "connectivity" and "number" in options and takes_masks_of(settings) is None:
+        return f"--procedure {settings.run.procedure}: number has no effect without of"
+
+
+@rule("new", "saved")
+def copies_have_one_mask(settings) -> str | None:
+    pruned, name = settings.pruning.prune_type != "none", parse_call(settings.run.procedure)[0]
+    if name == "connectivity" and pruned and takes_masks_of(settings) is None and phase_of(settings).name != "init":
+        return "--procedure connectivity compares copies with one mask: it needs --prune_phase init, or of= a run of rounds"

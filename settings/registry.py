@@ -37,6 +37,11 @@ def parse_call(text: str) -> tuple[str, dict]:
         raise ValueError(f"cannot read '{text}': write name or name(option=value, ...) with plain values") from None
 
 
+def call_text(name: str, options: dict) -> str:
+    """The text of which `parse_call` reads this name and these options."""
+    return f"{name}({', '.join(f'{option}={value!r}' for option, value in options.items())})"
+
+
 class Registry:
     """A registry knows the public functions and classes of some files, by name.
 
@@ -191,16 +196,20 @@ TASKS = Registry(
     "tasks/*.py",
     leave_out=("__init__.py", "downloads.py", "images.py", "listing.py", "meters.py", "pictures.py", "task.py"),
 )
-ACTIONS = Registry("action", "training/actions.py")
+ACTIONS = Registry("action", "training/*actions.py")
 PROCEDURES = Registry(
     "procedure",
     "training/procedures/*.py",
     traits={
         "repairs": ("return",),
         "repairs layer by layer": ("return",),
-        "cuts": ("return",),  # it itself says when filters are cut, and takes them out
+        "cuts": ("return",),  # it itself says when something is cut
+        "removes": ("return",),  # it takes out the filters that it cuts
+        "amounts": ("return",),  # it itself says how much is cut
+        "masks": ("option",),  # the earlier run whose masks are put in force
         # the criterion by which it does so, on the held-out images, and its regulariser, where these flags are not typed
         "prune_imp:": ("return",),
+        "prune_scope:": ("return",),  # of smaller pieces than filters
         "reg:": ("return",),
     },
 )

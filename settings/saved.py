@@ -42,6 +42,9 @@ STAGE = Record(
         "fixed": ListOf(TEXT),
         "masks_stay": TRUTH,
         "reg": Maybe(TEXT),
+        "remember": ListOf(TEXT),
+        "start": TEXT,
+        "skip": COUNT,
     },
 )
 SESSION = Record({"changed": ListOf(TEXT)}, {"command": TEXT, "from_epoch": COUNT})

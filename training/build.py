@@ -1,7 +1,5 @@
 """This file builds the network, its masks and its optimiser from the settings, and refuses what cannot be built."""
 
-from pathlib import Path
-
 import torch
 
 import models
@@ -12,9 +10,11 @@ from settings.arguments import Settings
 from settings.earlier import with_data_of
 from settings.errors import Refused
 from settings.meaning import gate_that_learns, updates_survivors
-from settings.registry import OPTIMISERS, parse_call
+from settings.paths import checkpoint_of
+from settings.registry import OPTIMISERS, call_text, parse_call
 from training.earlier_networks import smaller_of, times_smaller, whole_of, widths_of
 from training.terms import check_regulariser
+from training.tickets import with_tickets
 
 
 def build_pruner(model: models.Network, settings: Settings) -> Pruner | Learner | None:
@@ -143,7 +143,7 @@ def begin_with(settings: Settings) -> tuple[Settings, dict[str, torch.Tensor] | 
         return settings, None
     if settings.network.init:
         arch, tensors, saved = starting_weights(settings)
-        return with_data_of(settings, saved).replace(arch=arch), tensors
+        return with_tickets(with_data_of(settings, saved).replace(arch=arch)), tensors
     if settings.network.scratch:
         smaller = smaller_of(settings.network.scratch)
         settings = with_data_of(settings, smaller.card.training.get("settings", {}))
@@ -154,7 +154,7 @@ def begin_with(settings: Settings) -> tuple[Settings, dict[str, torch.Tensor] | 
         if (channels := smaller.input_channels) != (here := tasks.inputs_of(settings.data)[0]):
             raise Refused(f"--scratch: '{settings.network.scratch}' reads images of {channels} channels, not {here}")
         return _with_ratio(settings.replace(arch=smaller.card.arch)), None
-    return settings, None
+    return with_tickets(settings), None
 
 
 def _with_ratio(settings: Settings) -> Settings:
@@ -162,8 +162,7 @@ def _with_ratio(settings: Settings) -> Settings:
     name, options = parse_call(settings.run.procedure)
     if options.get("budget") != "B" or options.get("times"):
         return settings
-    options["times"] = times_smaller(options["of"], settings)
-    return settings.replace(procedure=f"{name}({', '.join(f'{option}={value!r}' for option, value in options.items())})")
+    return settings.replace(procedure=call_text(name, options | {"times": times_smaller(options["of"], settings)}))
 
 
 def starting_weights(settings: Settings) -> tuple[str, dict[str, torch.Tensor], dict]:
@@ -173,8 +172,7 @@ def starting_weights(settings: Settings) -> tuple[str, dict[str, torch.Tensor], 
     pruned, or is of another network than the one that was typed.
     """
     network = settings.network
-    path = Path(network.init)
-    path = path / "checkpoint.pt" if path.is_dir() else path
+    path = checkpoint_of(network.init)
     try:
         state = load_checkpoint(path)
     except Refused as not_a_checkpoint:
@@ -203,8 +201,7 @@ def starting_weights(settings: Settings) -> tuple[str, dict[str, torch.Tensor], 
 
 def starting_classes(settings: Settings) -> list[str] | None:
     """Return the names of the classes that what --init names was trained on; None where an older run does not say."""
-    path = Path(settings.network.init)
-    path = path / "checkpoint.pt" if path.is_dir() else path
+    path = checkpoint_of(settings.network.init)
     try:
         return (load_checkpoint(path).get("data") or {}).get("classes")
     except Refused:

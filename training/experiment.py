@@ -18,10 +18,11 @@ from training.build import begin_with, build_network, build_optimizer, build_pru
 from training.capture import try_capture
 from training.engine import Engine, Stop
 from training.evaluation import evaluate
-from training.restoring import take_network, take_random, what_to_repair
-from training.stages import Plan, Stage, plan_of
+from training.restoring import restore
+from training.stages import Plan, Stage, plan_of, position
 from training.team import Team
 from training.terms import build_regulariser, gate_penalties
+from training.tickets import Tickets, state_of
 
 
 @dataclass
@@ -29,7 +30,8 @@ class Experiment:
     """An experiment holds everything that exists before the first step.
 
     `plan` holds the stages of the run, `stage` is the number of the present one, and an epoch has `steps`. `results` gathers
-    what the actions returned, `to_repair` what is kept for the layers that are cut later. `whole` counts the whole network.
+    what the actions returned, `to_repair` what is kept for the layers that are cut later, `tickets` what is kept to rewind to
+    and to compare. `whole` counts the whole network.
     `penalties`, by name, are terms of the loss; `proximal` takes network and learning rate after the optimiser's step.
 
     `loss` is modeling.losses: it maps (run, inputs, targets) to the network's outputs and the terms of the loss. `losses` is
@@ -52,6 +54,7 @@ class Experiment:
     stage: int = 0
     results: dict = field(default_factory=dict)
     to_repair: dict = field(default_factory=dict)
+    tickets: Tickets = field(default_factory=Tickets)
 
     def __post_init__(self):
         self.whole_shapes = self.model.shapes()
@@ -100,6 +103,17 @@ class Experiment:
         epochs_done = epoch - self.plan.first_epoch(self.stage) + step / self.steps
         return self.now.learning_rate(epochs_done, self.steps, self.schedule)
 
+    def first_step(self, epoch: int) -> int:
+        """The first step of an epoch; not 0 in the first epoch of a stage that starts in the middle of one."""
+        return self.now.skip % self.steps if epoch == self.plan.first_epoch(self.stage) else 0
+
+    def remember(self, epoch: int, step: int) -> None:
+        """Keep the state before this step, if the stage says so, to rewind to it; in a dry run before the first step."""
+        done = (epoch - self.plan.first_epoch(self.stage)) * self.steps + step + self.now.skip // self.steps * self.steps
+        for place in self.now.remember:
+            if done == (0 if self.settings.run.dry_run else position(place, self.steps)):
+                self.tickets.states[place] = state_of(self)
+
     def set_learning_rate(self, epoch: int, step: int) -> None:
         """Give every group of parameters the learning rate of this step, times the group's own scale."""
         rate = self.learning_rate(epoch, step)
@@ -124,9 +138,9 @@ class Experiment:
         with self.stop.at_once(f"before the stage {self.now.name}"):
             for action in self.now.enter:
                 self.results |= ACTIONS.get(action)(self)
-            self._begin_stage(begun=number > 0)
+            self.begin_stage(begun=number > 0)
 
-    def _begin_stage(self, begun: bool) -> None:
+    def begin_stage(self, begun: bool) -> None:
         """Tell the pruner how long the stage is, and compile the passes. Raises Refused if no mask would ever be made in it."""
         if self.reg != self.regulariser:
             self.capture()
@@ -163,29 +177,10 @@ class Experiment:
             "shapes": None if shapes == self.whole_shapes else shapes,
             "results": self.results,
             "to_repair": self.to_repair,
+            "tickets": self.tickets.plain(),
+            "steps": self.steps,
             "data": self.task.record(),
         }
-
-    def restore(self, state: dict) -> None:
-        """Go on from a checkpoint. Raises Refused if it is another run's, or if the plan that is asked for contradicts it."""
-        for name, value in method(self.settings).items():
-            if (saved := state["settings"].get(name, value)) != value:
-                raise Refused(f"the checkpoint is another run's, with {name} {saved}, not {value}")
-        self.plan.check_progress(state["stage"], len(state["rows"]))
-        self.stage, self.results = state["stage"], dict(state["results"])
-        for name, value in state["fixed"].items():
-            if self.settings.flat[name] != value:
-                advice = f": go on from {self.now.keep} to change it" if self.now.keep else ""
-                raise Refused(f"{self.now.name} has begun with --{name} {value}{advice}")
-        if (first := self.plan.first_epoch(self.stage)) > len(state["rows"]):
-            raise Refused(f"{self.now.name} has begun after {len(state['rows'])} epochs, and would now begin after {first}")
-        try:
-            take_network(self, state)
-            self.to_repair = what_to_repair(self, state)
-            self._begin_stage(begun=True)
-            take_random(state["random"], self.engine.device)
-        except ValueError as error:
-            raise Refused(f"the checkpoint is another network's: {' '.join(str(error).split())[:200]}") from None
 
 
 def start(
@@ -219,6 +214,8 @@ def start(
     steps = task.steps
     if settings.run.dry_run:
         plan, steps = plan.shortened(), min(steps, 2)
+    else:
+        plan = plan.fitted(steps)
     check_amounts(task.batch, team.size, task.batch * min(settings.pruning.score_batches, task.steps), pruner)
     run = Experiment(
         settings,
@@ -236,7 +233,7 @@ def start(
         loss=loss,
     )
     if state:
-        run.restore(state)
+        restore(run, state)
     else:
         run.enter(0)
     return run

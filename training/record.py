@@ -40,7 +40,8 @@ class Row:
     @classmethod
     def of(cls, run: Experiment, epoch: int, trained: dict, valid: dict, seconds: float) -> "Row":
         """The row of the epoch that a run has just ended."""
-        rate, images = run.learning_rate(epoch), run.steps * run.task.batch
+        first = run.first_step(epoch)
+        rate, images = run.learning_rate(epoch, first), (run.steps - first) * run.task.batch
         row = cls(epoch, run.now.name, trained, valid, rate, round(seconds, 3), round(images / seconds, 1))
         names = ("num_zero", "num_total", "cut", "kept_filters")
         if run.pruner is not None:

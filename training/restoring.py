@@ -5,10 +5,35 @@ from torch import Tensor, nn
 
 from models.shapes import TENSOR, check_pass, check_values, told
 from pruning.removal import ungated
+from settings.arguments import method
+from settings.errors import Refused
 from settings.registry import OPTIMISERS
 from settings.schema import ANYTHING, COUNT, DictOf, Is, ListOf, Record, Unfit, check, number, plain, whole
 
 OF_THE_DEVICE = {"params", "lr", "initial_lr", "fused", "foreach", "capturable", "differentiable"}
+
+
+def restore(run, state: dict) -> None:
+    """Let a run go on from a checkpoint. Refused if it is another run's, or if the plan that is asked for contradicts it."""
+    for name, value in method(run.settings).items():
+        if (saved := state["settings"].get(name, value)) != value:
+            raise Refused(f"the checkpoint is another run's, with {name} {saved}, not {value}")
+    run.plan.check_progress(state["stage"], len(state["rows"]))
+    run.stage, run.results = state["stage"], dict(state["results"])
+    for name, value in state["fixed"].items():
+        if run.settings.flat[name] != value:
+            advice = f": go on from {run.now.keep} to change it" if run.now.keep else ""
+            raise Refused(f"{run.now.name} has begun with --{name} {value}{advice}")
+    if (first := run.plan.first_epoch(run.stage)) > len(state["rows"]):
+        raise Refused(f"{run.now.name} has begun after {len(state['rows'])} epochs, and would now begin after {first}")
+    try:
+        take_network(run, state)
+        run.to_repair = what_to_repair(run, state)
+        run.tickets.take(state.get("tickets", {}), run)
+        run.begin_stage(begun=True)
+        take_random(state["random"], run.engine.device)
+    except ValueError as error:
+        raise Refused(f"the checkpoint is another network's: {' '.join(str(error).split())[:200]}") from None
 
 
 def take_network(run, state: dict) -> None:

@@ -1,5 +1,6 @@
 """This file defines the plan of a run: a list of stages, each of which carries out some actions and then trains."""
 
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
@@ -18,6 +19,10 @@ class Stage:
     a linear rise over `warmup_epochs`. If `keep` names a file, the checkpoint before the stage is kept in it. Once the
     stage has begun, the flags named in `fixed` may not change on --resume. With `masks_stay` only actions make masks. `reg`
     is the stage's regulariser, or "none"; None stands for that of --reg.
+
+    `remember` lists places such as "500it" or "2ep": before the step there the state is kept, to rewind to. A stage with a
+    `start` begins at that place of its `epochs`, in the data as in the learning rate; once it is known how many steps an
+    epoch has, `skip` holds the steps before it, and `epochs` those that are not left out as a whole.
     """
 
     name: str
@@ -30,18 +35,41 @@ class Stage:
     fixed: tuple[str, ...] = ()
     masks_stay: bool = False
     reg: str | None = None
+    remember: tuple[str, ...] = ()
+    start: str = "0it"
+    skip: int = 0
 
     def learning_rate(self, epochs_done: float, steps: int, schedule: Callable[[float], float]) -> float:
         """The learning rate of a step, `epochs_done` into the stage; an epoch has `steps` steps."""
+        left_out = self.skip // steps  # whole epochs before the stage's start
+        epochs_done, epochs = epochs_done + left_out, self.epochs + left_out
         risen = min((epochs_done + 1 / steps) / self.warmup_epochs, 1.0) if self.warmup_epochs else 1.0
         first, last = self.progress
-        return self.lr * risen * schedule(first + (last - first) * (epochs_done / self.epochs))
+        return self.lr * risen * schedule(first + (last - first) * (epochs_done / epochs))
+
+    def fitted(self, steps: int) -> "Stage":
+        """The stage where an epoch has `steps` steps. Raises Refused if it has no step at a place that it names."""
+        for place in (self.start, *self.remember):
+            if position(place, steps) >= max(self.epochs, 1) * steps:
+                raise Refused(f"the stage {self.name} has no step {place}: it has {self.epochs} epochs of {steps} steps")
+        skip = position(self.start, steps)
+        return replace(self, skip=skip, epochs=self.epochs - skip // steps)
 
     def __str__(self) -> str:
         words = [f"stage {self.name}: {', '.join(self.enter)}, then " if self.enter else f"stage {self.name}: "]
         words.append(f"{self.epochs} epochs at learning rate {self.lr:g}" if self.epochs else "no epochs")
+        words.append("" if self.start == "0it" else f", from {self.start} on")
+        words.append(f", keeping the state of {' and '.join(self.remember)}" if self.remember else "")
         words.append("" if self.reg is None else f", regulariser {self.reg}")
         return "".join(words)
+
+
+def position(place: str, steps: int) -> int:
+    """The number of steps before a place such as "500it" or "2ep" of training; an epoch has `steps`. ValueError otherwise."""
+    match = re.fullmatch(r"(\d{1,9})(it|ep)", place)
+    if match is None:
+        raise ValueError(f"'{place}' is no place in training: write it like '500it', in steps, or '2ep', in epochs")
+    return int(match[1]) * (1 if match[2] == "it" else steps)
 
 
 def around_the_cut(settings: Settings, enter: tuple[str, ...] = ()) -> list[Stage]:
@@ -91,8 +119,12 @@ class Plan:
         return sum(stage.epochs for stage in self.stages[:number])
 
     def shortened(self) -> "Plan":
-        """The plan of a dry run: one epoch a stage."""
-        return Plan([replace(stage, epochs=min(stage.epochs, 1)) for stage in self.stages])
+        """The plan of a dry run: one epoch a stage, from its first step."""
+        return Plan([replace(stage, epochs=min(stage.epochs, 1), start="0it") for stage in self.stages])
+
+    def fitted(self, steps: int) -> "Plan":
+        """The plan where an epoch has `steps` steps, of which stages that start later leave some out."""
+        return Plan([stage.fitted(steps) for stage in self.stages])
 
     def record(self) -> list[dict]:
         """The plan as plain values, for config.json."""
@@ -107,8 +139,8 @@ class Plan:
             raise Refused(f"{done} epochs of {stage.name} are done already")
 
 
-def plan_of(settings: Settings) -> Plan:
-    """List the stages of --procedure, and behind them what is asked for the end of the run.
+def plan_of(settings: Settings, steps: int | None = None) -> Plan:
+    """List the stages of --procedure, and behind them what is asked for the end of the run; fitted to `steps`, where known.
 
     Raises Refused for a plan that cannot be carried out: an action that does not exist is refused at the start, and not
     after the epochs before it.
@@ -128,4 +160,4 @@ def plan_of(settings: Settings) -> Plan:
         raise Refused(f"--procedure {procedure}, stage {stage.name}: {error}") from None
     if not plan.epochs:
         raise Refused(f"--procedure {procedure} trains for no epoch")
-    return plan
+    return plan if steps is None else plan.fitted(steps)

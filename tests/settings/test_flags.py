@@ -2,7 +2,7 @@
 
 import pytest
 
-from settings import arguments, effects
+from settings import arguments, effects, procedure_effects
 from settings.arguments import parse
 from settings.errors import Refused
 from settings.flags import FLAGS, GROUPS, SECTIONS, of_kind
@@ -45,6 +45,8 @@ WITHOUT = {
     "nothing_to_take_out": ["--reg", "l1"],
     "procedure_cuts": [*STRUCTURED, "--procedure", "slimming"],
     "selects_on_held_out_images": ["--procedure", "multilayer"],
+    "procedure_says_amounts": [*STRUCTURED, "--procedure", "rounds"],
+    "masks_are_given": [*STRUCTURED, "--procedure", "control(of='run')"],
 }
 # conditions that hold in the plain command: what must be typed for the flag to have its effect
 WITH = {"several_cuts": ["--prune_phase", "after"]}
@@ -98,7 +100,8 @@ def _adam(monkeypatch):
 def test_a_flag_without_effect_is_refused(name, condition):
     base = WITHOUT[condition.__name__]
     if name == "preset":  # it says what is cut
-        base = base[2:] if condition is effects.gate_decides else ["--prune_imp", "PFA(counts='KL')"]
+        alone = (effects.gate_decides, procedure_effects.procedure_says_amounts)
+        base = base[2:] if condition in alone else ["--prune_imp", "PFA(counts='KL')"]
     flag = [f"--{name}"] if FLAGS[name].action else [f"--{name}", TYPED.get(condition.__name__, VALUES.get(name))]
     words = condition(arguments.asked([*base, *flag]))
     assert words
@@ -134,8 +137,9 @@ def test_a_flag_with_effect_is_not(condition):
 
 
 def test_every_condition_is_in_the_table():
-    public = [item for name, item in vars(effects).items() if not name.startswith("_")]
-    defined = {item for item in public if getattr(item, "__module__", "") == "settings.effects"}
+    files = [effects, procedure_effects]
+    public = [(file, item) for file in files for name, item in vars(file).items() if not name.startswith("_")]
+    defined = {item for file, item in public if getattr(item, "__module__", "") == file.__name__}
     named = {condition for _, condition in PAIRS if "<locals>" not in condition.__qualname__}
     assert named == defined - {effects.phase_decides, effects.not_of_the_data_set}
 

@@ -6,7 +6,7 @@ from settings.arguments import Settings
 from training.stages import Stage
 
 
-def slimming(settings: Settings, *, initial: Annotated[float, "above 0"] = 0.5) -> Annotated[list[Stage], "cuts"]:
+def slimming(settings: Settings, *, initial: Annotated[float, "above 0"] = 0.5) -> Annotated[list[Stage], "cuts", "removes"]:
     """Train with --reg, cut once, remove, and fine-tune without it for --epochs again (Liu et al., 2017, arXiv 1708.06519).
 
     Batch norm's scales begin at `initial`, as in the authors' code, unless the network was trained before. The fine-tuning

@@ -1,0 +1,31 @@
+"""The controls of lottery tickets train other tickets than those that rounds of pruning have found."""
+
+from typing import Annotated, Literal
+
+from settings.arguments import Settings
+from training.stages import Stage
+
+
+def control(
+    settings: Settings,
+    *,
+    of: Annotated[str, "masks"],
+    kind: Literal["random", "shuffle", "reinitialise"] = "random",
+    n: Annotated[int, "at most 1000"] = 0,
+    to: str = "0it",
+) -> Annotated[list[Stage], "cuts", "amounts"]:
+    """Train the tickets of a run of `rounds` again, with another mask or other weights (Frankle and Carbin, 2019).
+
+    `of` is the run, whose weights were rewound. Each ticket has as many weights left in each layer as that of the run after
+    as many rounds. 'random' keeps random ones, of those that its ticket before has kept; 'shuffle' moves the run's mask to
+    other places of each layer (Frankle et al., 2021, arXiv 2009.08576); 'reinitialise' keeps the run's mask, and draws fresh
+    weights, which train from the first step on. `n` and `to` are those of the run; the program fills them in.
+    """
+    training, start = settings.training, "0it" if kind == "reinitialise" else to
+    again = {"start": start, "warmup_epochs": training.warmup_epochs, "fixed": ("epochs",), "masks_stay": True}
+    stages = []
+    for number in range(1, n + 1):
+        before = f"measure_round(number={number - 1})" if stages else f"load_tickets(of={of!r})"
+        enter = (before, f"take_ticket(number={number}, kind={kind!r}, to={to!r})")
+        stages.append(Stage(f"round {number}", training.epochs, training.lr, enter, **again))
+    return [*stages, Stage(f"after round {n}", 0, training.lr, (f"measure_round(number={n})",), masks_stay=True)]

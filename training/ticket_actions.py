@@ -1,0 +1,126 @@
+"""These actions belong to procedures that train a network again and again: rounds of pruning, their controls, and copies.
+
+training/actions.py says what an action is.
+"""
+
+from functools import partial
+from itertools import combinations
+from typing import Annotated, Literal
+
+import torch
+
+from runs.console import note, round_line
+from settings.errors import Failed, Refused
+from training.experiment import Experiment
+from training.tickets import (
+    between,
+    cut_round,
+    fresh_weights,
+    masks_of,
+    other_mask,
+    put_masks,
+    put_weights,
+    rewind_to,
+    tickets_in,
+    unpacked,
+    weights_of,
+)
+
+
+def measure_round(run: Experiment, *, number: Annotated[int, "at most 1000"] = 0) -> dict:
+    """Measure what a round of pruning came to. Returns the records of the rounds so far: what is left, and the metrics."""
+    task, pruner = run.task, run.pruner
+    record = {"round": number, "density": 1 - pruner.cut() / pruner.entries}
+    record |= {"held_out": run.evaluate(task.valid)[task.metric]} if task.valid else {}
+    record |= {"test": run.evaluate(task.test)[task.metric]}
+    note(run.settings, round_line(record))
+    return {"rounds": [*run.results.get("rounds", ()), record]}
+
+
+def cut(
+    run: Experiment,
+    *,
+    number: Annotated[int, "at least 1", "at most 1000"] = 1,
+    fraction: Annotated[float, "above 0", "below 1"] = 0.2,
+    classifier: Annotated[float, "above 0", "at most 1"] = 1.0,
+) -> dict:
+    """Cut a fraction of what is left, for the time of this number; the last linear layer loses `classifier` times of it.
+
+    Raises Failed if the criterion cannot score.
+    """
+    run.pruner.look_at(partial(run.task.sample, run.settings.pruning.score_batches), run.task)
+    try:
+        cut_round(run.pruner, number, fraction, classifier)
+    except ValueError as error:
+        raise Failed(f"--procedure rounds, round {number}: {error}") from None
+    run.team.same_([buffer for gate in run.pruner.gates.values() for buffer in gate.buffers()])
+    run.tickets.masks.append(masks_of(run))
+    return {}
+
+
+def rewind(run: Experiment, *, to: str = "0it") -> dict:
+    """Bring weights, statistics and optimiser back to what they were at a place that was remembered; masks stay."""
+    rewind_to(run, to)
+    return {}
+
+
+def restart(run: Experiment) -> dict:
+    """Let the optimiser begin anew."""
+    run.optimizer.state.clear()
+    return {}
+
+
+def load_tickets(run: Experiment, *, of: str) -> dict:
+    """Read what an earlier run of rounds has kept: its masks, and the state that it was rewound to."""
+    try:
+        run.tickets.take(tickets_in(of), run)
+    except ValueError as error:
+        raise Refused(f"--procedure {run.settings.run.procedure}: '{of}' is of another network: {error}") from None
+    return {}
+
+
+def take_ticket(
+    run: Experiment,
+    *,
+    number: Annotated[int, "at most 1000"] = 0,
+    kind: Literal["run", "random", "shuffle", "reinitialise"] = "run",
+    to: str = "0it",
+) -> dict:
+    """Put the ticket of a round in force, that of the last one if `number` is 0: its mask, and weights as they were at `to`.
+
+    What `kind` other tickets there are the procedure `control` says; 'run' is the ticket itself.
+    """
+    masks = unpacked(run, run.tickets.masks[number - 1])
+    chance = torch.Generator().manual_seed((run.settings.run.seed << 10) + number)
+    put_masks(run.pruner, {name: other_mask(kind, mask, run.pruner.gates[name], chance, number) for name, mask in masks.items()})
+    rewind_to(run, to)
+    if kind == "reinitialise":
+        put_weights(run.model, fresh_weights(run))
+        run.optimizer.state.clear()
+    run.team.same_([*run.model.parameters(), *run.model.buffers()])
+    return {}
+
+
+def keep_copy(run: Experiment) -> dict:
+    """Keep the weights that training has come to, to compare them."""
+    run.tickets.copies.append(weights_of(run.model))
+    return {}
+
+
+def connect(
+    run: Experiment,
+    *,
+    split: str = "0it",
+    points: Annotated[int, "at least 2", "at most 1000"] = 30,
+    statistics: Literal["measured", "interpolated"] = "measured",
+    batches: Annotated[int, "at least 1", "at most 1000000"] = 20,
+) -> dict:
+    """Measure the test error between each two of the copies that were kept. Returns the errors, and each pair's barrier."""
+    number = min(batches, 2) if run.settings.run.dry_run else batches
+    few = 2 if run.settings.run.dry_run else points
+    pairs = [
+        between(run, first, second, few, number if statistics == "measured" else 0)
+        for first, second in combinations(run.tickets.copies, 2)
+    ]
+    put_weights(run.model, run.tickets.copies[-1])
+    return {"connectivity": {"split": split, "statistics": statistics, "pairs": pairs}}

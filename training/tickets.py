@@ -1,0 +1,219 @@
+"""This file keeps what rounds of pruning need again: states of training to rewind to, each round's masks, trained copies."""
+
+import copy
+from dataclasses import dataclass, field
+from itertools import chain, count, islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.layers import initialise
+from models.shapes import TENSOR, check_values
+from pruning import Pruner
+from pruning.gates.mask import Mask
+from pruning.removal import ungated
+from runs.folder import load_checkpoint
+from settings.arguments import Settings
+from settings.errors import Refused
+from settings.meaning import takes_masks_of
+from settings.paths import checkpoint_of
+from settings.registry import call_text, parse_call
+from settings.schema import ANYTHING, DictOf, ListOf, Record, Unfit, check
+from training.restoring import take_optimizer
+from training.statistics import recalibrate_statistics
+
+STATE = Record({"model": DictOf(TENSOR, 1), "optimizer": ANYTHING})
+TICKETS = Record(optional={"states": DictOf(STATE), "masks": ListOf(DictOf(TENSOR, 1)), "copies": ListOf(DictOf(TENSOR, 1))})
+
+
+@dataclass
+class Tickets:
+    """What a run keeps beside its present state, for as long as it lasts; a checkpoint holds all of it.
+
+    `states` maps a place such as "500it" to weights and optimiser there; `masks` has those of each round, packed, from the
+    round of number 1 on; `copies` are weights of networks that were trained from one state.
+    """
+
+    states: dict[str, dict] = field(default_factory=dict)
+    masks: list[dict[str, Tensor]] = field(default_factory=list)
+    copies: list[dict[str, Tensor]] = field(default_factory=list)
+
+    def plain(self) -> dict:
+        """All that is kept, as tensors and plain values."""
+        kept = {"states": self.states, "masks": self.masks, "copies": self.copies}
+        return {name: value for name, value in kept.items() if value}
+
+    def take(self, saved, run) -> None:
+        """Go on with what a checkpoint holds. Unfit, a ValueError, where it is not of the run's network."""
+        check(saved, TICKETS, "tickets")
+        wanted = weights_of(run.model)
+        for place, state in saved.get("states", {}).items():
+            check_values(wanted, state["model"], f"tickets.states.{place}.model")
+            take_optimizer(copy.deepcopy(run.optimizer), run.settings.training, state["optimizer"], begun=False)
+        for number, tensors in enumerate(saved.get("copies", ())):
+            check_values(wanted, tensors, f"tickets.copies[{number}]")
+        for number, masks in enumerate(saved.get("masks", ())):
+            _check_masks(masks, run, f"tickets.masks[{number}]")
+        self.states, self.masks, self.copies = (saved.get(name, kind()) for name, kind in _KINDS)
+
+
+_KINDS = (("states", dict), ("masks", list), ("copies", list))
+
+
+def weights_of(network) -> dict[str, Tensor]:
+    """A copy of a network's parameters and buffers by name, without what is its gates'."""
+    return {name: value.clone() for name, value in ungated(network).state_dict().items()}
+
+
+def state_of(run) -> dict:
+    """A copy of the weights and the optimiser of a run as they are now; masks are not among it."""
+    return {"model": weights_of(run.model), "optimizer": copy.deepcopy(run.optimizer.state_dict())}
+
+
+@torch.no_grad()
+def put_weights(network, tensors: dict[str, Tensor]) -> None:
+    """Write a copy of weights into a network; its gates stay as they are."""
+    own = network.state_dict()
+    for name, value in tensors.items():
+        own[name].copy_(value)
+
+
+def rewind_to(run, place: str, optimiser: bool = True) -> None:
+    """Bring weights, statistics and optimiser back to what they were at a place that was remembered; masks stay."""
+    state = run.tickets.states[place]
+    put_weights(run.model, state["model"])
+    run.optimizer.state.clear()
+    if optimiser:
+        run.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+
+
+def masks_of(run) -> dict[str, Tensor]:
+    """The masks in force by unit, packed to a bit an entry."""
+    return {name: _packed(gate.decide()) for name, gate in run.pruner.gates.items()}
+
+
+def put_masks(pruner: Pruner, masks: dict[str, Tensor]) -> None:
+    """Put masks, {unit: bool tensor}, in force."""
+    for name, gate in pruner.gates.items():
+        gate.set(masks[name])
+
+
+def unpacked(run, masks: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Masks that `masks_of` has packed, as bool tensors in their gates' shapes, on the CPU."""
+    shapes = {name: gate.decide().shape for name, gate in run.pruner.gates.items()}
+    return {name: _unpacked(packed, shapes[name]) for name, packed in masks.items()}
+
+
+def _packed(mask: Tensor) -> Tensor:
+    return torch.from_numpy(np.packbits(mask.flatten().cpu().numpy()))
+
+
+def _unpacked(packed: Tensor, shape) -> Tensor:
+    return torch.from_numpy(np.unpackbits(packed.numpy(), count=shape.numel())).bool().view(shape)
+
+
+def _check_masks(masks: dict, run, where: str) -> None:
+    """Raise Unfit unless these are packed masks of the run's units."""
+    gates = getattr(run.pruner, "gates", {})
+    fits = masks.keys() == gates.keys() and all(isinstance(gate, Mask) for gate in gates.values())
+    if not fits:
+        raise Unfit(f"{where} is of other units")
+    for name, packed in masks.items():
+        if packed.dtype != torch.uint8 or packed.shape != (-(-gates[name].decide().numel() // 8),):
+            raise Unfit(f"{where}.{name} is no mask of {gates[name].decide().numel()} entries")
+
+
+def tickets_in(path: str) -> dict:
+    """What the checkpoint of a run of rounds keeps, with the text of its procedure as "procedure".
+
+    Raises Refused where `path`, a run's folder or a checkpoint, is no such run.
+    """
+    state = load_checkpoint(checkpoint_of(path))
+    if not state.get("tickets", {}).get("masks") or not state["tickets"].get("states"):
+        raise Refused(f"'{path}' has no rounds of pruning: it is no run of --procedure rounds, or has not ended its first one")
+    return state["tickets"]
+
+
+def with_tickets(settings: Settings) -> Settings:
+    """The settings in which a procedure that takes an earlier run's masks tells how many there are, and where it rewound to."""
+    if (path := takes_masks_of(settings)) is None:
+        return settings
+    kept, (name, options) = tickets_in(path), parse_call(settings.run.procedure)
+    place, rounds = next(iter(kept["states"])), len(kept["masks"])
+    if options.get("number", 0) > rounds:
+        raise Refused(f"--procedure {settings.run.procedure}: '{path}' has {rounds} rounds")
+    options |= {"n": rounds, "to": place} if name == "control" else {"split": place}
+    return settings.replace(procedure=call_text(name, options))
+
+
+def cut_round(pruner: Pruner, number: int, fraction: float, classifier: float) -> None:
+    """Cut a fraction of what is left in the round of this number; what is cut stays cut.
+
+    Exactly floor(n (1 - (1 - fraction)^number)) of n pieces are then gone, of the last linear layer's by its own fraction,
+    which is `classifier` times the other. ValueError if that would empty a layer.
+    """
+    pruner.only_more = True
+    rate = 1 - (1 - fraction) ** number
+    if classifier == 1:
+        pruner.update(rate)
+        return
+    last = [name for name, unit in pruner.units.items() if unit.is_linear][-1]
+    gone = {name: ~gate.decide() for name, gate in pruner.gates.items()}
+    scores = {name: score.double().masked_fill(gone[name], -torch.inf) for name, score in pruner.scores(rate).items()}
+    own = {last: scores.pop(last)}
+    put_masks(pruner, pruner.scope(scores, rate) | pruner.scope(own, 1 - (1 - classifier * fraction) ** number))
+
+
+def between(run, first: dict[str, Tensor], second: dict[str, Tensor], points: int, batches: int) -> dict:
+    """Measure the test error at places on the line between two copies, batch norm's statistics measured on `batches` batches.
+
+    With 0 batches the statistics lie on the line too. Returns the places from 0, `first`, to 1, `second`, the errors there and
+    half-way in %, and the barrier: the largest of them less the mean of both ends.
+    """
+    places = [number / (points - 1) for number in range(points)]
+    errors = [_error(run, first, second, place, batches) for place in places]
+    half = _error(run, first, second, 0.5, batches)
+    barrier = max(*errors, half) - (errors[0] + errors[-1]) / 2
+    return {"places": places, "errors": errors, "half_way": half, "barrier": barrier}
+
+
+def _error(run, first: dict[str, Tensor], second: dict[str, Tensor], place: float, batches: int) -> float:
+    """The test error, in %, at a place between two copies."""
+    run.stop.check("between the copies")
+    put_weights(run.model, {name: _mixed(value, second[name], place) for name, value in first.items()})
+    if batches:
+        epochs = (run.batches(epoch) for epoch in count(run.plan.epochs))
+        recalibrate_statistics(run.model, islice(chain.from_iterable(epochs), batches), run.engine.autocast)
+        run.team.average_statistics(run.model)
+    return 100 - run.evaluate(run.task.test)[run.task.metric]
+
+
+def _mixed(first: Tensor, second: Tensor, place: float) -> Tensor:
+    return first + (second - first) * place if first.is_floating_point() and place not in (0, 1) else (first, second)[place == 1]
+
+
+def other_mask(kind: str, mask: Tensor, gate: Mask, chance: torch.Generator, number: int) -> Tensor:
+    """The mask of a layer in another ticket of this kind, given that of the run, after the round of this number."""
+    if kind == "shuffle":
+        return shuffled(mask, chance)
+    return shuffled(mask, chance, within=gate.decide().cpu() if number > 1 else None) if kind == "random" else mask
+
+
+def shuffled(mask: Tensor, generator: torch.Generator, within: Tensor | None = None) -> Tensor:
+    """A mask with as many entries kept, at random: anywhere in its shape, or only among those that `within` keeps."""
+    places = torch.arange(mask.numel()) if within is None else within.flatten().nonzero().squeeze(1)
+    chosen = places[torch.randperm(len(places), generator=generator)[: int(mask.sum())]]
+    moved = torch.zeros(mask.numel(), dtype=torch.bool)
+    moved[chosen] = True
+    return moved.view_as(mask)
+
+
+def fresh_weights(run) -> dict[str, Tensor]:
+    """New weights for the run's network, drawn from torch's present random state on the CPU."""
+    network = ungated(run.model).cpu()
+    initialise(network)
+    for unit in network.all_units.values():
+        if unit.norm is not None:
+            unit.norm.reset_parameters()
+    return network.state_dict()
