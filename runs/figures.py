@@ -41,6 +41,10 @@ def draw(runs: list[Run], folder: Path) -> list[Path]:
                 save(curve_figure(pyplot, styles, pruned, axis, published_sparsity), f"sparsity{ending}")
             if ended := [run for run in alike if run.summary]:
                 save(trade_figure(pyplot, styles, ended, data_set), f"trade_off{ending}")
+            if rounds := [run for run in alike if run.summary and run.summary.get("rounds")]:
+                save(rounds_figure(pyplot, styles, rounds, data_set), f"rounds{ending}")
+            if copies := [run for run in alike if run.summary and "connectivity" in run.summary]:
+                save(connectivity_figure(pyplot, styles, copies, data_set), f"connectivity{ending}")
         for run in runs:
             if run.pruned and run.config["filters"]:
                 save(kept_figure(pyplot, run), f"kept_{run.name}")
@@ -95,6 +99,38 @@ def trade_figure(pyplot, styles: dict, runs: list[Run], data_set: str):
         axes.grid(alpha=0.3)
     panels[0].set_ylabel(f"test accuracy on {data_set}, last epoch (%)")
     panels[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return figure
+
+
+def rounds_figure(pyplot, styles: dict, runs: list[Run], data_set: str):
+    """A figure of what each round of pruning came to: test accuracy against what is left, a line a run."""
+    figure, axes = pyplot.subplots(figsize=(9, 5))
+    for run in runs:
+        colour, marker = styles[run.name]
+        points = [(100 * record["density"], record["test"]) for record in run.summary["rounds"]]
+        axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=5, linewidth=1.5, label=run.label)
+    axes.set(xscale="log", xlabel="left of what is pruned (%)", ylabel=f"test accuracy on {data_set} (%)")
+    axes.set_title("Rounds of pruning: accuracy against density")
+    axes.invert_xaxis()
+    ticks = [tick for tick in (100, 50, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1) if tick >= min(axes.get_xlim())]
+    axes.set_xticks(ticks, map("{:g}".format, ticks))
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return figure
+
+
+def connectivity_figure(pyplot, styles: dict, runs: list[Run], data_set: str):
+    """A figure of the test error between copies of a network, a line for each pair; a run's pairs look the same."""
+    figure, axes = pyplot.subplots(figsize=(9, 5))
+    for run in runs:
+        colour, marker = styles[run.name]
+        for number, pair in enumerate(run.summary["connectivity"]["pairs"]):
+            label = f"{run.label}: barrier {pair['barrier']:.1f}" if number == 0 else None
+            axes.plot(pair["places"], pair["errors"], color=colour, marker=marker, markersize=4, linewidth=1.5, label=label)
+    axes.set(xlabel="place between the copies", ylabel=f"test error on {data_set} (%)", title="Error between copies")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return figure
 
 

@@ -9,6 +9,7 @@ from promises import PRUNED, STEPS, trains_and_resumes, unchanged
 from settings.arguments import parse
 from settings.registry import ACTIONS, PROCEDURES
 from training.stages import plan_of
+from training.tickets import with_tickets
 
 pytestmark = pytest.mark.core
 
@@ -21,6 +22,15 @@ def smaller(tmp_path, monkeypatch):
     return tmp_path / "smaller" / "model.pt"
 
 
+@pytest.fixture
+def ticket(tmp_path, monkeypatch):
+    """The folder of a run of one round."""
+    monkeypatch.chdir(tmp_path)
+    flags = ["--layers", "20", "--prune_type", "unstructured", "--procedure", "rounds(n=1, fraction=0.3)", "--epochs", "1"]
+    run_program(*STEPS, *flags, "--out_dir", "ticket")
+    return tmp_path / "ticket"
+
+
 @pytest.fixture(params=PROCEDURES.entries)
 def procedure(request):
     """The flags that choose a procedure. One that needs an option or another flag needs an entry here."""
@@ -29,7 +39,14 @@ def procedure(request):
         return [*cut, "--procedure", f"{request.param}(epochs=0)", "--layers", "20"]
     if request.param == "multilayer":  # of two epochs each round needs two
         return ["--procedure", "multilayer(rounds=1)", "--layers", "20"]
-    if "cuts" in PROCEDURES.entries[request.param].traits:
+    if request.param == "rounds":
+        return ["--prune_type", "unstructured", "--procedure", "rounds(n=1, fraction=0.3)", "--layers", "20"]
+    if request.param == "control":
+        run = request.getfixturevalue("ticket")
+        return ["--prune_type", "unstructured", "--procedure", f"control(of={str(run)!r})", "--layers", "20"]
+    if request.param == "connectivity":
+        return ["--procedure", "connectivity(points=2)", "--layers", "20"]
+    if "removes" in PROCEDURES.entries[request.param].traits:
         return [*PRUNED, "--procedure", request.param, "--reg", "bn_l1", "--layers", "20"]
     if all(not option.required for option in PROCEDURES.entries[request.param].options.values()):
         return ["--procedure", request.param, "--layers", "20"]
@@ -42,7 +59,7 @@ def test_it_trains_and_resumes(tmp_path, monkeypatch, procedure):
 
 
 def test_its_plan_is_plain_data_from_the_settings_alone(procedure):
-    settings = parse([*STEPS, *procedure])
+    settings = with_tickets(parse([*STEPS, *procedure]))  # which a run fills in as it begins
     with unchanged():
         plan = plan_of(settings)
     record = plan.record()

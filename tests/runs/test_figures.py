@@ -36,6 +36,23 @@ def test_a_kept_map_has_numbers_and_the_range_that_occurs():
         pyplot.close(figure)
 
 
+def test_rounds_and_copies_have_figures_of_their_own(tmp_path):
+    run, copies = a_run("one"), a_run("two", prune_type="none")
+    run.summary["rounds"] = [{"round": number, "density": 0.8**number, "test": 90.0 - number} for number in range(3)]
+    pair = {"places": [0, 0.5, 1], "errors": [10.0, 30.0, 12.0], "half_way": 30.0, "barrier": 19.0}
+    copies.summary["connectivity"] = {"split": "0it", "statistics": "measured", "pairs": [pair]}
+    with drawing() as pyplot:
+        figure = figures.rounds_figure(pyplot, {"one": ("k", "o")}, [run], "digits")
+        (line,) = figure.axes[0].lines
+        assert line.get_xydata().tolist() == [[100.0, 90.0], [80.0, 89.0], [100 * 0.8**2, 88.0]]
+        figure = figures.connectivity_figure(pyplot, {"two": ("k", "o")}, [copies], "digits")
+        (line,) = figure.axes[0].lines
+        assert line.get_ydata().tolist() == pair["errors"]
+        assert "barrier 19.0" in line.get_label()
+        pyplot.close("all")
+    assert {tmp_path / "rounds.png", tmp_path / "connectivity.png"} <= {*figures.draw([run, copies], tmp_path)}
+
+
 def test_confusions_are_a_map_of_mistakes_with_accuracies_on_the_diagonal(tmp_path):
     run = a_run("one")
     run.summary["test"] |= {

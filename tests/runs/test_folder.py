@@ -224,7 +224,7 @@ def test_the_random_state_is_restored():
     state = run.state() | {"rows": []}
     wanted = torch.rand(3)
     torch.manual_seed(99)
-    run.restore(state)
+    restore(run, state)
     assert torch.equal(torch.rand(3), wanted)
 
 

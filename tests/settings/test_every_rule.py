@@ -15,6 +15,7 @@ pytestmark = pytest.mark.core
 
 STRUCTURED = ["--prune_type", "structured"]
 COMPACT = [*STRUCTURED, "--compact"]
+WEIGHTS = ["--prune_type", "unstructured"]
 # for each rule a command line that breaks it; {here} is a folder with a file `file` and a file `old.pt2`
 BREAKS = {
     "names_are_known": ["--lr_schedule", "stepp"],
@@ -52,6 +53,13 @@ BREAKS = {
     "widths_prune_nothing": ["--widths", "{here}", *STRUCTURED],
     "a_procedure_that_cuts_has_a_penalty": [*STRUCTURED, "--procedure", "slimming"],
     "a_procedure_that_selects_has_its_criterion": ["--procedure", "multilayer", "--prune_imp", "L1"],
+    "a_procedure_that_cuts_prunes": ["--procedure", "rounds"],
+    "places_in_training_are_read": [*WEIGHTS, "--procedure", "rounds(to='5')"],
+    "rounds_without_rewinding_go_nowhere": [*WEIGHTS, "--procedure", "rounds(rewind='none', to='2it')"],
+    "a_classifier_has_weights_to_cut": [*STRUCTURED, "--procedure", "rounds(classifier=0.5)"],
+    "tickets_exist": [*WEIGHTS, "--procedure", "control(of='nothing')"],
+    "tickets_say_how_many_and_from_where": ["--procedure", "connectivity(number=2)"],
+    "copies_have_one_mask": [*WEIGHTS, "--procedure", "connectivity"],
     "depth_exists": ["--layers", "57"],
     "gate_learns_these_pieces": [*STRUCTURED, "--prune_gate", "variational"],
     "gate_learns_within_the_run": ["--prune_type", "unstructured", "--prune_gate", "variational", "--epochs", "5"],
