@@ -114,7 +114,7 @@ GROUPS = {
                  (effects.finds_its_counts, procedure_effects.procedure_says_amounts),
                  choices=lambda: sorted(presets())),
         _pruning("prune_schedule", "how the rate grows, if dynamic or iterative. {listing} (default constant, iterative: linear)",
-                 (effects.no_pruning, procedure_effects.procedure_cuts, effects.one_cut, *AMOUNT[1:]), default="constant",
+                 (effects.no_pruning, procedure_effects.procedure_cuts, effects.one_cut, *AMOUNT[1:3]), default="constant",
                  registry=SCHEDULES),
         _pruning("prune_freq", "epochs or iterations between masks (default 1ep)",
                  (effects.no_pruning, procedure_effects.procedure_cuts, effects.due_is_unused), type=frequency, default="1ep"),

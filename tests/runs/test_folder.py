@@ -18,6 +18,7 @@ import modeling
 from runs import folder as run_folder
 from settings.arguments import parse
 from settings.errors import Refused
+from training.restoring import restore
 
 RUN = [*TINY, "--epochs", "4", "--deterministic"]
 KINDS = {
