@@ -8,10 +8,10 @@ from settings.earlier import folder_of, saved_settings, with_data_of_run
 from settings.errors import Refused
 from settings.files import fitting, nowhere
 from settings.flags import DESCRIPTIONS, FLAGS, GROUPS, SECTIONS, defaults, of_kind
-from settings.meaning import finds_counts, gate_that_learns
+from settings.meaning import finds_counts, gate_that_learns, scope_decides
 from settings.parsing import Parser
 from settings.recipes import of_recipe
-from settings.registry import CRITERIA, PROCEDURES, REGULARIZERS, parse_call, presets
+from settings.registry import CRITERIA, PROCEDURES, REGULARIZERS, parse_call, presets, written
 from settings.rules import broken, scratch_model
 from settings.saved import check_run
 from settings.signatures import suggest_flag
@@ -181,21 +181,22 @@ def _network(asked: Settings) -> str:
     if asked.network.shortcut is None:
         return arch
     name, options = parse_call(arch)
-    return f"{name}({', '.join(f'{k}={v!r}' for k, v in {**options, 'shortcut': asked.network.shortcut}.items())})"
+    return written(name, {**options, "shortcut": asked.network.shortcut})
 
 
 def _resolved_pruning(asked: Settings) -> dict:
     """The values, by flag, that follow from what other flags of pruning say."""
     pruning, changes = asked.pruning, {}
+    phase, options = parse_call(pruning.prune_phase)
     if pruning.rounds:
-        changes["prune_phase"] = f"iterative(rounds={pruning.rounds})"
-    phase = parse_call(changes.get("prune_phase", pruning.prune_phase))[0]
+        options = {"rounds": pruning.rounds} | ({"start": options["start"]} if "start" in options else {})  # a recipe's
+        phase, changes["prune_phase"] = "iterative", written("iterative", options)
     if "prune_schedule" not in asked.typed and phase == "iterative":
         changes["prune_schedule"] = "linear"
     scope_is_said = "prune_scope" in asked.typed or "prune_scope" in of_recipe(asked.typed) or pruning.preset
     if not scope_is_said and (own := CRITERIA.entry(pruning.prune_imp).traits.get("scope")):
         changes["prune_scope"] = own[0]
-    if finds_counts(pruning.prune_imp) or gate_that_learns(asked):
+    if finds_counts(pruning.prune_imp) or scope_decides(asked) or gate_that_learns(asked):
         changes["prune_rate"] = 0.0
     if asked.network.init and "prune_until" not in asked.typed and phase == "after":
         changes["prune_until"] = 0.0  # the network of --init has been trained: it is cut at once

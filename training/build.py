@@ -12,7 +12,7 @@ from settings.arguments import Settings
 from settings.earlier import with_data_of
 from settings.errors import Refused
 from settings.meaning import gate_that_learns, updates_survivors
-from settings.registry import OPTIMISERS, parse_call
+from settings.registry import OPTIMISERS, parse_call, written
 from training.earlier_networks import smaller_of, times_smaller, whole_of, widths_of
 from training.terms import check_regulariser
 
@@ -163,7 +163,7 @@ def _with_ratio(settings: Settings) -> Settings:
     if options.get("budget") != "B" or options.get("times"):
         return settings
     options["times"] = times_smaller(options["of"], settings)
-    return settings.replace(procedure=f"{name}({', '.join(f'{option}={value!r}' for option, value in options.items())})")
+    return settings.replace(procedure=written(name, options))
 
 
 def starting_weights(settings: Settings) -> tuple[str, dict[str, torch.Tensor], dict]:

@@ -9,6 +9,7 @@ import torch
 import models
 import tasks
 from pruning import Learner, Pruner, accounting
+from pruning.dropout import scale_dropout
 from settings.arguments import Settings, method
 from settings.errors import Refused
 from settings.registry import ACTIONS, LEARNING_RATES
@@ -117,6 +118,7 @@ class Experiment:
         if self.pruner.after_epoch(epoch) if step is None else self.pruner.before_step(epoch, step):
             self.team.same_([buffer for gate in self.pruner.gates.values() for buffer in gate.buffers()])
             self.pruner.overwrite()
+            scale_dropout(self.model)
 
     def enter(self, number: int) -> None:
         """Go on to the stage of this number: carry out its actions, and add to `results` what they return."""
@@ -124,6 +126,7 @@ class Experiment:
         with self.stop.at_once(f"before the stage {self.now.name}"):
             for action in self.now.enter:
                 self.results |= ACTIONS.get(action)(self)
+            scale_dropout(self.model)  # an action may have cut
             self._begin_stage(begun=number > 0)
 
     def _begin_stage(self, begun: bool) -> None:
