@@ -221,11 +221,14 @@ OPTION_VALUES = {
     },
     ("phase", "dynamic", "rarer"): [{"phase": f"dynamic(rarer={v})"} for v in (0.0, 1.0)],
     ("phase", "iterative", "rounds"): [{"phase": f"iterative(rounds={v})", "schedule": "linear"} for v in (2, 4)],
+    ("phase", "iterative", "start"): [{"phase": f"iterative(start={v})", "schedule": "linear"} for v in (0.0, 0.5)],
     ("scope", "global", "normalise"): [{"scope": f"global(normalise='{v}')"} for v in ("mean", "none")],
     ("scope", "global", "floor"): [{"scope": f"global(floor={v}, normalise='none')", "rate": 0.6} for v in (1, 2)],
     ("scope", "global", "hysteresis"): [{"scope": f"global(hysteresis={v})"} for v in (0.0, 0.5)],
     ("scope", "local", "hysteresis"): [{"scope": f"local(hysteresis={v})"} for v in (0.0, 0.5)],
     ("scope", "global", "threshold"): [{"scope": f"global(threshold='{v}')"} for v in ("exact", "published")],
+    ("scope", "deviation", "q"): [{"scope": f"deviation(q={v})", "prune_type": "unstructured"} for v in (0.5, 1.0)],
+    ("scope", "deviation", "floor"): [{"scope": f"deviation(q=100.0, floor={v})", "prune_type": "unstructured"} for v in (1, 2)],
     ("schedule", "cubic", "reach"): [{"schedule": f"cubic(reach={v})"} for v in (0.25, 0.75)],
 }
 OPTIONS = [
