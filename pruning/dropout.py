@@ -13,7 +13,7 @@ def scale_dropout(network: Network) -> None:
     """Set each unit's dropout to D = D_o * sqrt(C / C_o), after its weights were masked (Han et al., 2015, arXiv 1506.02626).
 
     C of the unit's C_o weights are not under a mask, and D_o is the rate that its dropout was made with: a layer with fewer
-    connections overfits less.
+    connections overfits less. A run calls it whenever masks were made.
     """
     for unit in network.all_units.values():
         if unit.dropout is not None:

@@ -12,6 +12,7 @@ from pruning import Learner, Pruner, accounting
 from pruning.dropout import scale_dropout
 from settings.arguments import Settings, method
 from settings.errors import Refused
+from settings.meaning import gate_that_learns
 from settings.registry import ACTIONS, LEARNING_RATES
 from settings.saved import counted
 from tasks import Task
@@ -126,7 +127,8 @@ class Experiment:
         with self.stop.at_once(f"before the stage {self.now.name}"):
             for action in self.now.enter:
                 self.results |= ACTIONS.get(action)(self)
-            scale_dropout(self.model)  # an action may have cut
+            if not gate_that_learns(self.settings):
+                scale_dropout(self.model)  # an action may have cut
             self._begin_stage(begun=number > 0)
 
     def _begin_stage(self, begun: bool) -> None:

@@ -176,3 +176,24 @@ def test_from_scratch_half_of_the_run_is_dense():
     assert (by_threshold.prune_rate, by_threshold.prune_scope) == (0.0, "deviation(q=1.0)")
     with pytest.raises(Refused, match="deviation is about single weights"):
         parse(["--recipe", "han2015", "--prune_type", "structured"])
+
+
+def test_beside_gates_that_learn_dropout_stays(tmp_path, monkeypatch):
+    """What they have closed changes at every step, and at the beginning of a stage it is not scaled either."""
+    flags = ["--prune_type", "unstructured", "--prune_gate", "variational(begin=0, full=1, weight=300.0)", "--lr", "0.01"]
+    monkeypatch.chdir(tmp_path)
+    run_program(*SMALL, "--arch", "lenet300(dropout=0.5)", *flags, "--epochs", "2", "--recalibrate", "1", "--out_dir", "run")
+    summary = json.loads(Path("run/summary.json").read_text())
+    assert summary["weights"]["linear.0"]["left"] < summary["weights"]["linear.0"]["of"]
+    assert {rates["rate"] for rates in summary["dropout"].values()} == {0.5}
+
+
+def test_dropout_follows_an_action_that_cuts(tmp_path, monkeypatch):
+    """The cut is by the action of --reconstruct, not before a step."""
+    monkeypatch.chdir(tmp_path)
+    run_program(*SMALL, "--arch", "lenet5(dropout=0.5)", "--epochs", "1", "--lr", "0.01", "--out_dir", "dense")
+    flags = ["--prune_type", "unstructured", "--prune_scope", "local", "--prune_rate", "0.75", "--prune_phase", "init"]
+    repair = ["--reconstruct", "hessian(block=8, images=16)", "--epochs", "1", "--lr", "0.01", "--out_dir", "cut"]
+    run_program(*SMALL, "--init", "dense", *flags, *repair)
+    dropout = json.loads(Path("cut/summary.json").read_text())["dropout"]
+    assert dropout == {"linear.0": {"original": 0.5, "rate": pytest.approx(0.25, abs=1e-4)}}
