@@ -192,7 +192,7 @@ def describe(run: Experiment) -> None:
     if run.pruner is not None and settings.pruning.residual == "grouped":
         decisions = len(run.pruner.decisions)
         lines.append(f"amounts are of {decisions} decisions, each about one or more of {run.pruner.entries} filters")
-    lines += [line] if (line := taken_over(settings)) else []
+    lines += taken_over(settings)
     lines += run.task.notes
     if run.task.batch < settings.training.batch_size:
         size = settings.training.batch_size

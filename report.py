@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from runs.figures import draw
-from runs.records import Run, best_row, name_apart, read_run
+from runs.records import Run, best_row, name_apart, read_run, weights_left
 from runs.tables import write_table
 from settings.errors import Refused, guard, one_line
 from settings.files import Missing
@@ -51,6 +51,7 @@ def table_row(runs: list[Run]) -> dict:
         "accuracy best %": best,
         "test accuracy %": tested,
     }
+    row["weights left %"] = [100 * left / all_ for left, all_ in filter(None, map(weights_left, ended))]
     for what, word in (("filters", "filters left"), ("parameters", "parameters left"), ("macs", "MACs left")):
         row[word] = [summary["left"][what] for summary in ended]
         row[f"{word} %"] = [100 * run.share(what) for run in runs if run.summary]

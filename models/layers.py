@@ -70,14 +70,34 @@ class WholeMap(nn.Conv2d):
         super().__init__(channels, outputs, size)
 
 
-class Unit(nn.Module):
-    """A unit is a layer, then batch norm, then a ReLU, the last two optional, with an empty slot for a gate.
+class Dropout(nn.Module):
+    """Dropout sets each number to 0 with probability `rate` while it trains, and divides the others by 1 - rate.
 
-    `layer` is a Conv2d or a Linear; its outputs are the unit's filters. ValueError for a convolution whose padding is not
-    a number of zeros.
+    Srivastava et al., 2014, JMLR 15. `original` is the rate it was made with. The rate in force is a buffer, so that a
+    checkpoint keeps it and a captured pass sees it change.
     """
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear, norm: bool = True, activation: bool = True):
+    def __init__(self, rate: float):
+        super().__init__()
+        self.original = rate
+        self.register_buffer("rate", torch.tensor(rate))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        # drawn in float32: of bfloat16 there are too few numbers below 1
+        kept = torch.rand(x.shape, device=x.device) >= self.rate
+        return x * (kept / (1 - self.rate)).to(x.dtype)
+
+
+class Unit(nn.Module):
+    """A unit is a layer, then batch norm, a ReLU and dropout, the last three optional, with an empty slot for a gate.
+
+    `layer` is a Conv2d or a Linear; its outputs are the unit's filters. The gate's output is what dropout takes; with a rate
+    of 0 there is none. ValueError for a convolution whose padding is not a number of zeros.
+    """
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear, norm: bool = True, activation: bool = True, dropout: float = 0.0):
         super().__init__()
         if isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or isinstance(layer.padding, str)):
             raise ValueError(
@@ -88,6 +108,7 @@ class Unit(nn.Module):
         kind = nn.BatchNorm2d if isinstance(layer, nn.Conv2d) else nn.BatchNorm1d
         self.norm = kind(width) if norm else None
         self.activation = activation
+        self.dropout = Dropout(dropout) if dropout else None
         self.in_groups = self.groups > 1  # also once all but one have been taken out
         self.gate: Gate | None = None
 
@@ -167,7 +188,8 @@ class Unit(nn.Module):
         if self.activation:
             # in place is safe: autograd saves the inputs of the layer and of batch norm, not this output
             x = F.relu(x, inplace=True)
-        return x if gate is None else gate(self, x)
+        x = x if gate is None else gate(self, x)
+        return x if self.dropout is None else self.dropout(x)
 
     def resize(self, filters: int, inputs: int, groups: int | None = None) -> None:
         """Give the unit a new weight of shape (filters, inputs, ...), in so many groups; its values are yet to be loaded.

@@ -3,6 +3,8 @@
 They have no batch norm. For grey images of 28 pixels they have the published 266,610 and 431,080 parameters.
 """
 
+from typing import Annotated
+
 from torch import Tensor, nn
 
 from models.layers import Halve, Unit, WholeMap, initialise
@@ -10,10 +12,16 @@ from models.network import Network
 
 
 class _LeNet(Network):
-    """Convolutions, each followed by max-pooling, then linear layers with ReLUs between them."""
+    """Convolutions, each followed by max-pooling, then linear layers with ReLUs and dropout between them.
 
-    def __init__(self, convolutions: tuple[int, ...], hidden: tuple[int, ...], classes: int, channels: int, size: int):
+    `images` are the channels and the pixels of a side.
+    """
+
+    def __init__(
+        self, convolutions: tuple[int, ...], hidden: tuple[int, ...], classes: int, images: tuple[int, int], dropout: float
+    ):
         super().__init__()
+        channels, size = images
         self.convolutions, self.linear, self.halve = nn.Sequential(), nn.Sequential(), Halve()
         source = "input"
         for filters in convolutions:
@@ -22,7 +30,9 @@ class _LeNet(Network):
         for outputs in (*hidden, classes):
             layer = WholeMap(channels, outputs, size) if len(self.linear) == 0 else nn.Linear(channels, outputs)
             last = len(self.linear) == len(hidden)
-            source = self._add(Unit(layer, norm=False, activation=not last), source, "output" if last else None)
+            source = self._add(
+                Unit(layer, norm=False, activation=not last, dropout=0.0 if last else dropout), source, "output" if last else None
+            )
             channels = outputs
         initialise(self)
 
@@ -44,11 +54,11 @@ class _LeNet(Network):
         return x
 
 
-def lenet300(*, classes: int = 10, channels: int = 3, size: int = 32) -> Network:
+def lenet300(*, classes: int = 10, channels: int = 3, size: int = 32, dropout: Annotated[float, "below 1"] = 0.0) -> Network:
     """LeNet-300-100, two hidden linear layers (LeCun et al., 1998)"""
-    return _LeNet((), (300, 100), classes, channels, size)
+    return _LeNet((), (300, 100), classes, (channels, size), dropout)
 
 
-def lenet5(*, classes: int = 10, channels: int = 3, size: int = 32) -> Network:
+def lenet5(*, classes: int = 10, channels: int = 3, size: int = 32, dropout: Annotated[float, "below 1"] = 0.0) -> Network:
     """LeNet-5 in its Caffe form, two convolutions of 20 and 50 filters, a hidden linear layer of 500 (LeCun et al., 1998)"""
-    return _LeNet((20, 50), (500,), classes, channels, size)
+    return _LeNet((20, 50), (500,), classes, (channels, size), dropout)

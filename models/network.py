@@ -149,6 +149,13 @@ class Network(nn.Module):
         check_values(self.state_dict(), tensors, "model")
         self.load_state_dict(tensors)
 
+    def train_without_dropout(self) -> None:
+        """Go into training mode, as for batch norm to take its batches' statistics, but leave dropout in evaluation."""
+        self.train()
+        for unit in self.all_units.values():
+            if unit.dropout is not None:
+                unit.dropout.eval()
+
     def widths(self) -> dict[str, int]:
         """Return {node: number of channels} once all units have written to it."""
         widths = {"input": self.input_channels}

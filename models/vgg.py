@@ -1,7 +1,9 @@
 """This file defines VGG with batch norm for 32x32 images (Simonyan and Zisserman, 2015, arXiv 1409.1556).
 
-The head is a linear layer of 512 with batch norm, then the classifier.
+The head is a linear layer of 512 with batch norm, behind which there may be dropout, then the classifier.
 """
+
+from typing import Annotated
 
 from torch import Tensor, nn
 
@@ -12,7 +14,7 @@ _WIDTHS = (64, 128, 256, 512, 512)
 
 
 class _VGG(Network):
-    def __init__(self, repeats: tuple, classes: int, channels: int):
+    def __init__(self, repeats: tuple, classes: int, channels: int, dropout: float):
         super().__init__()
         self.features = nn.Sequential()
         inputs, source = channels, "input"
@@ -23,7 +25,7 @@ class _VGG(Network):
                 self.wire(path, source, path)
                 inputs, source = width, path
             self.features.append(Halve())
-        self.hidden = Unit(nn.Linear(512, 512))
+        self.hidden = Unit(nn.Linear(512, 512), dropout=dropout)
         self.classifier = Unit(nn.Linear(512, classes), norm=False, activation=False)
         self.wire("hidden", source, "hidden")
         self.wire("classifier", "hidden", "output")
@@ -34,11 +36,11 @@ class _VGG(Network):
         return self.classifier(self.hidden(self.features(x).mean((2, 3))))
 
 
-def vgg16(*, classes: int = 10, channels: int = 3) -> Network:
+def vgg16(*, classes: int = 10, channels: int = 3, dropout: Annotated[float, "below 1"] = 0.0) -> Network:
     """VGG-16 with batch norm and a 512-BN head for 32x32 images (Simonyan and Zisserman, 2015)"""
-    return _VGG((2, 2, 3, 3, 3), classes, channels)
+    return _VGG((2, 2, 3, 3, 3), classes, channels, dropout)
 
 
-def vgg19(*, classes: int = 10, channels: int = 3) -> Network:
+def vgg19(*, classes: int = 10, channels: int = 3, dropout: Annotated[float, "below 1"] = 0.0) -> Network:
     """VGG-19 with batch norm and a 512-BN head for 32x32 images (Simonyan and Zisserman, 2015)"""
-    return _VGG((2, 2, 4, 4, 4), classes, channels)
+    return _VGG((2, 2, 4, 4, 4), classes, channels, dropout)

@@ -105,6 +105,12 @@ def masked_weights(unit: Unit) -> int:
     return int((~kept).sum()) * (unit.weight.numel() // kept.numel())
 
 
+def connections(units: dict[str, Unit]) -> dict[str, dict[str, int]]:
+    """Return of each unit how many weights no mask makes zero ("left"), and how many there are ("of")."""
+    totals = {name: unit.weight.numel() for name, unit in units.items()}
+    return {name: {"left": total - masked_weights(units[name]), "of": total} for name, total in totals.items()}
+
+
 def dense(network: Network, image_size: int) -> Count:
     """Count the network without its masks, for images of `image_size` pixels a side."""
     return count(network, positions(network, image_size))

@@ -197,7 +197,7 @@ class Context:
         network = self.network
         mode, buffers = network.training, {name: buffer.clone() for name, buffer in network.named_buffers()}
         try:
-            network.train(training)
+            network.train_without_dropout() if training else network.eval()
             yield
         finally:
             network.train(mode)

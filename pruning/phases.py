@@ -47,7 +47,15 @@ def after(until: int, due: Annotated[Sequence[int], "unused"]) -> Annotated[tupl
 
 
 def iterative(
-    until: int, due: Annotated[Sequence[int], "unused"], *, rounds: Annotated[int, "at least 1", "at most 1000"] = 5
+    until: int,
+    due: Annotated[Sequence[int], "unused"],
+    *,
+    rounds: Annotated[int, "at least 1", "at most 1000"] = 5,
+    start: Annotated[float, "below 1"] = 0.0,
 ) -> Annotated[tuple[Sequence[int], int], "what is cut stays cut"]:
-    """Cut a part, train, cut more: so many rounds, evenly from the first step to --prune_until; what is cut stays cut."""
-    return sorted({number * until // rounds for number in range(rounds)}), 0
+    """Cut a part, train, cut more: so many rounds, evenly from the first step to --prune_until; what is cut stays cut.
+
+    The first cut is where the fraction `start` of the steps up to --prune_until is done; up to there training is dense.
+    """
+    first = int(start * until + 1e-6)
+    return sorted({first + number * (until - first) // rounds for number in range(rounds)}), 0

@@ -181,10 +181,14 @@ class Pruner(Gated):
             kept = self.decisions.gather({name: gate.decide() for name, gate in self.gates.items()})
             return {name: mask.to(merged[name].device) for name, mask in kept.items()}
 
-        kept = (kept_now,) if "kept" in inspect.signature(self.scope).parameters else ()
+        def weights_now() -> dict[str, Tensor]:
+            return {layer: self.units[layer].weight.detach().to(score.device) for layer, score in merged.items()}
+
+        asked = inspect.signature(self.scope).parameters
+        more = {name: tell for name, tell in (("kept", kept_now), ("weights", weights_now)) if name in asked}
 
         def choose(rate: float) -> dict[str, Tensor]:
-            keep = {name: score > 0 for name, score in merged.items()} if decided else self.scope(merged, rate, *kept)
+            keep = {name: score > 0 for name, score in merged.items()} if decided else self.scope(merged, rate, **more)
             return round_up(merged, keep, self.round_to) if self.round_to > 1 else keep
 
         def spread(keep: dict[str, Tensor]) -> dict[str, Tensor]:

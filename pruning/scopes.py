@@ -2,7 +2,8 @@
 
 It takes the scores of every unit, larger meaning keep, and the fraction to remove; it returns a bool tensor for each unit,
 True where kept. Of n pieces that are compared exactly k = floor(rate * n + 1e-9) are cut, among equal scores those of lower
-index first. A scope that has a third parameter, `kept`, gets a function that returns what the masks keep so far.
+index first. A scope that has a parameter `kept` gets a function that returns what the masks keep so far; one that has a parameter
+`weights` gets a function that returns the units' dense weights.
 """
 
 from collections.abc import Callable
@@ -112,6 +113,37 @@ def local(
         if hysteresis and kept is not None:
             flat = _raised(flat, [kept()[name]], hysteresis)
         keep[name] = ~_smallest(flat[0], k).view_as(score)
+    return keep
+
+
+def deviation(
+    scores: Annotated[Scores, "single weights", "magnitudes"],
+    rate: float,
+    weights: Callable[[], Scores],
+    *,
+    q: Annotated[float, "says how much"] = 0.0,
+    floor: Annotated[int, "at most 1000000"] = 1,
+) -> Scores:
+    """A threshold for each layer, q times the standard deviation of its weights: |w| >= q * std(W) stays.
+
+    Han et al., 2015 (arXiv 1506.02626). With q=0 there is one q for all layers, at which exactly the rate is cut: weights
+    are compared as multiples of their layer's deviation. Another q decides itself how many go, and `rate` does not matter.
+    `floor` weights of each layer always stay. The deviation is the root of the mean square distance from the mean, over the
+    weights of the layer that are not cut for good, whose scores are finite. ValueError if the rate would cut into the floor.
+    """
+    dense, deviations = weights(), {}
+    for name, score in scores.items():
+        values = precise(dense[name])[torch.isfinite(score)]
+        deviations[name] = values.std(correction=0) if len(values) else values.new_zeros(())
+    if q == 0:
+        # a layer whose weights are all equal has no deviation to be a multiple of: what is not 0 there goes last
+        tiny = torch.finfo(torch.float32).tiny
+        multiples = {name: precise(score) / deviations[name].clamp_min(tiny) for name, score in scores.items()}
+        return global_(multiples, rate, normalise="none", floor=floor)
+    keep = {}
+    for name, score in scores.items():
+        best = _best(precise(score).flatten(), floor).view_as(score)
+        keep[name] = (precise(score) >= q * deviations[name]) | best
     return keep
 
 

@@ -4,9 +4,12 @@ import sys
 
 from tqdm import tqdm
 
+from runs.records import weights_left
 from settings.errors import one_line
 
 STABLE = 2.0  # copies are connected where the barrier between them is lower, in % of error (Frankle et al., 2020)
+# what a network is counted by, as results name it and as lines do
+WORDS = {"filters": "filters", "parameters": "parameters", "macs": "MACs"}
 
 
 def note(settings, line: str) -> None:
@@ -66,11 +69,20 @@ def _size_lines(result: dict, settings) -> list[str]:
         how = "left"
     elif removable and not exact:
         how = "left after removal, which is not exact at this gate: batch norm's bias still passes"
-    for name, word in (("filters", "filters"), ("parameters", "parameters"), ("macs", "MACs")):
-        kept, dense = result["left"][name], result["dense"][name]
-        if dense == 0:  # a network of linear layers has no filters
-            continue
-        lines.append(f"result {word}: {kept} of {dense} ({100 * kept / dense:.2f} %) {how}")
+    counts = {word: (result["left"][name], result["dense"][name], how) for name, word in WORDS.items()}
+    if (weights := weights_left(result)) is not None:
+        counts = {"prunable weights": (*weights, how), **counts}
+        fewer = counts["MACs"][1] / max(counts["MACs"][0], 1)
+        counts["MACs"] = (*counts["MACs"][:2], f"{how}, {fewer:.2f} times fewer if a product with 0 costs nothing")
+        counts["parameters"] = (*counts["parameters"][:2], f"{how}, with biases and batch norm")
+    for word, (kept, dense, comment) in counts.items():
+        if dense:  # a network of linear layers has no filters
+            lines.append(f"result {word}: {kept} of {dense} ({100 * kept / dense:.2f} %) {comment}")
+    lines += [
+        f"result dropout: {name} {rates['rate']:.4g}, {rates['original']:.4g} before weights were cut"
+        for name, rates in result.get("dropout", {}).items()
+        if weights is not None
+    ]
     for name, target in (("MACs", pruning.target_macs), ("parameters", pruning.target_params)):
         if target is not None:
             kept = result["left"][name.lower()] / result["dense"][name.lower()]

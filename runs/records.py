@@ -85,6 +85,8 @@ SUMMARY = Record(
         "file": Record({"file": TEXT, "bytes": COUNT, "dense_bytes": COUNT}),
         "speed": ListOf(Record({"engine": TEXT, "batch": whole(1), "where": TEXT, "dense": TIMES, "compact": TIMES})),
         "form": FORM,
+        "weights": DictOf(Record({"left": COUNT, "of": whole(1)})),
+        "dropout": DictOf(Record(dict.fromkeys(("original", "rate"), FRACTION))),
         "exports": ListOf(Record({"file": TEXT, "bytes": COUNT, "difference": number(0)}, {"form": TEXT})),
     },
 )
@@ -204,6 +206,12 @@ def name_apart(runs: list[Run]) -> None:
         seen[run.name] += 1
         if seen[run.name] > 1:
             run.name = f"{run.name} ({seen[run.name]})"
+
+
+def weights_left(summary: dict) -> tuple[int, int] | None:
+    """How many of the weights that could be cut are not zero, and how many there are; None where no smaller pieces were cut."""
+    layers = summary.get("weights", {}).values()  # older summaries have none
+    return (sum(layer["left"] for layer in layers), sum(layer["of"] for layer in layers)) if layers else None
 
 
 def best_row(rows: list[dict], metric: str) -> dict:

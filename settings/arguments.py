@@ -8,7 +8,7 @@ from settings.earlier import folder_of, saved_settings, with_data_of_run
 from settings.errors import Refused
 from settings.files import fitting, nowhere
 from settings.flags import DESCRIPTIONS, FLAGS, GROUPS, SECTIONS, defaults, of_kind
-from settings.meaning import finds_counts, gate_that_learns, says_amounts
+from settings.meaning import finds_counts, gate_that_learns, says_amounts, scope_decides
 from settings.parsing import Parser
 from settings.recipes import of_recipe
 from settings.registry import CRITERIA, PROCEDURES, REGULARIZERS, call_text, parse_call, presets
@@ -189,15 +189,16 @@ def _network(asked: Settings) -> str:
 def _resolved_pruning(asked: Settings) -> dict:
     """The values, by flag, that follow from what other flags of pruning say."""
     pruning, changes = asked.pruning, {}
+    phase, options = parse_call(pruning.prune_phase)
     if pruning.rounds:
-        changes["prune_phase"] = f"iterative(rounds={pruning.rounds})"
-    phase = parse_call(changes.get("prune_phase", pruning.prune_phase))[0]
+        options = {"rounds": pruning.rounds} | ({"start": options["start"]} if "start" in options else {})  # a recipe's
+        phase, changes["prune_phase"] = "iterative", call_text("iterative", options)
     if "prune_schedule" not in asked.typed and phase == "iterative":
         changes["prune_schedule"] = "linear"
     scope_is_said = "prune_scope" in asked.typed or "prune_scope" in of_recipe(asked.typed) or pruning.preset
     if not scope_is_said and (own := CRITERIA.entry(pruning.prune_imp).traits.get("scope")):
         changes["prune_scope"] = own[0]
-    if finds_counts(pruning.prune_imp) or gate_that_learns(asked):
+    if finds_counts(pruning.prune_imp) or scope_decides(asked) or gate_that_learns(asked):
         changes["prune_rate"] = 0.0
     if asked.network.init and "prune_until" not in asked.typed and phase == "after":
         changes["prune_until"] = 0.0  # the network of --init has been trained: it is cut at once

@@ -10,7 +10,7 @@ from settings.errors import Refused
 from settings.files import Missing, fitting, read_json
 from settings.flags import FLAGS, SECTIONS, defaults
 from settings.paths import located
-from settings.recipes import RECIPES
+from settings.recipes import RECIPES, RETRAINS
 from settings.saved import CONFIG, check_settings, named_as_today
 
 
@@ -42,8 +42,16 @@ def saved_settings(folder: Path) -> dict | None:
 def with_data_of(settings, saved: dict):
     """The settings with the data settings of an earlier run; `saved` holds that run's settings by flag.
 
-    What was typed, and what a recipe says, is kept. Where another data set was typed, nothing is taken from the run.
+    What was typed, and what a recipe says, is kept. Where another data set was typed, no data settings are taken from the run.
+    A recipe that trains a network on at a part of its learning rate takes that. Refused where the run does not say it.
     """
+    if retrains(settings):
+        if "lr" not in saved:
+            init = settings.network.init
+            raise Refused(
+                f"--recipe {settings.run.recipe}: '{init}' does not say at which learning rate it was trained: type --lr"
+            )
+        settings = settings.replace(lr=saved["lr"] / RETRAINS[settings.run.recipe])
     data = {name: saved[name] for name in SECTIONS["data"] if saved.get(name) is not None}
     if settings.typed.get("dataset", data.get("dataset")) != data.get("dataset"):
         return settings
@@ -51,12 +59,20 @@ def with_data_of(settings, saved: dict):
     return settings.replace(**{name: value for name, value in data.items() if name not in chosen})
 
 
-def taken_over(settings) -> str | None:
-    """The line that tells which data settings are those of the run that --init or --scratch names; None where none are."""
+def retrains(settings) -> bool:
+    """Whether the learning rate is a part, said by the recipe, of that of the run that --init names."""
+    return settings.run.recipe in RETRAINS and settings.network.init is not None and "lr" not in settings.typed
+
+
+def taken_over(settings) -> list[str]:
+    """The lines that tell which settings are those of the run that --init or --scratch names."""
     path, plain = settings.network.init or settings.network.scratch, defaults()
     names = [name for name in SECTIONS["data"] if name not in settings.typed and name != "augment"]
     flags = [f"--{name} {getattr(settings.data, name)}" for name in names if getattr(settings.data, name) != plain[name]]
-    return f"data as in '{path}': {' '.join(flags)}" if path and flags else None
+    lines = [f"data as in '{path}': {' '.join(flags)}"] if path and flags else []
+    if retrains(settings):
+        lines.append(f"learning rate {settings.training.lr:g}, 1/{RETRAINS[settings.run.recipe]} of that of '{path}'")
+    return lines
 
 
 def with_data_of_run(settings, path: str | None):

@@ -13,6 +13,7 @@ from settings.meaning import (
     network_is_typed,
     one_round,
     phase_of,
+    scope_decides,
     smaller_pieces,
     updates_survivors,
     zero_filters,
@@ -97,6 +98,12 @@ def finds_its_counts(settings) -> str | None:
         return f"has no effect on {settings.pruning.prune_imp}, which finds its own counts"
 
 
+def by_the_scope(settings) -> str | None:
+    """Flags that say how much goes, with a scope that says it itself."""
+    if scope_decides(settings):
+        return f"has no effect with --prune_scope {settings.pruning.prune_scope}, which itself says how much goes"
+
+
 def one_cut(settings) -> str | None:
     """--prune_schedule, in a phase that cuts once."""
     return phase_decides(settings, "one cut" in phase_of(settings).traits or one_round(settings))
@@ -109,7 +116,8 @@ def due_is_unused(settings) -> str | None:
 
 def until_is_unused(settings) -> str | None:
     """--prune_until, in a phase that ends by itself."""
-    return phase_decides(settings, "until" in phase_of(settings).traits.get("unused", ()) or one_round(settings))
+    at_once = one_round(settings) and not parse_call(settings.pruning.prune_phase)[1].get("start")
+    return phase_decides(settings, "until" in phase_of(settings).traits.get("unused", ()) or at_once)
 
 
 def phase_decides(settings, decides: bool) -> str | None:

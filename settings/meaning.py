@@ -1,11 +1,18 @@
 """This file says what the flags that were asked for amount to, where several parts of the program want to know it."""
 
-from settings.registry import GATES, GRANULARITIES, PHASES, PROCEDURES, RECONSTRUCTIONS, REGULARIZERS, Entry, parse_call
+from settings.registry import GATES, GRANULARITIES, PHASES, PROCEDURES, RECONSTRUCTIONS, REGULARIZERS, SCOPES, Entry, parse_call
 
 
 def finds_counts(criterion: str) -> bool:
     """Whether a criterion, with its options as they were chosen, itself says how many filters are cut."""
     return parse_call(criterion)[1].get("counts", "given") != "given"
+
+
+def scope_decides(settings) -> bool:
+    """Whether the scope, with its options as they were chosen, itself says how much is cut."""
+    scope = settings.pruning.prune_scope
+    deciding = SCOPES.entry(scope).traits.get("says how much", ())
+    return any(parse_call(scope)[1].get(option) for option in deciding)
 
 
 def phase_of(settings) -> Entry:

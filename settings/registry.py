@@ -167,6 +167,7 @@ CRITERIA = Registry(
         "more images than filters": ("context",),
         "instead of images": ("option",),  # where this option is typed, no images are read
         "scope:": ("return",),  # the scope that compares the scores, where --prune_scope is not typed
+        "magnitude": ("return",),  # of a single weight the score is its absolute value
     },
 )
 GRANULARITIES = Registry("granularity", "pruning/granularities.py", traits={"whole filters": ("class",)})
@@ -177,7 +178,17 @@ GATES = Registry(
     # a gate that itself learns what is cut, of which --prune_type; an option that is counted in epochs
     traits={"decides": ("class",), "of:": ("class",), "epochs": ("option",)},
 )
-SCOPES = Registry("scope", "pruning/scopes.py", traits={"filters only": ("scores",), "single layers": ("scores",)})
+SCOPES = Registry(
+    "scope",
+    "pruning/scopes.py",
+    traits={
+        "filters only": ("scores",),
+        "single layers": ("scores",),
+        "single weights": ("scores",),
+        "magnitudes": ("scores",),
+        "says how much": ("option",),  # where this option is not 0, the rate does not matter
+    },
+)
 SCHEDULES = Registry("pruning schedule", "pruning/schedules.py")
 PHASES = Registry(
     "phase",

@@ -92,6 +92,18 @@ def scope_compares_these_pieces(settings) -> str | None:
     scope = SCOPES.entry(settings.pruning.prune_scope)
     if smaller_pieces(settings) and "filters only" in scope.traits:
         return f"--prune_scope {scope.name} is about filters: it needs --prune_type structured"
+    if settings.pruning.prune_type not in ("none", "unstructured") and "single weights" in scope.traits:
+        return f"--prune_scope {scope.name} is about single weights: it needs --prune_type unstructured"
+
+
+@rule("new", "saved")
+def scope_compares_these_scores(settings) -> str | None:
+    scope, criterion = SCOPES.entry(settings.pruning.prune_scope), settings.pruning.prune_imp
+    if "magnitudes" in scope.traits and "magnitude" not in CRITERIA.entry(criterion).traits:
+        magnitudes = " or ".join(name for name, entry in CRITERIA.entries.items() if "magnitude" in entry.traits)
+        return (
+            f"--prune_scope {scope.name} compares the magnitudes of weights: it needs --prune_imp {magnitudes}, not {criterion}"
+        )
 
 
 @rule("new", "saved")

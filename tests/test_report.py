@@ -52,6 +52,7 @@ def test_one_run(tmp_path, capsys):
         "accuracy last %": "60.00",
         "accuracy best %": "70.00",
         "test accuracy %": "61.00",
+        "weights left %": "-",
         "filters left": "6",
         "filters left %": "50.00",
         "parameters left": "300",

@@ -9,8 +9,10 @@ import torch
 import models
 import tasks
 from pruning import Learner, Pruner, accounting
+from pruning.dropout import scale_dropout
 from settings.arguments import Settings, method
 from settings.errors import Refused
+from settings.meaning import gate_that_learns
 from settings.registry import ACTIONS, LEARNING_RATES
 from settings.saved import counted
 from tasks import Task
@@ -131,6 +133,7 @@ class Experiment:
         if self.pruner.after_epoch(epoch) if step is None else self.pruner.before_step(epoch, step):
             self.team.same_([buffer for gate in self.pruner.gates.values() for buffer in gate.buffers()])
             self.pruner.overwrite()
+            scale_dropout(self.model)
 
     def enter(self, number: int) -> None:
         """Go on to the stage of this number: carry out its actions, and add to `results` what they return."""
@@ -138,6 +141,8 @@ class Experiment:
         with self.stop.at_once(f"before the stage {self.now.name}"):
             for action in self.now.enter:
                 self.results |= ACTIONS.get(action)(self)
+            if not gate_that_learns(self.settings):
+                scale_dropout(self.model)  # an action may have cut
             self.begin_stage(begun=number > 0)
 
     def begin_stage(self, begun: bool) -> None:

@@ -9,6 +9,7 @@ import torch
 import torchvision
 
 from pruning import accounting
+from pruning.dropout import dropout_rates
 from pruning.removal import is_exact
 from runs.records import best_row
 from settings.arguments import Settings
@@ -67,7 +68,9 @@ class Result:
 
     `last` and `best` are rows, `test` the measures on the test images. `dense` counts filters, parameters and MACs of the
     whole network, `left` those that remain. `removable` says whether what is masked can be taken out, `exact` whether that
-    leaves the outputs as they are. `actions` holds what the actions returned, and the settings that they used.
+    leaves the outputs as they are. `weights` tells, where single weights or kernels are cut, how many weights of each layer
+    that could be cut are not zero, and how many there are; `dropout` the rates of each layer that has dropout, as it was made
+    and as it was at the end. `actions` holds what the actions returned, and the settings that they used.
     """
 
     last: dict
@@ -79,6 +82,8 @@ class Result:
     held_out: bool
     removable: bool
     exact: bool
+    weights: dict
+    dropout: dict
     actions: dict
 
     @classmethod
@@ -87,6 +92,7 @@ class Result:
         settings = run.settings
         whole = run.pruner is None and ("removal" in run.results or not zero_filters(settings))
         count = accounting.dense if whole else accounting.remaining
+        of_pieces = run.pruner is not None and not run.pruner.granularity.removable
         used = {name: settings.flat[name] for name in ("epochs", "recalibrate", "finetune_lr")}
         return cls(
             rows[-1],
@@ -98,6 +104,8 @@ class Result:
             run.task.valid is not None,
             run.pruner is None or run.pruner.granularity.removable,
             is_exact(run.model),
+            accounting.connections(run.pruner.units) if of_pieces else {},
+            dropout_rates(run.model),
             used | run.results,
         )
 

@@ -18,7 +18,7 @@ def recalibrate_statistics(network: Network, batches: Iterable, autocast) -> Non
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # torch then takes the mean over all batches
-    network.train()
+    network.train_without_dropout()
     for unit in network.all_units.values():
         if unit.gate is not None:
             unit.gate.eval()  # the statistics are for evaluation, in which gates that learn do not draw

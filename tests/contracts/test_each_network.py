@@ -40,15 +40,18 @@ def test_every_parameter_learns(name):
     assert [key for key, parameter in network.named_parameters() if parameter.grad is None] == []
 
 
+VALUES = {"classes": (3,), "channels": (1,), "size": (28,), "groups": (2,), "width": (4,), "dropout": (0.5,)}
+
+
 @pytest.mark.parametrize(("name", "option", "value"), [
     (name, option, value)
     for name, entry in NETWORKS.entries.items()
     for option, declared in entry.options.items()
-    for value in (declared.choices or {"classes": (3,), "channels": (1,), "size": (28,), "groups": (2,), "width": (4,)}[option])
+    for value in (declared.choices or VALUES[option])
     if value != declared.default
 ])  # fmt: skip
 def test_every_option_has_an_effect(name, option, value):
     with torch.device("meta"):
         plain, other = NETWORKS.get(name)(), NETWORKS.get(name)(**{option: value})
-    shapes = [[parameter.shape for parameter in network.parameters()] for network in (plain, other)]
-    assert shapes[0] != shapes[1]
+    tensors = [{key: value.shape for key, value in network.state_dict().items()} for network in (plain, other)]
+    assert tensors[0] != tensors[1]

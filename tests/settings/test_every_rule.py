@@ -24,6 +24,7 @@ BREAKS = {
     "criterion_scores_these_pieces": ["--prune_type", "unstructured", "--prune_imp", "FPGM"],
     "a_cut_after_training_leaves_epochs": [*STRUCTURED, "--prune_phase", "after", "--prune_until", "1"],
     "scope_compares_these_pieces": ["--prune_type", "unstructured", "--prune_scope", "preset(name='VGG-16-A')"],
+    "scope_compares_these_scores": ["--prune_type", "unstructured", "--prune_scope", "deviation", "--prune_imp", "syn"],
     "groups_are_not_single_layers": [*STRUCTURED, "--prune_scope", "sensitivity(file='x')", "--residual", "grouped"],
     "cut_filters_have_maps_to_return_by": [*STRUCTURED, "--prune_imp", "APoZ", "--prune_gate", "weight"],
     "init_says_which_shortcut": ["--init", "{here}", "--shortcut", "pad"],

@@ -19,6 +19,7 @@ WITHOUT = {
     "other_pieces": ["--prune_type", "unstructured"],
     "reads_no_images": STRUCTURED,
     "finds_its_counts": [*STRUCTURED, "--prune_imp", "PFA(counts='KL')"],
+    "by_the_scope": ["--prune_type", "unstructured", "--prune_scope", "deviation(q=1.0)"],
     "one_cut": [*STRUCTURED, "--prune_phase", "init"],
     "due_is_unused": [*STRUCTURED, "--prune_phase", "iterative"],
     "until_is_unused": [*STRUCTURED, "--prune_phase", "init"],
