@@ -186,7 +186,7 @@ def describe(run: Experiment) -> None:
     if recipe := settings.run.recipe:
         typed = typed_over(settings)
         lines.append(f"recipe {recipe}" + (f", typed over it: {', '.join(typed)}" if typed else ""))
-    if run.pruner is not None and settings.pruning.residual == "grouped":
+    if run.pruner is not None and run.pruner.shared:
         decisions = len(run.pruner.decisions)
         lines.append(f"amounts are of {decisions} decisions, each about one or more of {run.pruner.entries} filters")
     lines += [line] if (line := taken_over(settings)) else []

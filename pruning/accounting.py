@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models import Network, Unit
-from pruning.channels import follow, read_by_some
+from pruning.channels import follow
 from pruning.zeros import not_zero
 
 
@@ -42,14 +42,14 @@ def positions(network: Network, image_size: int) -> dict[str, int]:
 def filter_masks(network: Network) -> dict[str, Tensor]:
     """Return which filters are in force, {unit: (filters,) bool, on the CPU}, of every convolution whose filters may go.
 
-    The others are under a mask, whatever masks them, or are as good as removed by exact zeros; see `zeros.not_zero`. Where
-    gates say which inputs a unit reads, a filter that nobody reads is not in force, also one of a linear layer.
+    The others are under a mask, whatever masks them, or are as good as removed by exact zeros, or since nobody reads them; see
+    `zeros.not_zero`. Where gates say which inputs a unit reads, linear layers are among the units.
     """
-    something = not_zero(network)
-    masks = {name: unit.alive(torch.bool).cpu() & something[name] for name, unit in network.units.items()}
-    if all(unit.gate is None or unit.gate.reads is None for unit in network.all_units.values()):
-        return masks
-    return read_by_some(network, masks)
+    units, live = network.all_units, not_zero(network)
+    if all(unit.gate is None or unit.gate.reads is None for unit in units.values()):
+        live = {name: live[name] for name in network.units}
+    # what is masked may count as something, together with what is not
+    return {name: mask & units[name].alive(torch.bool).cpu() for name, mask in live.items()}
 
 
 def kept_filters(network: Network) -> dict[str, int]:

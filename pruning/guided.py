@@ -16,8 +16,8 @@ def stages(network: Network, image_size: int) -> dict[str, tuple[int, bool]]:
 
     The network must be whole. ValueError for a convolution in groups, whose width is not free.
     """
-    for name in in_groups(network):
-        raise ValueError(cannot_be_cut(name, network.get_submodule(name)))
+    for link in in_groups(network):
+        raise ValueError(f"{cannot_be_cut(link.unit, network.get_submodule(link.unit))}: its width is not free")
     pixels, streams = positions(network, image_size), {link.target for link in network.links if link.joint}
     sizes = sorted({pixels[name] for name in network.units}, reverse=True)
     return {

@@ -157,6 +157,7 @@ CRITERIA = Registry(
     "pruning/criteria/*.py",
     traits={
         "filters only": ("unit", "units"),
+        "unlike filters": ("unit", "units"),  # it compares a layer's filters with each other, which must read the same channels
         "reads images": ("context",),
         "reads maps": ("context",),
         "more images than filters": ("context",),

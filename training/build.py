@@ -7,6 +7,7 @@ import torch
 import models
 import tasks
 from pruning import Learner, Pruner, accounting, guided, repair
+from pruning.groups import check_comparable
 from runs.folder import load_checkpoint
 from settings.arguments import Settings
 from settings.earlier import with_data_of
@@ -30,6 +31,10 @@ def build_pruner(model: models.Network, settings: Settings) -> Pruner | Learner 
             return Learner(model, prune_type=pruning.prune_type, gate=pruning.prune_gate)
         except ValueError as error:
             raise Refused(f"--prune_gate {pruning.prune_gate}: {error}") from None
+    try:
+        check_comparable(model, pruning.prune_imp)
+    except ValueError as error:
+        raise Refused(f"--prune_imp {pruning.prune_imp}: {error}") from None
     if pruning.reconstruct != "none" and not updates_survivors(settings):
         try:
             repair.check(model, pruning.reconstruct)
