@@ -33,6 +33,7 @@ class Decisions:
                 key = ("stream", root[link.target]) if together else ("unit", link.unit)
                 key = groups.get(link.unit, (key, 0))[0]
                 members.setdefault(key, []).append(link.unit)
+        self.joins = any(key[0] == "stream" and len(units) > 1 for key, units in members.items())  # units that write one channel
         # under "free" a stream has the name of its first unit, so that files of counts by layer can name it
         self.network = network
         self.layers = {key[1] if policy == "grouped" else units[0]: units for key, units in members.items()}

@@ -73,8 +73,7 @@ class Pruner(Gated):
             self.units[name].gate = mask
         self.changes = torch.zeros((), dtype=torch.int64, device=next(network.parameters()).device)
         self.returns = torch.zeros_like(self.changes)
-        free = Decisions(network, list(self.units), "free") if removable else None
-        if residual == "grouped" and free and [*free.layers.values()] == [*self.decisions.layers.values()]:
+        if residual == "grouped" and removable and not self.decisions.joins:
             raise ValueError("no two layers of this network write one channel, so that grouping changes nothing")
         self.round_to, self.budget = round_to, None if budget is None else Budget(network, budget, image_size)
         smallest = self._choose({name: mask.mask for name, mask in self.gates.items()}, rate)

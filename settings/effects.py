@@ -13,6 +13,7 @@ from settings.meaning import (
     network_is_typed,
     one_round,
     phase_of,
+    scratch_model,
     smaller_pieces,
     updates_survivors,
     zero_filters,
@@ -46,7 +47,9 @@ def gate_decides(settings) -> str | None:
 
 
 def nothing_to_take_out(settings) -> str | None:
-    """--compact, in a run that neither prunes nor sets filters to 0."""
+    """--compact, in a run that neither prunes nor sets filters to 0, or whose network has been pruned before."""
+    if scratch_model(settings):
+        return "takes filters out of a network, and --scratch trains one that has lost them: leave out --compact"
     if (words := no_pruning(settings)) and not zero_filters(settings):
         *most, last = [name for name, entry in REGULARIZERS.entries.items() if "zero filters" in entry.traits]
         return f"{words}, or --reg {', '.join(most)} or {last}"

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from settings.meaning import finds_counts
+from settings.meaning import finds_counts, of_procedure, scratch_model
 from settings.paths import model_of
+from settings.recipes import of_recipe, quote
 from settings.registry import PROCEDURES, parse_call
-from settings.rules import rule, scratch_model
+from settings.rules import rule
 
 
 @rule("new", "saved")
@@ -65,6 +66,17 @@ def widths_are_of_fresh_weights(settings) -> str | None:
 def widths_prune_nothing(settings) -> str | None:
     if settings.network.widths and settings.pruning.prune_type != "none":
         return f"--widths trains a network that is narrow from the start: leave out --prune_type {settings.pruning.prune_type}"
+
+
+@rule("new")
+def recipe_and_procedure_agree(settings) -> str | None:
+    """Both stand for other flags; where they differ in one, it has to be typed."""
+    recipe, procedure = of_recipe(settings.typed), settings.run.procedure
+    own = of_procedure(procedure) if "procedure" in settings.typed else {}
+    for name, value in own.items():
+        if name in recipe and name not in settings.typed and value not in (None, recipe[name]):
+            values = f"{quote(recipe[name])}, and --procedure {quote(procedure)} --{name} {quote(value)}"
+            return f"--recipe {settings.run.recipe} says --{name} {values}: type --{name} as it is meant"
 
 
 @rule("new")

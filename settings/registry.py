@@ -200,8 +200,9 @@ PROCEDURES = Registry(
         "repairs": ("return",),
         "repairs layer by layer": ("return",),
         "cuts": ("return",),  # it itself says when filters are cut, and takes them out
-        # the criterion by which it does so, on the held-out images, and its regulariser, where these flags are not typed
+        # the criterion by which it does so, on the held-out images, its masks and regulariser, where these flags are not typed
         "prune_imp:": ("return",),
+        "prune_gate:": ("return",),
         "reg:": ("return",),
     },
 )

@@ -16,7 +16,7 @@ from pruning.guided import narrowed
 from pruning.removal import Removal, ungated
 from pruning.repair import Repair
 from pruning.survivors import Survivors
-from runs.console import note, repaired_line, selected_line, updated_line
+from runs.console import at_chance_line, note, repaired_line, selected_line, updated_line
 from settings.errors import Failed
 from settings.meaning import updates_survivors
 from settings.paths import model_of
@@ -81,6 +81,8 @@ def select(run: Experiment, *, held_out: bool = False) -> dict:
     record = {"stage": run.now.name, **run.pruner.record, "before": before, "after": run.evaluate(split)[task.metric]}
     record |= {"cut": run.pruner.cut(), **shares_left(run)}
     note(run.settings, selected_line(record))
+    if record.get("nothing_lost"):
+        note(run.settings, at_chance_line(record))
     return {"selections": [*run.results.get("selections", ()), record]}
 
 

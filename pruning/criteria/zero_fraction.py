@@ -26,7 +26,8 @@ def zero_fraction(
     F is the fraction of the filter's weights with |w| < threshold, G that of all weights that read its channel; the score is
     1 - (F + G) / 2. counts='multilayer' finds its own counts by the paper's rule, layer by layer on the inputs that remain:
     a filter goes if F >= own_at_least and (F >= own or G >= readers). With threshold=0 the largest threshold is searched
-    that costs the sample's accuracy no more than `drop`. The threshold and the fraction of weights below it are recorded.
+    that costs the sample's accuracy no more than `drop`. The threshold and the fraction of weights below it are recorded, and
+    that nothing is lost where all weights at 0 cost no more either: then the network knows nothing that a threshold could cost.
     """
     threshold = threshold or _threshold(units, context, drop)
     small = {name: unit.weight.detach().abs() < threshold for name, unit in context.network.all_units.items()}
@@ -106,17 +107,22 @@ def _readers(network: Network, small: dict[str, Tensor]) -> dict[str, Tensor]:
 def _threshold(units: dict[str, Unit], context: Context, drop: float) -> float:
     """Return the largest threshold, to 5 %, below which weights can be set to 0 at no more than this loss of accuracy."""
     weights = {unit: unit.weight.detach().clone() for unit in units.values()}
-    largest = max(float(weight.abs().max()) for weight in weights.values())
+    largest = max((float(weight.abs().max()) for weight in weights.values() if weight.numel()), default=0.0)
     wanted = context.measure()[1] - drop
+
+    @torch.no_grad()
+    def enough(threshold: float) -> bool:
+        for unit, weight in weights.items():
+            unit.weight.copy_(weight * (weight.abs() >= threshold))
+        return context.measure()[1] >= wanted - 1e-9
+
     # below a millionth of the largest, weights vanish in float32's sums
     low, high = math.log(1e-6 * largest + 1e-30), math.log(largest + 1e-30)
     try:
+        context.record["nothing_lost"] = enough(math.inf)
         while high - low > 0.05:
             middle = (low + high) / 2
-            with torch.no_grad():
-                for unit, weight in weights.items():
-                    unit.weight.copy_(weight * (weight.abs() >= math.exp(middle)))
-            low, high = (middle, high) if context.measure()[1] >= wanted - 1e-9 else (low, middle)
+            low, high = (middle, high) if enough(math.exp(middle)) else (low, middle)
     finally:
         with torch.no_grad():
             for unit, weight in weights.items():

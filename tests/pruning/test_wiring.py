@@ -118,11 +118,20 @@ def test_a_filter_and_the_channel_it_is_tied_to_are_one_decision(residual):
 
 def test_a_tied_filter_without_its_channel_is_refused():
     network = cut_at_random(toy("depthwise"), 0.0, "free")
-    network.depth1.gate.set(torch.tensor([0, 1, 1, 1, 1, 1]))
+    network.stem.gate.set(torch.tensor([0, 1, 1, 1, 1, 1]))
     with pytest.raises(ValueError, match="'depth1': filter c reads channel c only, and so both stay or both go"):
         Removal(network)
     with pytest.raises(ValueError, match="'depth1'"):
         accounting.remaining(network, 11)
+
+
+@torch.no_grad()
+def test_a_channel_goes_with_the_only_filter_that_reads_it():
+    network = cut_at_random(toy("depthwise"), 0.0, "free")
+    network.depth1.gate.set(torch.tensor([0, 1, 1, 1, 1, 1]))
+    smaller, x = Removal(network).compact(), images_for(network)
+    assert (smaller.stem.filters, smaller.depth1.filters) == (5, 5)
+    assert (smaller(x) - network(x)).abs().max() <= 1e-12
 
 
 @torch.no_grad()
