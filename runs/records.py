@@ -54,7 +54,7 @@ RESULTS = Record(
                 {"stage": TEXT, "cut": COUNT}
                 | dict.fromkeys(("before", "after"), FINITE)
                 | dict.fromkeys(("parameters_left", "macs_left"), FRACTION),
-                {"threshold": number(0), "below": FRACTION},
+                {"threshold": number(0), "below": FRACTION, "nothing_lost": TRUTH},
             )
         ),
         "removal": Record({"exact": TRUTH, "difference": number(0), "largest_output": number(0), "same": COUNT, "images": COUNT}),

@@ -92,7 +92,7 @@ def asked(argv: list[str]) -> Settings:
     typed = typed_flags(argv)
     recipe = of_recipe(typed)
     procedure = (recipe | typed).get("procedure", FLAGS["procedure"].default)
-    stands_for = of_procedure(procedure) | recipe | _of_preset(typed)
+    stands_for = of_procedure(procedure) | recipe | _of_preset(typed) | _of_pattern(typed)
     settings = Settings(defaults() | stands_for | typed, typed)
     return with_data_of_run(settings, settings.network.init or scratch_model(settings))
 
@@ -120,6 +120,14 @@ def _of_preset(typed: dict) -> dict:
     chosen = presets()[typed["preset"]]
     values = {"prune_type": "structured", "prune_rate": chosen["rate"], "prune_scope": f"preset(name={typed['preset']!r})"}
     return values | ({} if {"arch", "layers"} & typed.keys() else {"arch": chosen["arch"]})
+
+
+def _of_pattern(typed: dict) -> dict:
+    """The values, by flag, that --pattern stands for: masks that do not move, on single weights. Empty without it."""
+    values = {"prune_type": "unstructured", "prune_rate": 0.0, "prune_phase": "init", "prune_schedule": "constant"}
+    return (
+        values | {name: FLAGS[name].default for name in ("prune_imp", "prune_scope", "prune_gate")} if "pattern" in typed else {}
+    )
 
 
 def _resumed(path: Path, typed: dict) -> Settings:

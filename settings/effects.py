@@ -40,6 +40,12 @@ def no_pruning(settings) -> str | None:
         return f"has no effect without --prune_type {', '.join(most)} or {last}"
 
 
+def pattern_decides(settings) -> str | None:
+    """Flags that say what is cut, and when, beside --pattern."""
+    if settings.network.pattern:
+        return "has no effect with --pattern, which itself says which single weights are cut"
+
+
 def gate_decides(settings) -> str | None:
     """Flags that say what a pruner cuts, and when, with a gate that learns what is cut."""
     if gate := gate_that_learns(settings):

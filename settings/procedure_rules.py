@@ -69,6 +69,20 @@ def widths_prune_nothing(settings) -> str | None:
 
 
 @rule("new")
+def patterns_exist(settings) -> str | None:
+    for path in settings.network.pattern or ():
+        if not (path and Path(path).exists()):
+            return f"--pattern: nothing at '{path}'"
+
+
+@rule("new")
+def a_pattern_is_of_fresh_weights(settings) -> str | None:
+    network = settings.network
+    if network.pattern and (network.init or network.widths or scratch_model(settings)):
+        return "--pattern makes a sparse network with fresh weights: leave out --init, --scratch and --widths"
+
+
+@rule("new")
 def recipe_and_procedure_agree(settings) -> str | None:
     """Both stand for other flags; where they differ in one, it has to be typed."""
     recipe, procedure = of_recipe(settings.typed), settings.run.procedure

@@ -12,7 +12,7 @@ import torch
 
 import models
 from models.layers import initialise
-from pruning.guided import narrowed
+from pruning.guided import narrowed, sampled
 from pruning.removal import Removal, ungated
 from pruning.repair import Repair
 from pruning.survivors import Survivors
@@ -23,7 +23,7 @@ from settings.paths import model_of
 from settings.registry import RECONSTRUCTIONS
 from training.build import build_pruner
 from training.comparison import compare
-from training.earlier_networks import widths_of
+from training.earlier_networks import patterns_of, widths_of
 from training.evaluation import images_at_once
 from training.experiment import Experiment
 from training.record import shares_left
@@ -148,6 +148,14 @@ def shrink(run: Experiment, *, of: str) -> dict:
 def narrow(run: Experiment, *, like: tuple = ()) -> dict:
     """Give the network the mean widths that the pruned networks `like` have in each stage, and fresh weights."""
     return _begin_anew(run, narrowed(run.model.cpu(), widths_of(like), run.task.inputs[1]))
+
+
+def sparsify(run: Experiment, *, like: tuple = ()) -> dict:
+    """Mask single weights at random, by the mean patterns that the kernels of pruned networks `like` have in each stage."""
+    masks = sampled(run.model, patterns_of(like), run.task.inputs[1], run.settings.run.seed)
+    for name, mask in masks.items():
+        run.pruner.gates[name].set(mask.to(run.engine.device))
+    return {}
 
 
 def _begin_anew(run: Experiment, shapes: dict) -> dict:

@@ -14,7 +14,7 @@ from settings.earlier import with_data_of
 from settings.errors import Refused
 from settings.meaning import gate_that_learns, updates_survivors
 from settings.registry import OPTIMISERS, parse_call
-from training.earlier_networks import smaller_of, times_smaller, whole_of, widths_of
+from training.earlier_networks import patterns_of, smaller_of, times_smaller, whole_of, widths_of
 from training.terms import check_regulariser
 
 
@@ -123,11 +123,8 @@ def build_network(settings: Settings, tensors: dict | None) -> tuple[models.Netw
         whole = accounting.dense(model, size)
     except RuntimeError:
         raise Refused(f"images of {size} pixels are too small for {arch}") from None
-    if settings.network.widths and not settings.run.resume:  # what does not fit is refused before the data is read
-        try:
-            guided.narrowed(model, widths_of(settings.network.widths), size)
-        except ValueError as error:
-            raise Refused(f"--widths: {error}") from None
+    if not settings.run.resume:
+        _check_guided(model, settings.network, size)
     if tensors is not None:
         try:
             model.take(tensors)
@@ -136,6 +133,21 @@ def build_network(settings: Settings, tensors: dict | None) -> tuple[models.Netw
             raise Refused(f"--init: '{init}' is of another network than {arch} of {outputs} classes: {error}") from None
     check_regulariser(model, settings.training.reg)
     return model, whole
+
+
+def _check_guided(model: models.Network, network, size: int) -> None:
+    """Raise Refused for --widths or --pattern that do not fit the network, before the data is read.
+
+    `network` is that section of the settings.
+    """
+    flag = "widths" if network.widths else "pattern"
+    try:
+        if network.widths:
+            guided.narrowed(model, widths_of(network.widths), size)
+        if network.pattern:
+            guided.sampled(model, patterns_of(network.pattern), size, 0)
+    except ValueError as error:
+        raise Refused(f"--{flag}: {error}") from None
 
 
 def begin_with(settings: Settings) -> tuple[Settings, dict[str, torch.Tensor] | None]:

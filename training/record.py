@@ -155,12 +155,12 @@ def config(run: Experiment) -> dict:
 def run_name(settings: Settings) -> str:
     """The default name of a run's folder, such as resnet50-structured-0.6-reg_cov."""
     network, pruning = settings.network, settings.pruning
-    kind = "scratch" if network.scratch else "widths" if network.widths else pruning.prune_type
+    kind = next((name for name in ("scratch", "widths", "pattern") if getattr(network, name)), pruning.prune_type)
     parts = [network.arch, settings.run.recipe, kind]
     budget = "macs" if pruning.target_macs else "params" if pruning.target_params else ""
     if gate := gate_that_learns(settings):
         parts.append(gate.name)
-    elif pruning.prune_type != "none":
+    elif pruning.prune_type != "none" and not network.pattern:
         parts.append(f"{budget}{1 - pruning.prune_rate if budget else pruning.prune_rate:g}")
     parts += [settings.training.reg] if settings.training.reg != "none" else []
     return "-".join(re.sub(r"[^\w.]+", "_", part).strip("_") for part in parts if part)

@@ -51,6 +51,8 @@ BREAKS = {
     "widths_exist": ["--widths", "nothing"],
     "widths_are_of_fresh_weights": ["--widths", "{here}", "--init", "{here}"],
     "widths_prune_nothing": ["--widths", "{here}", *STRUCTURED],
+    "patterns_exist": ["--pattern", "nothing"],
+    "a_pattern_is_of_fresh_weights": ["--pattern", "{here}", "--init", "{here}"],
     "recipe_and_procedure_agree": ["--recipe", "paper", "--procedure", "multilayer"],
     "a_procedure_that_cuts_has_a_penalty": [*STRUCTURED, "--procedure", "slimming"],
     "a_procedure_that_selects_has_its_criterion": ["--procedure", "multilayer", "--prune_imp", "L1"],
