@@ -9,6 +9,20 @@ from settings.registry import PROCEDURES, parse_call
 from settings.rules import rule
 
 
+@rule("new")
+def patterns_exist(settings) -> str | None:
+    for path in settings.network.pattern or ():
+        if not (path and Path(path).exists()):
+            return f"--pattern: nothing at '{path}'"
+
+
+@rule("new")
+def a_pattern_is_of_fresh_weights(settings) -> str | None:
+    network = settings.network
+    if network.pattern and (network.init or network.widths or scratch_model(settings)):
+        return "--pattern makes a sparse network with fresh weights: leave out --init, --scratch and --widths"
+
+
 @rule("new", "saved")
 def weights_are_trained_or_fresh(settings) -> str | None:
     if settings.network.init and scratch_model(settings):
@@ -66,20 +80,6 @@ def widths_are_of_fresh_weights(settings) -> str | None:
 def widths_prune_nothing(settings) -> str | None:
     if settings.network.widths and settings.pruning.prune_type != "none":
         return f"--widths trains a network that is narrow from the start: leave out --prune_type {settings.pruning.prune_type}"
-
-
-@rule("new")
-def patterns_exist(settings) -> str | None:
-    for path in settings.network.pattern or ():
-        if not (path and Path(path).exists()):
-            return f"--pattern: nothing at '{path}'"
-
-
-@rule("new")
-def a_pattern_is_of_fresh_weights(settings) -> str | None:
-    network = settings.network
-    if network.pattern and (network.init or network.widths or scratch_model(settings)):
-        return "--pattern makes a sparse network with fresh weights: leave out --init, --scratch and --widths"
 
 
 @rule("new")

@@ -3,6 +3,7 @@
 An action takes the run and keyword-only options. It trains nothing, and returns plain values for summary.json.
 """
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from itertools import chain, count, islice
@@ -96,12 +97,13 @@ def set_scales(run: Experiment, *, value: float = 0.5) -> dict:
 
 
 @torch.no_grad()
-def reconstruct(run: Experiment, *, layer: str = "") -> dict:
+def reconstruct(run: Experiment, *, layer: str = "", trained: bool = False) -> dict:
     """Cut as --reconstruct and the criterion say, and repair the layers that read what is left, or update what is left itself.
 
     `layer` names the first unit of a single layer that is cut and repaired; without it all are, in the order of the wiring.
-    How many filters go from each layer is decided with the first one, and what is wanted is the network before that. Returns
-    a record for each layer so far, or for each step of an update. The optimiser begins anew.
+    How many filters go from each layer is decided with the first one, and what is wanted is the network before that. Where it was
+    `trained` between layers, what is wanted is the network as it now is: the earlier one's products would undo the training.
+    Returns a record for each layer so far, or for each step of an update. The optimiser begins anew.
     """
     task, settings = run.task, run.settings
     run.pruner.look_at(partial(task.sample, settings.pruning.score_batches), task)
@@ -113,20 +115,21 @@ def reconstruct(run: Experiment, *, layer: str = "") -> dict:
         survivors = Survivors(run.pruner, sample, lambda record: note(settings, updated_line(record)))
         records = RECONSTRUCTIONS.get(settings.pruning.reconstruct)(survivors)
     else:
-        records = _repaired(run, sample, layer)
+        records = _repaired(run, sample, layer, trained)
     run.team.same_([*run.model.parameters(), *run.model.buffers()])
     run.optimizer.state.clear()
     return {"reconstruction": records}
 
 
-def _repaired(run: Experiment, sample: Callable, layer: str) -> list[dict]:
+def _repaired(run: Experiment, sample: Callable, layer: str, trained: bool) -> list[dict]:
     """Cut and repair a layer, or all: the records so far."""
     model, pruner, settings = run.model, run.pruner, run.settings
     if not run.to_repair:
         keep = {name: mask.cpu() for name, mask in pruner.choice(pruner.rate).items()}
         run.to_repair = {"keep": keep, "original": ungated(model).state_dict()}
-    original = ungated(model)
-    original.load_state_dict(run.to_repair["original"])
+    original = copy.deepcopy(model) if trained else ungated(model)  # under the masks so far, or before all of them
+    if not trained:
+        original.load_state_dict(run.to_repair["original"])
     method, size = settings.pruning.reconstruct, run.task.inputs[1]
     repair = Repair(model, original, run.to_repair["keep"], method, sample, seed=settings.run.seed, image_size=size)
     records, last = list(run.results.get("reconstruction", ())), repair.layers[-1]

@@ -1,6 +1,7 @@
 """Each criterion scores the groups of a small ResNeXt, which leave it exactly, or is refused by name in one line."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from conftest import TINY_DATA, run_program
 from torch import nn
 
 import models
+import sensitivity
 from models import Network
 from pruning import Learner, Pruner, accounting
 from pruning.groups import Decisions
@@ -191,6 +193,17 @@ def test_a_run_takes_them_out(tmp_path, monkeypatch, capsys, flags):
     )
     network = models.load("run/model.pt")
     assert sum(filters for filters, *_ in network.shapes()["units"].values()) < 2 * 56 + 16 + 2 * 448 + 3
+
+
+def test_a_scan_cuts_groups_and_says_what_they_cost(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run_program(*TINY_DATA, "--epochs", "1", "--batch_size", "18", "--arch", SMALL, "--lr", "0.01", "--out_dir", "run")
+    sensitivity.main(["run", "--rates", "0.5", "--out", "scan.json"])
+    layers = json.loads(Path("scan.json").read_text())["layers"]
+    assert [name for name in layers if "conv1" in name or "conv2" in name] == [f"stage{n}.0.conv1" for n in (1, 2, 3)]
+    asked = ["--prune_type", "structured", "--prune_scope", "sensitivity(file='scan.json')", "--prune_phase", "init"]
+    run_program("--init", "run", "--epochs", "1", "--batch_size", "18", *asked, "--compact", "--out_dir", "pruned")
+    assert "result removal: the same outputs" in capsys.readouterr().out
 
 
 def test_a_run_is_refused_before_its_data_is_read():
