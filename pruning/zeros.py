@@ -19,15 +19,20 @@ def silent(unit: Unit) -> Tensor:
 
 
 @torch.no_grad()
-def not_zero(network: Network) -> dict[str, Tensor]:
+def not_zero(network: Network, masks_read: bool = False) -> dict[str, Tensor]:
     """Return, for every unit, which filters give something that is read: (filters,) bool, on the CPU.
 
     Under a mask, or silent, a filter gives nothing; a column of zeros reads nothing, nor does a filter that itself gives nothing
     or is not read. What is left is the same before and after the others have been taken out. Where a filter is tied to a
     channel, both count as something unless both are nothing; so do all filters of a group, and all channels that it reads.
+    With `masks_read`, filters under a mask count as if they gave and read something, unless they are in groups.
     """
     units = network.all_units
-    kept = {name: (unit.alive(torch.bool) & ~silent(unit)).cpu() for name, unit in network.units.items()}
+    kept = {name: ~silent(unit).cpu() for name, unit in network.units.items()}
+    tied = {link.unit for link in network.links if link.ties}
+    for name in kept:
+        if not masks_read or (units[name].in_groups and name not in tied):
+            kept[name] &= units[name].alive(torch.bool).cpu()
     columns = {name: _columns(unit) for name, unit in units.items()}
 
     def reads(name: str, live: Tensor) -> Tensor:

@@ -113,8 +113,8 @@ def under_masks(run: Experiment) -> tuple[int, int, dict[str, int]]:
 
 def at_zero(run: Experiment) -> tuple[int, int, int, dict[str, int]]:
     """Of filters that the regulariser has set to 0: their weights, all weights, their number, and the filters that are left."""
-    units, alive = run.model.units, accounting.filter_masks(run.model)
-    gone = {name: int((~mask).sum()) for name, mask in alive.items()}
+    units, alive = run.model.units, accounting.filter_masks(run.model, masks_read=True)
+    gone = {name: int((~alive[name]).sum()) for name in units}
     weights = sum(count * units[name].weight[0].numel() for name, count in gone.items() if count)
     return weights, run.whole.parameters, sum(gone.values()), {name: int(mask.sum()) for name, mask in alive.items()}
 
