@@ -13,6 +13,7 @@ from settings.arguments import parse, typed_over
 from settings.earlier import taken_over
 from settings.errors import Failed, Stopped, guard
 from settings.recipes import departures
+from settings.rules import recipe_without_effect
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # while torch is being imported, Ctrl-C just ends the program
@@ -188,8 +189,10 @@ def describe(run: Experiment) -> None:
     lines += [f"otherwise than the paper: {line}" for line in departures(settings)]
     if recipe := settings.run.recipe:
         typed = typed_over(settings)
-        lines.append(f"recipe {recipe}" + (f", typed over it: {', '.join(typed)}" if typed else ""))
-    if run.pruner is not None and settings.pruning.residual == "grouped":
+        idle = sorted(recipe_without_effect(settings))
+        words = f", typed over it: {', '.join(typed)}" if typed else ""
+        lines.append(f"recipe {recipe}{words}" + (f"; without effect beside that: its {', '.join(idle)}" if idle else ""))
+    if run.pruner is not None and run.pruner.shared:
         decisions = len(run.pruner.decisions)
         lines.append(f"amounts are of {decisions} decisions, each about one or more of {run.pruner.entries} filters")
     lines += taken_over(settings)

@@ -26,26 +26,35 @@ RATES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
 def scan(run, rates: list[float], images: int | None) -> tuple[float, dict[str, list[float]]]:
     """Cut each layer alone at each rate; returns the whole network's accuracy in %, and the points lost, by layer.
 
-    `images` limits the held-out images to the first so many; None takes all.
+    What is decided together, such as the groups of a convolution and what they read, is one layer. `images` limits the held-out
+    images to the first so many; None takes all.
     """
     import torch
+
+    from pruning.groups import Decisions
 
     split = run.task.valid or run.task.test
     split = split if images is None else split.pick(slice(0, images))
     pruner, losses = run.pruner, {}
-    scores = pruner.scores()
+    decisions, scores = Decisions(run.model, list(pruner.units), "free"), pruner.scores()
+    merged = decisions.merge(scores)
+    everything = {name: torch.ones_like(score, dtype=torch.bool) for name, score in merged.items()}
     whole = run.evaluate(split)[run.task.metric]
-    for name, gate in pruner.gates.items():
-        order, losses[name], lost_by_cut = scores[name].argsort(stable=True), [], {}
+
+    def put(name: str, keep) -> None:
+        masks = decisions.spread(everything | {name: keep}, scores)
+        for member in decisions.layers[name]:
+            pruner.gates[member].set(masks[member])
+
+    for name, score in merged.items():
+        order, losses[name], lost_by_cut = score.argsort(stable=True), [], {}
         for rate in rates:
             cut = min(int(rate * len(order) + 1e-9), len(order) - 1)
             if cut not in lost_by_cut:  # several rates may cut the same number of a small layer's filters
-                keep = torch.ones_like(gate.mask)
-                keep[order[:cut]] = 0
-                gate.set(keep)
+                put(name, everything[name].index_fill(0, order[:cut], False))
                 lost_by_cut[cut] = round(whole - run.evaluate(split)[run.task.metric], 4)
             losses[name].append(lost_by_cut[cut])
-        gate.set(torch.ones_like(gate.mask))
+        put(name, everything[name])
     return whole, losses
 
 

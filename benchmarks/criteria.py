@@ -62,7 +62,7 @@ def tune(options, criterion: str, rate: float) -> dict:
     metric = run.task.metric
     run.pruner.update(run.settings.pruning.prune_rate)
     result = {"before": run.evaluate(split)[metric]}
-    kept = {name: int(live.sum()) for name, live in accounting.filter_masks(run.model).items()}
+    kept = accounting.kept_filters(run.model)
     run.go_on_with(Removal(run.model).compact())
     smaller = accounting.dense(run.model, run.task.inputs[1])
     run.steps = min(run.steps, options.steps or run.steps)

@@ -58,7 +58,7 @@ def measure(options, criterion: str, method: str, seed: int) -> dict:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     split, metric = run.task.valid or run.task.test, run.task.metric
     result = {"cut": run.evaluate(split)[metric]}
-    kept = {name: int(live.sum()) for name, live in accounting.filter_masks(run.model).items()}
+    kept = accounting.kept_filters(run.model)
     run.go_on_with(Removal(run.model).compact())
     smaller = accounting.dense(run.model, run.task.inputs[1])
     run.steps = min(run.steps, options.steps or run.steps)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models import Network, Unit
-from pruning.channels import follow, read_by_some
+from pruning.channels import follow
 from pruning.zeros import not_zero
 
 
@@ -39,22 +39,24 @@ def positions(network: Network, image_size: int) -> dict[str, int]:
     return pixels
 
 
-def filter_masks(network: Network) -> dict[str, Tensor]:
+def filter_masks(network: Network, masks_read: bool = False) -> dict[str, Tensor]:
     """Return which filters are in force, {unit: (filters,) bool, on the CPU}, of every convolution whose filters may go.
 
-    The others are under a mask, whatever masks them, or are as good as removed by exact zeros; see `zeros.not_zero`. Where
-    gates say which inputs a unit reads, a filter that nobody reads is not in force, also one of a linear layer.
+    The others are under a mask, whatever masks them, or are as good as removed by exact zeros, or since nobody reads them; see
+    `zeros.not_zero`. With `masks_read`, what is read by filters under a mask alone is in force. Where gates say which inputs a
+    unit reads, nothing else is, and linear layers are among the units.
     """
-    something = not_zero(network)
-    masks = {name: unit.alive(torch.bool).cpu() & something[name] for name, unit in network.units.items()}
-    if all(unit.gate is None or unit.gate.reads is None for unit in network.all_units.values()):
-        return masks
-    return read_by_some(network, masks)
+    units = network.all_units
+    plain = all(unit.gate is None or unit.gate.reads is None for unit in units.values())
+    live = not_zero(network, masks_read and plain)
+    live = {name: live[name] for name in network.units} if plain else live
+    # what is masked may count as something, together with what is not
+    return {name: mask & units[name].alive(torch.bool).cpu() for name, mask in live.items()}
 
 
 def kept_filters(network: Network) -> dict[str, int]:
-    """Return how many filters are in force of every convolution whose filters may go."""
-    masks = filter_masks(network)
+    """Return how many filters are in force of every convolution whose filters may go, also where masked ones alone read them."""
+    masks = filter_masks(network, masks_read=True)
     return {name: int(masks[name].sum()) for name in network.units}
 
 

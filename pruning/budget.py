@@ -75,14 +75,14 @@ def _possible(choose: Callable[[int], Keep], k: int) -> bool:
     return True
 
 
-def round_up(scores: Keep, keep: Keep, multiple: int) -> Keep:
-    """Return `keep` with the next best filters of each layer added, until their number is a multiple or the layer is whole.
+def round_up(scores: Keep, keep: Keep, multiples: dict[str, int]) -> Keep:
+    """Return `keep` with the next best of each layer added, until their number is its multiple or the layer is whole.
 
     A layer of which nothing is kept stays empty.
     """
     rounded = {}
     for name, score in scores.items():
-        wanted = min(-(-int(keep[name].sum()) // multiple) * multiple, len(score))
+        wanted = min(-(-int(keep[name].sum()) // multiples[name]) * multiples[name], len(score))
         worst_first = score.argsort(stable=True)
         rounded[name] = torch.ones_like(keep[name], dtype=torch.bool)
         rounded[name][worst_first[: len(score) - wanted]] = False

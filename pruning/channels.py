@@ -1,5 +1,6 @@
 """This file follows channels through a network once filters are removed: counting and removal both read this one walk."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -34,23 +35,19 @@ class Channels:
     shifts: dict[str, Tensor] = field(default_factory=dict)
 
 
-def needed(network: Network, kept: dict[str, Tensor]) -> set[str]:
-    """Return the units that an output still depends on: a branch whose last convolution has no filter left goes as a whole."""
-    units, read = set(), set(network.outputs)
-    for link in reversed(network.links):
-        if link.target not in read or (link.unit in kept and not kept[link.unit].any()):
-            continue
-        read.add(link.source)
-        if link.unit is not None:
-            units.add(link.unit)
-    return units
-
-
-def read_by_some(network: Network, kept: dict[str, Tensor]) -> dict[str, Tensor]:
+def read_by_some(
+    network: Network,
+    kept: dict[str, Tensor],
+    held: dict[str, Tensor] | None = None,
+    reads: Callable[[str, Tensor], Tensor] | None = None,
+) -> dict[str, Tensor]:
     """Return, for every unit, the filters that are kept and that a later unit or an output reads, (filters,) bool.
 
-    A unit without an entry in `kept` keeps all filters; without gates it reads all of its source.
+    A unit without an entry in `kept` keeps all filters. Those in `held`, {unit: (filters,) bool}, are among them in any case.
+    `reads` maps a unit and those of its filters that are kept and read to the channels of its source that they read, (channels,)
+    bool; without it they read what the unit's gate says, or all.
     """
+    reads = reads or (lambda name, live: _reading(network.get_submodule(name), live))
     read = {node: torch.full((width,), node in network.outputs) for node, width in network.widths().items()}
     live = {}
     for link in reversed(network.links):  # what was read before a unit writes is no matter to it
@@ -58,17 +55,38 @@ def read_by_some(network: Network, kept: dict[str, Tensor]) -> dict[str, Tensor]
         if link.unit is None:
             source |= wanted[: len(source)]
             continue
-        unit = network.get_submodule(link.unit)
-        live[link.unit] = wanted[: unit.filters] & kept.get(link.unit, torch.ones(unit.filters, dtype=torch.bool))
-        if live[link.unit].any():
-            reads = None if unit.gate is None else unit.gate.reads
-            source |= torch.ones_like(source) if reads is None else reads.cpu()
+        live[link.unit] = wanted[network.written(link)[0]]
+        if link.unit in kept:
+            live[link.unit] &= kept[link.unit]
+        channels = reads(link.unit, live[link.unit])
+        source[: len(channels)] |= channels
+        if held and link.unit in held:
+            live[link.unit] |= held[link.unit]
     return live
 
 
-def in_groups(network: Network) -> list[str]:
+def _reading(unit: Unit, live: Tensor) -> Tensor:
+    """Return the channels that a unit's filters read by what its gate says: none, unless one of them is live."""
+    reads = None if unit.gate is None else unit.gate.reads
+    channels = torch.ones(unit.weight.shape[1] * unit.groups, dtype=torch.bool) if reads is None else reads.cpu()
+    return channels & live.any()
+
+
+def needed(network: Network, kept: dict[str, Tensor]) -> set[str]:
+    """Return the units that an output still depends on: a branch whose last convolution has no filter left goes as a whole."""
+    return {name for name, live in read_by_some(network, kept).items() if live.any()}
+
+
+def in_groups(network: Network) -> list[Link]:
     """Return the convolutions whose filters each read a group of several channels: no single filter of them can be cut."""
-    return [link.unit for link in network.links if link.unit and not link.ties and network.get_submodule(link.unit).groups > 1]
+    return [link for link in network.links if link.unit and not link.ties and network.get_submodule(link.unit).in_groups]
+
+
+def alone(network: Network, link: Link) -> bool:
+    """Say whether the unit of a link alone reads what one other unit alone has written, so that a group takes that along."""
+    writers = [other for other in network.links if other.target == link.source]
+    readers = [other for other in network.links if other.source == link.source]
+    return len(writers) == len(readers) == 1 and {writers[0].unit, link.unit} <= network.units.keys()
 
 
 @torch.no_grad()
@@ -139,8 +157,8 @@ def _of_groups(groups: Tensor, size: int) -> Tensor:
 
 
 def cannot_be_cut(name: str, unit: Unit) -> str:
-    """Return the message that says why a convolution in groups keeps its filters and all that it reads."""
-    return f"'{name}' is a convolution in {unit.groups} groups, of which only whole ones leave, by --reg \"sss(of='group')\""
+    """Return the message that says why single filters of a convolution in groups cannot go."""
+    return f"'{name}' is a convolution in {unit.groups} groups, of which only whole ones leave"
 
 
 def _shift(link: Link, unit: Unit, constant: Tensor) -> Tensor:

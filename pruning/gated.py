@@ -15,6 +15,11 @@ class Gated:
     units: dict[str, Unit]
     gates: dict[str, Gate]
 
+    @property
+    def shared(self) -> bool:
+        """Whether filters are decided about together, so that there are fewer decisions than filters."""
+        return False
+
     def pieces(self, name: str, weight: Tensor) -> Tensor:
         """Return a tensor like this unit's weight as (pieces..., weights of a piece)."""
         return self.granularity.groups(weight)

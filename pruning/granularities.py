@@ -8,7 +8,6 @@ from torch import Tensor
 from models import Network, Unit
 from pruning import accounting
 from pruning.accounting import Count
-from pruning.channels import cannot_be_cut, in_groups
 from pruning.gates.mask import Mask
 from pruning.gates.weight import Weight
 
@@ -56,8 +55,6 @@ class Structured(_Granularity):
 
     @classmethod
     def units(cls, network: Network) -> dict[str, Unit]:
-        for name in in_groups(network):
-            raise ValueError(cannot_be_cut(name, network.get_submodule(name)))
         return network.units
 
     @classmethod

@@ -1,10 +1,14 @@
 """This file says what is decided together: each filter by itself, or all the filters that write one channel of a stream."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from models import Network
 from models.numerics import precise
+from pruning.channels import alone, cannot_be_cut, in_groups
+from settings.registry import CRITERIA
 
 
 class Decisions:
@@ -13,29 +17,42 @@ class Decisions:
     With the policy "free" every filter is a decision of its own, and a branch writes the filters that stay into the stream
     by index. With "grouped" the filters that write channel c of a stream are one decision, together with the channels that
     a shortcut without parameters copies, so that a channel that is cut leaves the stream itself. With both, a filter that
-    is tied to a channel is decided with all filters that write this channel. With "pieces", for parts of filters, each
-    piece is a decision of its own.
+    is tied to a channel is decided with all filters that write this channel. A group of a convolution in groups is one
+    decision, together with the filters that write what it reads. With "pieces", for parts of filters, each piece is a decision
+    of its own. ValueError for a group that cannot leave.
     """
 
     def __init__(self, network: Network, names: list[str], policy: str):
         root = same_channels(network)
         tied = {root[link.target] for link in network.links if link.ties}
         members: dict[tuple, list[str]] = {}
+        groups = {} if policy == "pieces" else _groups(network)
         for link in network.links:
             if link.unit in names:
                 together = policy == "grouped" or (policy == "free" and root[link.target] in tied)
                 key = ("stream", root[link.target]) if together else ("unit", link.unit)
+                key = groups.get(link.unit, (key, 0))[0]
                 members.setdefault(key, []).append(link.unit)
+        self.joins = any(key[0] == "stream" and len(units) > 1 for key, units in members.items())  # units that write one channel
         # under "free" a stream has the name of its first unit, so that files of counts by layer can name it
         self.network = network
         self.layers = {key[1] if policy == "grouped" else units[0]: units for key, units in members.items()}
+        # of each unit, how many of its filters are one decision
+        self.sizes = {name: groups[name][1] if name in groups else 1 for name in names}
 
     def __len__(self) -> int:
         """How many decisions about filters there are; each layer has as many as its widest writer."""
-        return sum(max(self.network.units[name].filters for name in members) for members in self.layers.values())
+        units = self.network.units
+        return sum(max(units[name].filters // self.sizes[name] for name in members) for members in self.layers.values())
+
+    def multiples(self, filters: int) -> dict[str, int]:
+        """Return how many decisions of each layer, at the least, are a multiple of so many filters in each of its units."""
+        sizes = {layer: [self.sizes[name] for name in members] for layer, members in self.layers.items()}
+        return {layer: math.lcm(*(filters // math.gcd(filters, size) for size in each)) for layer, each in sizes.items()}
 
     def merge(self, scores: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return a score for every decision: the mean over its filters, each layer's scores first divided by their mean."""
+        scores = {name: _by_size(score, self.sizes[name]) for name, score in scores.items()}
         return {
             layer: scores[members[0]] if len(members) == 1 else _together([scores[name] for name in members])
             for layer, members in self.layers.items()
@@ -43,11 +60,24 @@ class Decisions:
 
     def gather(self, masks: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return whether each decision keeps its filters, from the units' masks; all filters of a decision have the same."""
+        masks = {name: mask[:: self.sizes[name]] for name, mask in masks.items()}
         return {layer: max((masks[name] for name in members), key=len) for layer, members in self.layers.items()}
 
     def spread(self, keep: dict[str, Tensor], scores: dict[str, Tensor]) -> dict[str, Tensor]:
         """Turn what is kept of every decision into masks of the units, in the shapes of their `scores`."""
-        return {name: keep[layer][: len(scores[name])] for layer, members in self.layers.items() for name in members}
+        return {
+            name: keep[layer].repeat_interleave(self.sizes[name], 0)[: len(scores[name])]
+            for layer, members in self.layers.items()
+            for name in members
+        }
+
+
+def check_comparable(network: Network, criterion: str) -> None:
+    """Raise ValueError if a criterion, by its name with options, compares filters that in this network read other channels."""
+    entry = CRITERIA.entry(criterion)
+    if "unlike filters" in entry.traits and (grouped := in_groups(network)):
+        where = f"'{grouped[0].unit}' is a convolution in {network.get_submodule(grouped[0].unit).groups} groups"
+        raise ValueError(f"{entry.name} compares filters that read the same channels, and {where}")
 
 
 def same_channels(network: Network) -> dict[str, str]:
@@ -60,6 +90,31 @@ def same_channels(network: Network) -> dict[str, str]:
             old, new = root[link.target], root[link.source]
             root = {node: new if top == old else top for node, top in root.items()}
     return root
+
+
+def _groups(network: Network) -> dict[str, tuple[tuple[str, str], int]]:
+    """Return {unit: (what it shares with all that is decided with it, how many of its filters a group takes along)}.
+
+    These are the convolutions in groups and what writes what they read. ValueError for one of which no group can leave, since
+    its source has other writers or readers, or since this is in groups or tied itself.
+    """
+    by_unit, found = {link.unit: link for link in network.links}, {}
+    for link in in_groups(network):
+        unit = network.get_submodule(link.unit)
+        writer = next(other.unit for other in network.links if other.target == link.source) if alone(network, link) else None
+        if writer is None or writer in found or by_unit[writer].ties or network.get_submodule(writer).in_groups:
+            raise ValueError(f"{cannot_be_cut(link.unit, unit)}, with a layer before it that nothing else reads")
+        for name in (writer, link.unit):
+            found[name] = ("unit", writer), max(network.get_submodule(name).filters // unit.groups, 1)
+    return found
+
+
+def _by_size(scores: Tensor, size: int) -> Tensor:
+    """Return the mean over every `size` scores; of bools whether one of them is True."""
+    if size == 1:
+        return scores
+    parts = scores.unflatten(0, (len(scores) // size, size))
+    return parts.any(1) if scores.dtype == torch.bool else precise(parts).mean(1)
 
 
 def _together(scores: list[Tensor]) -> Tensor:

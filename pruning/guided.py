@@ -1,14 +1,19 @@
-"""This file carries the widths that pruning found over to another network: guided pruning (Liu et al., 2019, arXiv 1810.05270).
+"""This file carries what pruning found over to another network (Liu et al., 2019, arXiv 1810.05270).
 
-A stage is all prunable convolutions whose output has the same size. In a residual network those that write its streams are
-counted apart from the others: pruning leaves them other widths, and all writers of a stream need one.
+Guided pruning carries the widths of stages over, guided sparsification the patterns of their kernels. A stage is all
+convolutions whose output has the same size. For widths, those that write the streams of a residual network are counted
+apart from the others: pruning leaves them other ones, and all writers of a stream need one.
 """
+
+import torch
+from torch import Tensor
 
 from models import Network
 from pruning.accounting import positions
 from pruning.channels import cannot_be_cut, in_groups
 
 Fractions = dict[tuple[int, bool], float]
+Patterns = dict[tuple[int, int, int], Tensor]
 
 
 def stages(network: Network, image_size: int) -> dict[str, tuple[int, bool]]:
@@ -16,8 +21,8 @@ def stages(network: Network, image_size: int) -> dict[str, tuple[int, bool]]:
 
     The network must be whole. ValueError for a convolution in groups, whose width is not free.
     """
-    for name in in_groups(network):
-        raise ValueError(cannot_be_cut(name, network.get_submodule(name)))
+    for link in in_groups(network):
+        raise ValueError(f"{cannot_be_cut(link.unit, network.get_submodule(link.unit))}: its width is not free")
     pixels, streams = positions(network, image_size), {link.target for link in network.links if link.joint}
     sizes = sorted({pixels[name] for name in network.units}, reverse=True)
     return {
@@ -35,7 +40,7 @@ def fractions(network: Network, kept: dict[str, int], image_size: int) -> Fracti
     return {stage: sum(parts) / len(parts) for stage, parts in shares.items()}
 
 
-def mean_of_runs(runs: list[Fractions]) -> Fractions:
+def mean_of_runs(runs: list[Fractions] | list[Patterns]) -> Fractions | Patterns:
     """Return the mean over pruned networks, each of which counts alike. ValueError where they have different stages."""
     if any(run.keys() != runs[0].keys() for run in runs):
         raise ValueError("the pruned networks have different stages")
@@ -66,6 +71,48 @@ def narrowed(network: Network, shares: Fractions, image_size: int) -> dict:
             inputs = nodes[link.source] // units[link.unit].groups if not link.ties else 1
             shapes[link.unit] = [nodes[link.target], inputs]
     return {"units": shapes, "joints": {}}
+
+
+def kernel_stages(network: Network, image_size: int) -> dict[str, tuple[int, int, int]]:
+    """Return {unit: (its stage, the height and the width of its kernels)}; a linear layer's kernels have one weight."""
+    pixels, units = positions(network, image_size), network.all_units
+    sizes = sorted({*pixels.values()}, reverse=True)
+    return {name: (sizes.index(pixels[name]), *(unit.weight.shape[2:] or (1, 1))) for name, unit in units.items()}
+
+
+@torch.no_grad()
+def patterns(network: Network, image_size: int) -> Patterns:
+    """Return {stage and size of kernels: which fraction of these kernels has a weight at each position, (height, width)}.
+
+    A kernel is what one filter reads one channel by, and all kernels of a stage count alike. The network is whole; a weight
+    under a mask is none.
+    """
+    present: dict[tuple[int, int, int], list[Tensor]] = {}
+    for name, stage in kernel_stages(network, image_size).items():
+        weight = network.get_submodule(name).weight_in_force
+        present.setdefault(stage, []).append((weight != 0).double().reshape(-1, *stage[1:]).cpu())
+    return {stage: torch.cat(kernels).mean(0) for stage, kernels in present.items()}
+
+
+def sampled(network: Network, found: Patterns, image_size: int, seed: int) -> dict[str, Tensor]:
+    """Draw masks of single weights with these patterns for another network, {unit: bool of its weight's shape}.
+
+    Of the n kernels of a layer, n times the fraction of its stage have a weight at a position, to the nearest whole number; which
+    ones is drawn for each position anew, by `seed`. ValueError for a network that has stages or kernels without a pattern.
+    """
+    asked, generator, masks = kernel_stages(network, image_size), torch.Generator().manual_seed(seed), {}
+    if missing := {*asked.values()} - found.keys():
+        stage, height, width = min(missing)
+        number = len({stage for stage, *_ in found})
+        raise ValueError(
+            f"stage {stage + 1} has kernels of {height}x{width}, and the pruned networks, of {number} sizes of maps, have none"
+        )
+    for name, stage in asked.items():
+        weight, fractions = network.get_submodule(name).weight, found[stage].flatten()
+        kernels = weight.shape[:2].numel()
+        order = torch.rand(kernels, len(fractions), generator=generator).argsort(0).argsort(0)
+        masks[name] = (order < (fractions * kernels + 0.5).floor()).view(weight.shape)
+    return masks
 
 
 def _words(found: set[tuple[int, bool]]) -> str:

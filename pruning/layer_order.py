@@ -26,7 +26,8 @@ class Layer:
 def layers_of(network: Network) -> list[Layer]:
     """List the layers of a network in the order of its wiring.
 
-    A unit is chosen from where it alone writes its channels and nothing is added to them. The writers of a stream are cut in
+    A unit is chosen from where it alone writes its channels and nothing is added to them. What is in groups, and what writes
+    for it, is cut as a criterion says in the layer that reads the groups. The writers of a stream are cut in
     the first layer that sees the stream, because a reader reads it or adds to it. All that read a stream between two of its
     writers are one layer. ValueError for a unit that is read by nothing whose weights could be solved for.
     """
@@ -38,10 +39,10 @@ def layers_of(network: Network) -> list[Layer]:
     cut = {unit for members in alone.values() for unit in members}
     for link in network.links:
         by_itself, source = alone.get(root[link.source], ()), writers.get(link.source, [])
-        if link.unit is None or link.ties:
+        if link.unit is None or link.ties or units[link.unit].in_groups:
             # whoever reads the target sees the writers of the source too
             writers[link.target] = [*writers.get(link.target, []), *source]
-        elif (by_itself or source) and units[link.unit].groups == 1:
+        elif by_itself or source:
             layer = (root[link.source], 0) if by_itself else (link.source, writes[link.source])
             if layer not in readers:
                 order.append(layer)
@@ -64,5 +65,5 @@ def _alone(network: Network, root: dict[str, str], name: str) -> tuple[str, ...]
     reading = [link for link in network.links if root[link.source] == name and not (link.unit is None or link.ties)]
     plain = all(link.unit in network.units and link.joint is None for link in writing)
     one = sum(link.ties is None for link in writing) == 1
-    readable = all(network.get_submodule(link.unit).groups == 1 for link in reading)
-    return tuple(link.unit for link in writing) if plain and one and readable and reading else ()
+    tied = all(link.ties or not network.get_submodule(link.unit).in_groups for link in (*writing, *reading) if link.unit)
+    return tuple(link.unit for link in writing) if plain and one and tied and reading else ()

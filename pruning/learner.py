@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from models import Network
+from pruning.channels import cannot_be_cut, in_groups
 from pruning.gated import Gated
 from settings.registry import GATES, GRANULARITIES, parse_call
 from tasks.classification import Classification
@@ -23,6 +24,9 @@ class Learner(Gated):
         self.units = self.granularity.units(network)
         if self.granularity.removable and (tied := [link.unit for link in network.links if link.ties]):
             raise ValueError(f"'{tied[0]}' ties its filters to its channels, of which each would have another gate")
+        if self.granularity.removable and (grouped := in_groups(network)):
+            name = grouped[0].unit
+            raise ValueError(f"{cannot_be_cut(name, network.get_submodule(name))}, and each filter would have another gate")
         if parse_call(gate)[1].get("on") == "inputs":
             self.units = network.all_units  # linear layers have inputs too
         if not self.units:

@@ -14,7 +14,7 @@ from pruning.budget import Budget, round_up
 from pruning.context import Context, lift
 from pruning.gated import Gated
 from pruning.gates.mask import Mask
-from pruning.groups import Decisions
+from pruning.groups import Decisions, check_comparable
 from pruning.times import Due, Mapped, holds
 from settings.registry import CRITERIA, GATES, GRANULARITIES, PHASES, SCHEDULES, SCOPES
 from tasks.classification import Classification
@@ -26,7 +26,7 @@ class Pruner(Gated):
     `rate` is the fraction removed: of the filters, or of groups of them with `residual="grouped"`; with a `budget`, "macs"
     or "parameters", it is the fraction of these that removal takes away, on images of `image_size`. `round_to` keeps a
     multiple of filters in each layer. `gate` says where a filter mask acts, `frequency` is such as "1ep" or "4it", `until`
-    a fraction of the run. `begin` tells how long the run is. ValueError for a network that the granularity refuses, for a
+    a fraction of the run. `begin` tells how long the run is. ValueError for a network that granularity or criterion refuse, for a
     budget where no whole filter can be taken out, or if the scope's floor does not let so much go.
     """
 
@@ -59,20 +59,21 @@ class Pruner(Gated):
         self.needs_images = scored_by.name if "more images than filters" in scored_by.traits else None
         number, word = re.fullmatch(r"(\d+)(ep|it)", frequency).groups()
         self.every, self.by_epochs = int(number), word == "ep"
+        check_comparable(network, criterion)
         self.units = self.granularity.units(network)
         if not self.units:
             raise ValueError(f"this network has nothing that --prune_type {prune_type} could cut")
         removable = self.granularity.removable
         if budget is not None and not removable:
             raise ValueError(f"no filter goes as a whole with {prune_type}, and so the {budget} stay as they are")
+        self.decisions = Decisions(network, list(self.units), residual if removable else "pieces")
         make_gate = GATES.get(gate)
         self.gates = {name: self.granularity.gate(unit, make_gate) for name, unit in self.units.items()}
         for name, mask in self.gates.items():
             self.units[name].gate = mask
         self.changes = torch.zeros((), dtype=torch.int64, device=next(network.parameters()).device)
         self.returns = torch.zeros_like(self.changes)
-        self.decisions = Decisions(network, list(self.units), residual if removable else "pieces")
-        if residual == "grouped" and removable and all(len(units) == 1 for units in self.decisions.layers.values()):
+        if residual == "grouped" and removable and not self.decisions.joins:
             raise ValueError("no two layers of this network write one channel, so that grouping changes nothing")
         self.round_to, self.budget = round_to, None if budget is None else Budget(network, budget, image_size)
         smallest = self._choose({name: mask.mask for name, mask in self.gates.items()}, rate)
@@ -115,6 +116,10 @@ class Pruner(Gated):
     def mask(self) -> Mask:
         """One of the masks, which all are of one kind."""
         return next(iter(self.gates.values()))
+
+    @property
+    def shared(self) -> bool:
+        return self.granularity.removable and len(self.decisions) < self.entries
 
     def before_step(self, epoch: int, step: int) -> bool:
         """Change the masks, fix them, or leave them, as is due before this training step. Says whether they were made anew."""
@@ -189,7 +194,7 @@ class Pruner(Gated):
 
         def choose(rate: float) -> dict[str, Tensor]:
             keep = {name: score > 0 for name, score in merged.items()} if decided else self.scope(merged, rate, **more)
-            return round_up(merged, keep, self.round_to) if self.round_to > 1 else keep
+            return round_up(merged, keep, self.decisions.multiples(self.round_to)) if self.round_to > 1 else keep
 
         def spread(keep: dict[str, Tensor]) -> dict[str, Tensor]:
             return self.decisions.spread(keep, scores)

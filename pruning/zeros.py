@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from models import Link, Network, Unit
+from models import Network, Unit
+from pruning.channels import alone, read_by_some
 
 
 def silent(unit: Unit) -> Tensor:
@@ -18,68 +19,61 @@ def silent(unit: Unit) -> Tensor:
 
 
 @torch.no_grad()
-def not_zero(network: Network) -> dict[str, Tensor]:
-    """Return, for every convolution whose filters may go, which give something that is read: (filters,) bool, on the CPU.
+def not_zero(network: Network, masks_read: bool = False) -> dict[str, Tensor]:
+    """Return, for every unit, which filters give something that is read: (filters,) bool, on the CPU.
 
-    Where a filter is tied to a channel, both count as something unless both are nothing; so do all filters of a group and,
-    where it alone reads them, all channels that it reads.
+    Under a mask, or silent, a filter gives nothing; a column of zeros reads nothing, nor does a filter that itself gives nothing
+    or is not read. What is left is the same before and after the others have been taken out. Where a filter is tied to a
+    channel, both count as something unless both are nothing; so do all filters of a group, and all channels that it reads.
+    With `masks_read`, filters under a mask count as if they gave and read something, unless they are in groups.
     """
-    units = network.units
-    read = _read(network)
-    alive = {
-        link.unit: ~silent(units[link.unit]).cpu() & read[link.target][: units[link.unit].filters]
-        for link in network.links
-        if link.unit in units
-    }
-    for link in network.links:
-        if link.unit in units and units[link.unit].in_groups and not link.ties:
-            alive |= _whole_groups(network, link, alive)
-    ties = [link for link in network.links if link.ties and link.unit in units]
-    for _ in ties:  # so often, since one may be tied to the next
-        for link in ties:
-            together = [other.unit for other in network.links if other.target == link.source and other.unit in units]
-            any_of = torch.stack([alive[name] for name in (link.unit, *together)]).any(0)
-            alive |= dict.fromkeys((link.unit, *together), any_of)
-    return alive
+    units = network.all_units
+    kept = {name: ~silent(unit).cpu() for name, unit in network.units.items()}
+    tied = {link.unit for link in network.links if link.ties}
+    for name in kept:
+        if not masks_read or (units[name].in_groups and name not in tied):
+            kept[name] &= units[name].alive(torch.bool).cpu()
+    columns = {name: _columns(unit) for name, unit in units.items()}
 
+    def reads(name: str, live: Tensor) -> Tensor:
+        unit = units[name]
+        rows = (columns[name] & live[:, None]).view(unit.groups, len(live) // unit.groups, columns[name].shape[1])
+        channels = rows.any(1).flatten()
+        return channels if unit.gate is None or unit.gate.reads is None else channels & unit.gate.reads.cpu()
 
-def _whole_groups(network: Network, link: Link, alive: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return what is alive of a unit in groups and of those that write what it reads, {unit: (filters,)}: whole groups only.
-
-    Where its source has other writers or readers, all is alive.
-    """
-    unit = network.get_submodule(link.unit)
-    writers = [other.unit for other in network.links if other.target == link.source]
-    readers = [other for other in network.links if other.source == link.source]
-    if len(writers) > 1 or len(readers) > 1 or writers[0] not in alive:
-        return {name: torch.ones_like(alive[name]) for name in (link.unit, *writers) if name in alive}
-    groups = (alive[link.unit] & unit.alive(torch.bool).cpu()).view(unit.groups, -1).any(1)
-    return {name: groups.repeat_interleave(len(alive[name]) // unit.groups) for name in (link.unit, writers[0])}
-
-
-def _read(network: Network) -> dict[str, Tensor]:
-    """Return which channels of every node somebody reads, (channels,) bool: a column of zeros reads nothing.
-
-    Once filters have been taken out, what is left counts as read.
-    """
-    widths, units = network.widths(), network.all_units
-    taken_out = any(joint.width is not None for joint in network.joints.values())
-    read = {node: torch.full((width,), taken_out or node in network.outputs) for node, width in widths.items()}
-    for link in reversed(network.links):
-        source, width = read[link.source], widths[link.source]
-        if link.unit is None:
-            source |= read[link.target][:width]
-        elif link.ties or taken_out or len(columns := _columns(units[link.unit])) != width:
-            source |= True
-        else:
-            source |= columns
-    return read
+    held: dict[str, Tensor] = {}
+    while True:
+        live = read_by_some(network, kept, held, reads)
+        together = _together(network, live)
+        if all(torch.equal(mask, live[name]) for name, mask in together.items()):
+            return live
+        held |= together
 
 
 def _columns(unit: Unit) -> Tensor:
-    """Return which channels the unit's weights read, (channels,) bool, on the CPU; a group without a live filter reads none."""
+    """Return by which weights, not 0, each filter reads, (filters, columns of the weight) bool, on the CPU."""
     weight = unit.weight.flatten(2) if unit.weight.dim() > 2 else unit.weight.unsqueeze(2)
-    read = (weight != 0).any(2).view(unit.groups, unit.filters // unit.groups, weight.shape[1]).any(1)
-    if unit.groups > 1:
-        read = read & (unit.alive(torch.bool) & ~silent(unit)).view(unit.groups, -1).any(1, keepdim=True)
-    return read.flatten().cpu()
+    return (weight != 0).any(2).cpu()
+
+
+def _together(network: Network, live: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return what stays since it goes only together with something live, {unit: (filters,)}, of units of which that is so.
+
+    A convolution in groups, whose source has other writers or readers, stays as a whole with all of these writers.
+    """
+    units, together = network.units, {}
+    for link in network.links:
+        if link.unit not in units or not (link.ties or units[link.unit].in_groups):
+            continue
+        unit = units[link.unit]
+        names = [other.unit for other in network.links if other.target == link.source and other.unit in units]
+        if link.ties:
+            any_of = torch.stack([together.get(name, live[name]) for name in (link.unit, *names)]).any(0)
+            together |= dict.fromkeys((link.unit, *names), any_of)
+        elif alone(network, link):
+            masks = {name: together.get(name, live[name]) for name in (link.unit, *names)}
+            groups = torch.stack([mask.view(unit.groups, len(mask) // unit.groups).any(1) for mask in masks.values()]).any(0)
+            together |= {name: groups.repeat_interleave(len(mask) // unit.groups) for name, mask in masks.items()}
+        else:
+            together |= {name: torch.ones_like(live[name]) for name in (link.unit, *names)}
+    return together

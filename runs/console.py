@@ -163,6 +163,14 @@ def connectivity_lines(record: dict) -> list[str]:
     ]
 
 
+def at_chance_line(record: dict) -> str:
+    """The line on stderr that warns of a selection among weights that are worth nothing yet."""
+    return (
+        f"WARNING {record['stage']}: an accuracy of {record['before']:.2f} is no better than with all of these weights at 0, so "
+        "that the threshold means nothing: train for more --epochs before the cut, with a smaller --lr or a weaker --reg"
+    )
+
+
 def latency_line(row: dict, gain: float) -> str:
     """The line that tells how long a batch took both networks; `gain` is how many times fewer MACs the smaller one has.
 

@@ -57,7 +57,7 @@ RESULTS = Record(
                 {"stage": TEXT, "cut": COUNT}
                 | dict.fromkeys(("before", "after"), FINITE)
                 | dict.fromkeys(("parameters_left", "macs_left"), FRACTION),
-                {"threshold": number(0), "below": FRACTION},
+                {"threshold": number(0), "below": FRACTION, "nothing_lost": TRUTH},
             )
         ),
         "rounds": ListOf(Record({"round": COUNT, "density": FRACTION, "test": PERCENT}, {"held_out": PERCENT})),

@@ -8,11 +8,11 @@ from settings.earlier import folder_of, saved_settings, with_data_of_run
 from settings.errors import Refused
 from settings.files import fitting, nowhere
 from settings.flags import DESCRIPTIONS, FLAGS, GROUPS, SECTIONS, defaults, of_kind
-from settings.meaning import finds_counts, gate_that_learns, says_amounts, scope_decides
+from settings.meaning import finds_counts, gate_that_learns, of_procedure, says_amounts, scope_decides, scratch_model
 from settings.parsing import Parser
 from settings.recipes import of_recipe
-from settings.registry import CRITERIA, PROCEDURES, REGULARIZERS, call_text, parse_call, presets
-from settings.rules import broken, scratch_model
+from settings.registry import CRITERIA, REGULARIZERS, call_text, parse_call, presets
+from settings.rules import broken
 from settings.saved import check_run
 from settings.signatures import suggest_flag
 
@@ -91,7 +91,9 @@ def asked(argv: list[str]) -> Settings:
     """The settings that a command line asks for, before they are checked and resolved; raises Refused as `typed_flags` does."""
     typed = typed_flags(argv)
     recipe = of_recipe(typed)
-    stands_for = _of_procedure(recipe | typed) | recipe | _of_preset(typed)
+    procedure = (recipe | typed).get("procedure", FLAGS["procedure"].default)
+    kind = (recipe | typed).get("prune_type", "none")
+    stands_for = of_procedure(procedure, kind) | recipe | _of_preset(typed) | _of_pattern(typed)
     settings = Settings(defaults() | stands_for | typed, typed)
     return with_data_of_run(settings, settings.network.init or scratch_model(settings))
 
@@ -121,17 +123,12 @@ def _of_preset(typed: dict) -> dict:
     return values | ({} if {"arch", "layers"} & typed.keys() else {"arch": chosen["arch"]})
 
 
-def _of_procedure(typed: dict) -> dict:
-    """The values, by flag, that go with --procedure: the criterion by which it itself takes out filters, and its regulariser.
-
-    What it leaves is checked and saved as with --compact. ValueError for a procedure that is unknown.
-    """
-    traits = PROCEDURES.entry(typed.get("procedure", FLAGS["procedure"].default)).traits
-    own = {flag: traits[flag][0] for flag in ("prune_imp", "reg") if flag in traits}
-    own |= {"compact": True} if "removes" in traits else {}
-    if "prune_scope" in traits and typed.get("prune_type") != "structured":
-        own["prune_scope"] = traits["prune_scope"][0]
-    return own | ({"prune_type": "structured"} if "prune_imp" in own else {}) | ({"odecay": None} if "reg" in own else {})
+def _of_pattern(typed: dict) -> dict:
+    """The values, by flag, that --pattern stands for: masks that do not move, on single weights. Empty without it."""
+    values = {"prune_type": "unstructured", "prune_rate": 0.0, "prune_phase": "init", "prune_schedule": "constant"}
+    return (
+        values | {name: FLAGS[name].default for name in ("prune_imp", "prune_scope", "prune_gate")} if "pattern" in typed else {}
+    )
 
 
 def _resumed(path: Path, typed: dict) -> Settings:
@@ -193,7 +190,7 @@ def _resolved_pruning(asked: Settings) -> dict:
     if pruning.rounds:
         options = {"rounds": pruning.rounds} | ({"start": options["start"]} if "start" in options else {})  # a recipe's
         phase, changes["prune_phase"] = "iterative", call_text("iterative", options)
-    if "prune_schedule" not in asked.typed and phase == "iterative":
+    if "prune_schedule" not in of_recipe(asked.typed) | asked.typed and phase == "iterative":
         changes["prune_schedule"] = "linear"
     scope_is_said = "prune_scope" in asked.typed or "prune_scope" in of_recipe(asked.typed) or pruning.preset
     if not scope_is_said and (own := CRITERIA.entry(pruning.prune_imp).traits.get("scope")):

@@ -14,6 +14,7 @@ from settings.meaning import (
     one_round,
     phase_of,
     scope_decides,
+    scratch_model,
     smaller_pieces,
     updates_survivors,
     zero_filters,
@@ -39,6 +40,12 @@ def no_pruning(settings) -> str | None:
         return f"has no effect without --prune_type {', '.join(most)} or {last}"
 
 
+def pattern_decides(settings) -> str | None:
+    """Flags that say what is cut, and when, beside --pattern."""
+    if settings.network.pattern:
+        return "has no effect with --pattern, which itself says which single weights are cut"
+
+
 def gate_decides(settings) -> str | None:
     """Flags that say what a pruner cuts, and when, with a gate that learns what is cut."""
     if gate := gate_that_learns(settings):
@@ -46,7 +53,9 @@ def gate_decides(settings) -> str | None:
 
 
 def nothing_to_take_out(settings) -> str | None:
-    """--compact, in a run that neither prunes nor sets filters to 0."""
+    """--compact, in a run that neither prunes nor sets filters to 0, or whose network has been pruned before."""
+    if scratch_model(settings):
+        return "takes filters out of a network, and --scratch trains one that has lost them: leave out --compact"
     if (words := no_pruning(settings)) and not zero_filters(settings):
         *most, last = [name for name, entry in REGULARIZERS.entries.items() if "zero filters" in entry.traits]
         return f"{words}, or --reg {', '.join(most)} or {last}"

@@ -4,10 +4,11 @@ import importlib.util
 import os
 from pathlib import Path
 
+from settings.effects import nothing_to_take_out
 from settings.flags import FLAGS, of_kind
-from settings.meaning import smaller_pieces, zero_filters
+from settings.meaning import scratch_model, smaller_pieces, zero_filters
 from settings.registry import FORMS
-from settings.rules import rule, scratch_model, without_effect
+from settings.rules import rule, without_effect
 
 
 def use_of(settings) -> tuple[str, list[str]]:
@@ -55,7 +56,9 @@ def used_files_exist(settings) -> str | None:
 
 @rule("ending")
 def removal_takes_whole_filters(settings) -> str | None:
-    none = settings.pruning.prune_type == "none" and (not zero_filters(settings) or scratch_model(settings))
+    if settings.ending.compact and scratch_model(settings):
+        return f"--compact {nothing_to_take_out(settings)}"
+    none = settings.pruning.prune_type == "none" and not zero_filters(settings)
     if settings.ending.compact and (none or smaller_pieces(settings)):
         return f"--compact takes out whole filters, and --prune_type {settings.pruning.prune_type} prunes none"
 

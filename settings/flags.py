@@ -34,8 +34,8 @@ AMOUNT = (effects.no_pruning, effects.finds_its_counts, effects.beside_counts, p
 
 
 def _pruning(name: str, text: str, no_effect: tuple = (effects.no_pruning,), **rest) -> Flag:
-    by_gate = () if name in ("prune_type", "prune_gate") else (effects.gate_decides,)
-    return Flag(name, "pruning", "method", text, no_effect=by_gate + no_effect, **rest)
+    decided = () if name in ("prune_type", "prune_gate") else (effects.gate_decides,)
+    return Flag(name, "pruning", "method", text, no_effect=(effects.pattern_decides, *decided, *no_effect), **rest)
 
 
 def _training(name: str, text: str, **rest) -> Flag:
@@ -71,6 +71,9 @@ GROUPS = {
              metavar="MODEL"),
         Flag("widths", "network", "method", "give each stage of the network the mean width that it has in these pruned runs or "
              "model.pt files, and fresh weights (guided pruning)", nargs="+", metavar="RUN"),
+        Flag("pattern", "network", "method", "cut single weights before the first step at random, by the mean pattern that each "
+             "stage's kernels have in these runs of --prune_type unstructured or kernels (guided sparsification)", nargs="+",
+             metavar="RUN"),
         Flag("init", "network", "method", "weights of a trained network to begin with: a run's folder, a checkpoint, a model.pt "
              "of a whole network", metavar="PATH"),
         Flag("shortcut", "network", "method", "of ResNet-20 to 110 (default projection)", choices=("projection", "pad"),

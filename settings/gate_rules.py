@@ -1,8 +1,8 @@
 """This file holds the rules about gates, and about what puts or moves them; settings/rules.py says what a rule is."""
 
-from settings.meaning import cuts_itself, gate_that_learns, learned_scales, smaller_pieces
+from settings.meaning import cuts_itself, gate_that_learns, learned_scales, masks_stay, scratch_model, smaller_pieces
 from settings.registry import PROCEDURES, parse_call
-from settings.rules import rule, scratch_model
+from settings.rules import rule
 
 
 @rule("new", "saved")
@@ -44,6 +44,15 @@ def filters_that_are_cut_by_a_procedure(settings) -> str | None:
         return f"--procedure {procedure.name} cuts by --prune_imp, and --prune_gate {gate.name} learns what is cut: choose one"
     if "removes" in procedure.traits and (kind == "none" or smaller_pieces(settings)):
         return f"--procedure {procedure.name} takes out whole filters: it needs --prune_type structured, not {kind}"
+
+
+@rule("new")
+def soft_masks_move(settings) -> str | None:
+    """Also where a recipe says them; that a flag which was typed has an effect is another rule."""
+    gate = settings.pruning.prune_gate
+    if settings.pruning.prune_type != "none" and parse_call(gate)[0] == "soft" and (still := masks_stay(settings)):
+        by = f"--recipe {settings.run.recipe} says --prune_gate {gate}, which" if settings.run.recipe else f"--prune_gate {gate}"
+        return f"{by} is about masks that move, {still}: type another --prune_gate"
 
 
 @rule("new", "saved")

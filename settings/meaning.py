@@ -20,6 +20,25 @@ def phase_of(settings) -> Entry:
     return PHASES.entries["iterative"] if settings.pruning.rounds else PHASES.entry(settings.pruning.prune_phase)
 
 
+def scratch_model(settings) -> str | None:
+    """The path of the model.pt, or of its run, whose smaller network --scratch or --procedure trains anew, or None."""
+    name, options = parse_call(settings.run.procedure)
+    return settings.network.scratch if name != "scratch" else options.get("of")
+
+
+def of_procedure(procedure: str, prune_type: str = "none") -> dict:
+    """The values, by flag, that go with --procedure where this is cut: what it takes out filters by, and its regulariser.
+
+    What it leaves is checked and saved as with --compact. ValueError for a procedure that is unknown.
+    """
+    traits = PROCEDURES.entry(procedure).traits
+    own = {flag: traits[flag][0] for flag in ("prune_imp", "prune_gate", "reg") if flag in traits}
+    own |= {"compact": True} if "removes" in traits else {}
+    if "prune_scope" in traits and prune_type != "structured":
+        own["prune_scope"] = traits["prune_scope"][0]
+    return own | ({"prune_type": "structured"} if "prune_imp" in own else {}) | ({"odecay": None} if "reg" in own else {})
+
+
 def masks_stay(settings) -> str | None:
     """The words that say why no mask moves, in a phase or with a procedure in which none does; None otherwise."""
     if cuts_itself(settings):

@@ -3,10 +3,25 @@
 import re
 from pathlib import Path
 
-from settings.meaning import finds_counts, phase_of, says_amounts, takes_masks_of
+from settings.meaning import finds_counts, of_procedure, phase_of, says_amounts, scratch_model, takes_masks_of
 from settings.paths import model_of
+from settings.recipes import of_recipe, quote
 from settings.registry import PROCEDURES, parse_call
-from settings.rules import rule, scratch_model
+from settings.rules import rule
+
+
+@rule("new")
+def patterns_exist(settings) -> str | None:
+    for path in settings.network.pattern or ():
+        if not (path and Path(path).exists()):
+            return f"--pattern: nothing at '{path}'"
+
+
+@rule("new")
+def a_pattern_is_of_fresh_weights(settings) -> str | None:
+    network = settings.network
+    if network.pattern and (network.init or network.widths or scratch_model(settings)):
+        return "--pattern makes a sparse network with fresh weights: leave out --init, --scratch and --widths"
 
 
 @rule("new", "saved")
@@ -66,6 +81,17 @@ def widths_are_of_fresh_weights(settings) -> str | None:
 def widths_prune_nothing(settings) -> str | None:
     if settings.network.widths and settings.pruning.prune_type != "none":
         return f"--widths trains a network that is narrow from the start: leave out --prune_type {settings.pruning.prune_type}"
+
+
+@rule("new")
+def recipe_and_procedure_agree(settings) -> str | None:
+    """Both stand for other flags; where they differ in one, it has to be typed."""
+    recipe, procedure = of_recipe(settings.typed), settings.run.procedure
+    own = of_procedure(procedure, settings.pruning.prune_type) if "procedure" in settings.typed else {}
+    for name, value in own.items():
+        if name in recipe and name not in settings.typed and value not in (None, recipe[name]):
+            values = f"{quote(recipe[name])}, and --procedure {quote(procedure)} --{name} {quote(value)}"
+            return f"--recipe {settings.run.recipe} says --{name} {values}: type --{name} as it is meant"
 
 
 @rule("new")

@@ -113,14 +113,18 @@ CURES = {
 
 
 def of_recipe(typed: dict) -> dict:
-    """The values, by flag, of the recipe that was typed, or none; without its network where another one was typed."""
+    """The values, by flag, of the recipe that was typed, or none; without its network where another one was typed.
+
+    Its --odecay is the weight of its own penalty, and of no other one.
+    """
     values = RECIPES.get(typed.get("recipe"), {})
     if typed.get("prune_type", "structured") not in ("structured", "none"):
         values = values | OF_WEIGHTS.get(typed.get("recipe"), {})
     if "init" not in typed:
         values = values | FROM_SCRATCH.get(typed.get("recipe"), {})
-    others = {"arch", "layers", "init", "scratch"} & typed.keys()
-    return {name: value for name, value in values.items() if not (name == "arch" and others)}
+    others = {"arch": {"arch", "layers", "init", "scratch"} & typed.keys()}
+    others["odecay"] = typed.get("reg", "none").split("(")[0] not in ("none", values.get("reg"))
+    return {name: value for name, value in values.items() if not others.get(name)}
 
 
 def departures(settings) -> list[str]:

@@ -162,6 +162,7 @@ CRITERIA = Registry(
     "pruning/criteria/*.py",
     traits={
         "filters only": ("unit", "units"),
+        "unlike filters": ("unit", "units"),  # it compares a layer's filters with each other, which must read the same channels
         "reads images": ("context",),
         "reads maps": ("context",),
         "more images than filters": ("context",),
@@ -218,8 +219,9 @@ PROCEDURES = Registry(
         "removes": ("return",),  # it takes out the filters that it cuts
         "amounts": ("return",),  # it itself says how much is cut
         "masks": ("option",),  # the earlier run whose masks are put in force
-        # the criterion by which it does so, on the held-out images, and its regulariser, where these flags are not typed
+        # the criterion by which it does so, on the held-out images, its masks and regulariser, where these flags are not typed
         "prune_imp:": ("return",),
+        "prune_gate:": ("return",),
         "prune_scope:": ("return",),  # of smaller pieces than filters
         "reg:": ("return",),
     },

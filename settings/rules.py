@@ -13,6 +13,7 @@ from pathlib import Path
 
 from settings.flags import FLAGS
 from settings.meaning import network_is_typed, phase_of, smaller_pieces
+from settings.recipes import of_recipe
 from settings.registry import CRITERIA, NETWORKS, SCOPES, parse_call
 
 RULES: dict[str, list[Callable]] = {"new": [], "ending": [], "use": [], "saved": []}
@@ -33,12 +34,6 @@ def broken(settings, *occasions: str) -> str | None:
     """The message of the first rule of these occasions that the settings break, or None where they keep all."""
     messages = (rule(settings) for occasion in occasions for rule in RULES[occasion])
     return next((message for message in messages if message is not None), None)
-
-
-def scratch_model(settings) -> str | None:
-    """The path of the model.pt, or of its run, whose smaller network --scratch or --procedure trains anew, or None."""
-    name, options = parse_call(settings.run.procedure)
-    return settings.network.scratch if name != "scratch" else options.get("of")
 
 
 @rule("new", "saved")
@@ -72,6 +67,15 @@ def without_effect(settings, names: Iterable[str]) -> str | None:
             if words := condition(settings):
                 return f"--{name} {words}"
     return None
+
+
+def recipe_without_effect(settings) -> list[str]:
+    """The flags of the recipe that have no effect beside what was typed."""
+    return [
+        f"--{name}"
+        for name in of_recipe(settings.typed).keys() - settings.typed.keys()
+        if any(condition(settings) for condition in FLAGS[name].no_effect)
+    ]
 
 
 @rule("new", "saved")

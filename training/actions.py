@@ -3,6 +3,7 @@
 An action takes the run and keyword-only options. It trains nothing, and returns plain values for summary.json.
 """
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from itertools import chain, count, islice
@@ -12,18 +13,18 @@ import torch
 
 import models
 from models.layers import initialise
-from pruning.guided import narrowed
+from pruning.guided import narrowed, sampled
 from pruning.removal import Removal, ungated
 from pruning.repair import Repair
 from pruning.survivors import Survivors
-from runs.console import note, repaired_line, selected_line, updated_line
+from runs.console import at_chance_line, note, repaired_line, selected_line, updated_line
 from settings.errors import Failed
 from settings.meaning import updates_survivors
 from settings.paths import model_of
 from settings.registry import RECONSTRUCTIONS
 from training.build import build_pruner
 from training.comparison import compare
-from training.earlier_networks import widths_of
+from training.earlier_networks import patterns_of, widths_of
 from training.evaluation import images_at_once
 from training.experiment import Experiment
 from training.record import shares_left
@@ -81,6 +82,8 @@ def select(run: Experiment, *, held_out: bool = False) -> dict:
     record = {"stage": run.now.name, **run.pruner.record, "before": before, "after": run.evaluate(split)[task.metric]}
     record |= {"cut": run.pruner.cut(), **shares_left(run)}
     note(run.settings, selected_line(record))
+    if record.get("nothing_lost"):
+        note(run.settings, at_chance_line(record))
     return {"selections": [*run.results.get("selections", ()), record]}
 
 
@@ -94,12 +97,13 @@ def set_scales(run: Experiment, *, value: float = 0.5) -> dict:
 
 
 @torch.no_grad()
-def reconstruct(run: Experiment, *, layer: str = "") -> dict:
+def reconstruct(run: Experiment, *, layer: str = "", trained: bool = False) -> dict:
     """Cut as --reconstruct and the criterion say, and repair the layers that read what is left, or update what is left itself.
 
     `layer` names the first unit of a single layer that is cut and repaired; without it all are, in the order of the wiring.
-    How many filters go from each layer is decided with the first one, and what is wanted is the network before that. Returns
-    a record for each layer so far, or for each step of an update. The optimiser begins anew.
+    How many filters go from each layer is decided with the first one, and what is wanted is the network before that. Where it was
+    `trained` between layers, what is wanted is the network as it now is: the earlier one's products would undo the training.
+    Returns a record for each layer so far, or for each step of an update. The optimiser begins anew.
     """
     task, settings = run.task, run.settings
     run.pruner.look_at(partial(task.sample, settings.pruning.score_batches), task)
@@ -111,20 +115,21 @@ def reconstruct(run: Experiment, *, layer: str = "") -> dict:
         survivors = Survivors(run.pruner, sample, lambda record: note(settings, updated_line(record)))
         records = RECONSTRUCTIONS.get(settings.pruning.reconstruct)(survivors)
     else:
-        records = _repaired(run, sample, layer)
+        records = _repaired(run, sample, layer, trained)
     run.team.same_([*run.model.parameters(), *run.model.buffers()])
     run.optimizer.state.clear()
     return {"reconstruction": records}
 
 
-def _repaired(run: Experiment, sample: Callable, layer: str) -> list[dict]:
+def _repaired(run: Experiment, sample: Callable, layer: str, trained: bool) -> list[dict]:
     """Cut and repair a layer, or all: the records so far."""
     model, pruner, settings = run.model, run.pruner, run.settings
     if not run.to_repair:
         keep = {name: mask.cpu() for name, mask in pruner.choice(pruner.rate).items()}
         run.to_repair = {"keep": keep, "original": ungated(model).state_dict()}
-    original = ungated(model)
-    original.load_state_dict(run.to_repair["original"])
+    original = copy.deepcopy(model) if trained else ungated(model)  # under the masks so far, or before all of them
+    if not trained:
+        original.load_state_dict(run.to_repair["original"])
     method, size = settings.pruning.reconstruct, run.task.inputs[1]
     repair = Repair(model, original, run.to_repair["keep"], method, sample, seed=settings.run.seed, image_size=size)
     records, last = list(run.results.get("reconstruction", ())), repair.layers[-1]
@@ -146,6 +151,14 @@ def shrink(run: Experiment, *, of: str) -> dict:
 def narrow(run: Experiment, *, like: tuple = ()) -> dict:
     """Give the network the mean widths that the pruned networks `like` have in each stage, and fresh weights."""
     return _begin_anew(run, narrowed(run.model.cpu(), widths_of(like), run.task.inputs[1]))
+
+
+def sparsify(run: Experiment, *, like: tuple = ()) -> dict:
+    """Mask single weights at random, by the mean patterns that the kernels of pruned networks `like` have in each stage."""
+    masks = sampled(run.model, patterns_of(like), run.task.inputs[1], run.settings.run.seed)
+    for name, mask in masks.items():
+        run.pruner.gates[name].set(mask.to(run.engine.device))
+    return {}
 
 
 def _begin_anew(run: Experiment, shapes: dict) -> dict:

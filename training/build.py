@@ -5,6 +5,7 @@ import torch
 import models
 import tasks
 from pruning import Learner, Pruner, accounting, guided, repair
+from pruning.groups import check_comparable
 from runs.folder import load_checkpoint
 from settings.arguments import Settings
 from settings.earlier import with_data_of
@@ -12,7 +13,7 @@ from settings.errors import Refused
 from settings.meaning import gate_that_learns, updates_survivors
 from settings.paths import checkpoint_of
 from settings.registry import OPTIMISERS, call_text, parse_call
-from training.earlier_networks import smaller_of, times_smaller, whole_of, widths_of
+from training.earlier_networks import patterns_of, smaller_of, times_smaller, whole_of, widths_of
 from training.terms import check_regulariser
 from training.tickets import with_tickets
 
@@ -30,6 +31,10 @@ def build_pruner(model: models.Network, settings: Settings) -> Pruner | Learner 
             return Learner(model, prune_type=pruning.prune_type, gate=pruning.prune_gate)
         except ValueError as error:
             raise Refused(f"--prune_gate {pruning.prune_gate}: {error}") from None
+    try:
+        check_comparable(model, pruning.prune_imp)
+    except ValueError as error:
+        raise Refused(f"--prune_imp {pruning.prune_imp}: {error}") from None
     if pruning.reconstruct != "none" and not updates_survivors(settings):
         try:
             repair.check(model, pruning.reconstruct)
@@ -118,11 +123,8 @@ def build_network(settings: Settings, tensors: dict | None) -> tuple[models.Netw
         whole = accounting.dense(model, size)
     except RuntimeError:
         raise Refused(f"images of {size} pixels are too small for {arch}") from None
-    if settings.network.widths and not settings.run.resume:  # what does not fit is refused before the data is read
-        try:
-            guided.narrowed(model, widths_of(settings.network.widths), size)
-        except ValueError as error:
-            raise Refused(f"--widths: {error}") from None
+    if not settings.run.resume:
+        _check_guided(model, settings.network, size)
     if tensors is not None:
         try:
             model.take(tensors)
@@ -131,6 +133,21 @@ def build_network(settings: Settings, tensors: dict | None) -> tuple[models.Netw
             raise Refused(f"--init: '{init}' is of another network than {arch} of {outputs} classes: {error}") from None
     check_regulariser(model, settings.training.reg)
     return model, whole
+
+
+def _check_guided(model: models.Network, network, size: int) -> None:
+    """Raise Refused for --widths or --pattern that do not fit the network, before the data is read.
+
+    `network` is that section of the settings.
+    """
+    flag = "widths" if network.widths else "pattern"
+    try:
+        if network.widths:
+            guided.narrowed(model, widths_of(network.widths), size)
+        if network.pattern:
+            guided.sampled(model, patterns_of(network.pattern), size, 0)
+    except ValueError as error:
+        raise Refused(f"--{flag}: {error}") from None
 
 
 def begin_with(settings: Settings) -> tuple[Settings, dict[str, torch.Tensor] | None]:

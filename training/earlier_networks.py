@@ -1,14 +1,20 @@
-"""This file reads what earlier runs have left of a network: a smaller one to train anew, and the widths of pruned ones."""
+"""This file reads what earlier runs have left of a network: a smaller one to train anew, and what pruned ones look like."""
 
 from pathlib import Path
 
+import torch
+
 import models
 import tasks
+from models.layers import Gate
 from pruning import accounting, guided
+from pruning.gates.scale import Scale
 from runs.checkpoints import load_checkpoint
 from settings.arguments import Settings
 from settings.errors import Refused
+from settings.flags import defaults
 from settings.paths import model_of
+from settings.registry import GATES, GRANULARITIES
 
 
 def smaller_of(path: str) -> models.Network:
@@ -36,25 +42,66 @@ def widths_of(paths: list[str]) -> guided.Fractions:
         raise Refused(f"--widths: {error}") from None
 
 
+def patterns_of(paths: list[str]) -> guided.Patterns:
+    """Return the mean pattern of the kernels of each stage in networks of which single weights or kernels were cut: run folders.
+
+    Raises Refused for what is no such network, or where the networks have different stages.
+    """
+    try:
+        return guided.mean_of_runs([_patterns(path) for path in paths])
+    except ValueError as error:
+        raise Refused(f"--pattern: {error}") from None
+
+
 def _fractions(path: str) -> guided.Fractions:
     """Return the fractions of filters kept in each stage of one pruned network."""
-    file = model_of(path)
-    if file.is_file() and file.name != "checkpoint.pt":
-        smaller = models.load(file)
-        whole, size = whole_of(smaller), smaller.card.image_size
-        kept = {name: filters for name, (filters, _) in smaller.shapes()["units"].items()}
-    else:
-        state = load_checkpoint(Path(path) / "checkpoint.pt" if Path(path).is_dir() else Path(path))
-        asked = state["settings"]
-        size = asked.get("image_size", 32)
-        whole = models.build(asked["arch"], channels=asked.get("channels", 3), size=size)
-        shapes, masks = state["shapes"] or whole.shapes(), state["model"]
-        kept = {name: filters for name, (filters, _) in shapes["units"].items()}
-        filter_masks = {name: masks.get(f"{name}.gate.mask") for name in kept}
-        kept |= {name: int(mask.sum()) for name, mask in filter_masks.items() if mask is not None and mask.dim() == 1}
-    if all(kept[name] == unit.filters for name, unit in whole.units.items()):
+    network, whole, size = _pruned(path)
+    kept = accounting.kept_filters(network) if _by_filter(network) else {}
+    if all(kept.get(name, unit.filters) == unit.filters for name, unit in whole.units.items()):
         raise ValueError(f"no filter has been cut from '{path}'")
     return guided.fractions(whole, kept, size)
+
+
+def _patterns(path: str) -> guided.Patterns:
+    """Return the patterns of the kernels in each stage of one pruned network."""
+    network, _, size = _pruned(path)
+    if _by_filter(network):
+        raise ValueError(f"no single weight has been cut from '{path}'")
+    return guided.patterns(network.eval(), size)
+
+
+def _by_filter(network: models.Network) -> bool:
+    return all(unit.gate is None or unit.gate.by_filter for unit in network.all_units.values())
+
+
+def _pruned(path: str) -> tuple[models.Network, models.Network, int]:
+    """Read the network of a model.pt, a run's folder or a checkpoint: with its gates, as a whole, and its size of images."""
+    file = model_of(path)
+    if file.is_file() and file.name != "checkpoint.pt":
+        network = models.load(file)
+        return network, whole_of(network), network.card.image_size
+    state = load_checkpoint(Path(path) / "checkpoint.pt" if Path(path).is_dir() else Path(path))
+    asked, tensors = defaults() | state["settings"], state["model"]
+    whole = models.build(asked["arch"], channels=asked["channels"], size=asked["image_size"])
+    output = next(link.unit for link in whole.links if link.target in whole.outputs)
+    classes = len(tensors[f"{output}.layer.weight"]) if f"{output}.layer.weight" in tensors else 0
+    with torch.random.fork_rng(devices=[]):
+        network = models.build(asked["arch"], classes=classes, channels=asked["channels"], size=asked["image_size"])
+        network.reshape(state["shapes"] or network.shapes())
+        for name, unit in network.all_units.items():
+            unit.gate = _gate(unit, asked, tensors, f"{name}.gate.")
+    network.take(tensors)
+    return network, whole, asked["image_size"]
+
+
+def _gate(unit: models.Unit, asked: dict, tensors: dict, place: str) -> Gate | None:
+    """Return a new gate of the kind that these settings put where a checkpoint has tensors; None where it has none."""
+    if not any(name.startswith(place) for name in tensors):
+        return None
+    if f"{place}scale" in tensors:
+        return Scale(unit, len(tensors[f"{place}scale"]))
+    make = GATES.get(asked["prune_gate"])
+    return GRANULARITIES.get(asked["prune_type"]).gate(unit, make) if f"{place}mask" in tensors else make(unit)
 
 
 def whole_of(network: models.Network) -> models.Network:

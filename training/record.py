@@ -122,8 +122,8 @@ def under_masks(run: Experiment) -> tuple[int, int, dict[str, int]]:
 
 def at_zero(run: Experiment) -> tuple[int, int, int, dict[str, int]]:
     """Of filters that the regulariser has set to 0: their weights, all weights, their number, and the filters that are left."""
-    units, alive = run.model.units, accounting.filter_masks(run.model)
-    gone = {name: int((~mask).sum()) for name, mask in alive.items()}
+    units, alive = run.model.units, accounting.filter_masks(run.model, masks_read=True)
+    gone = {name: int((~alive[name]).sum()) for name in units}
     weights = sum(count * units[name].weight[0].numel() for name, count in gone.items() if count)
     return weights, run.whole.parameters, sum(gone.values()), {name: int(mask.sum()) for name, mask in alive.items()}
 
@@ -164,12 +164,12 @@ def config(run: Experiment) -> dict:
 def run_name(settings: Settings) -> str:
     """The default name of a run's folder, such as resnet50-structured-0.6-reg_cov."""
     network, pruning = settings.network, settings.pruning
-    kind = "scratch" if network.scratch else "widths" if network.widths else pruning.prune_type
+    kind = next((name for name in ("scratch", "widths", "pattern") if getattr(network, name)), pruning.prune_type)
     parts = [network.arch, settings.run.recipe, kind]
     budget = "macs" if pruning.target_macs else "params" if pruning.target_params else ""
     if gate := gate_that_learns(settings):
         parts.append(gate.name)
-    elif pruning.prune_type != "none":
+    elif pruning.prune_type != "none" and not network.pattern:
         parts.append(f"{budget}{1 - pruning.prune_rate if budget else pruning.prune_rate:g}")
     parts += [settings.training.reg] if settings.training.reg != "none" else []
     return "-".join(re.sub(r"[^\w.]+", "_", part).strip("_") for part in parts if part)

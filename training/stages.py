@@ -149,6 +149,9 @@ def plan_of(settings: Settings, steps: int | None = None) -> Plan:
     stages = PROCEDURES.get(procedure)(settings)
     if settings.network.widths:
         stages = [replace(stages[0], enter=(f"narrow(like={tuple(settings.network.widths)!r})", *stages[0].enter)), *stages[1:]]
+    if settings.network.pattern:
+        first = (f"sparsify(like={tuple(settings.network.pattern)!r})", *stages[0].enter)
+        stages = [replace(stage, masks_stay=True) for stage in (replace(stages[0], enter=first), *stages[1:])]
     plan = Plan([*stages, *ending(settings, stages)])
     try:
         for stage in plan.stages:

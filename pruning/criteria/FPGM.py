@@ -11,7 +11,7 @@ from pruning.context import Context
 
 
 def FPGM(
-    unit: Annotated[Unit, "filters only"],
+    unit: Annotated[Unit, "filters only", "unlike filters"],
     context: Context,
     *,
     distance: Literal["L2", "L1", "cos"] = "L2",

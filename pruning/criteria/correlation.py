@@ -10,7 +10,7 @@ from models.numerics import correlations, precise
 from pruning.context import Context
 
 
-def correlation(unit: Annotated[Unit, "filters only"], context: Context) -> Tensor:
+def correlation(unit: Annotated[Unit, "filters only", "unlike filters"], context: Context) -> Tensor:
     """How little a filter repeats the others: 1 - mean_j |C_ij| over the layer's other live filters j.
 
     C is the Pearson correlation of the flattened filters, which --reg reg_cov makes small while training. A filter that is

@@ -26,7 +26,8 @@ def zero_fraction(
     F is the fraction of the filter's weights with |w| < threshold, G that of all weights that read its channel; the score is
     1 - (F + G) / 2. counts='multilayer' finds its own counts by the paper's rule, layer by layer on the inputs that remain:
     a filter goes if F >= own_at_least and (F >= own or G >= readers). With threshold=0 the largest threshold is searched
-    that costs the sample's accuracy no more than `drop`. The threshold and the fraction of weights below it are recorded.
+    that costs the sample's accuracy no more than `drop`. The threshold and the fraction of weights below it are recorded, and
+    that nothing is lost where all weights at 0 cost no more either: then the network knows nothing that a threshold could cost.
     """
     threshold = threshold or _threshold(units, context, drop)
     small = {name: unit.weight.detach().abs() < threshold for name, unit in context.network.all_units.items()}
@@ -42,10 +43,7 @@ def zero_fraction(
         else:
             stays = torch.ones_like(read[link.unit], dtype=torch.bool)
             if link.unit in units:
-                weights = small[link.unit]
-                inputs = _reading(weights, alive[link.source], link.ties) if link.source in alive else weights
-                # without inputs there is nothing to average, and all filters are alike
-                own_zero = inputs.double().flatten(1).mean(1).nan_to_num(1.0)
+                own_zero = _own(units[link.unit], small[link.unit], alive.get(link.source))
                 stays = (own_zero < own_at_least) | ((own_zero < own) & (read[link.unit] < readers))
                 if len(stays) and not stays.any():  # the filter with the fewest small weights
                     stays[own_zero.argmin()] = True
@@ -56,9 +54,19 @@ def zero_fraction(
     return keep
 
 
-def _reading(small: Tensor, written: Tensor, ties: str | None) -> Tensor:
-    """Return the unit's `small` for the channels that are still written; a filter tied to a channel that is not is all small."""
-    return small | ~written.view(-1, 1, 1, 1) if ties else small[:, written]
+def _own(unit: Unit, small: Tensor, written: Tensor | None) -> Tensor:
+    """Return the fraction of small ones among each filter's weights for the channels that are still written, (filters,).
+
+    `written` is (channels,) bool, None where all are. Without such a channel all filters are alike, and have 1.
+    """
+    filters, columns, *_ = small.shape
+    if written is None:
+        read = small.new_ones(filters, columns)
+    else:
+        channels = written[: columns * unit.groups].view(unit.groups, columns)
+        read = channels.repeat_interleave(filters // unit.groups, 0)
+    counted = (small.double().flatten(2).mean(2) * read).sum(1) / read.sum(1)
+    return counted.nan_to_num(1.0)
 
 
 def _longer(first: Tensor, second: Tensor, operation) -> Tensor:
@@ -87,8 +95,10 @@ def _readers(network: Network, small: dict[str, Tensor]) -> dict[str, Tensor]:
                 rows = _longer(target, rows, torch.add)
             rows = rows[place.to(rows.device)]
             fractions[link.unit] = torch.where(rows[:, 1] > 0, rows[:, 0] / rows[:, 1].clamp_min(1), 1.0)
-            by_input = weights.double().flatten(1) if link.ties else weights.double().transpose(0, 1).flatten(1)
-            reads = torch.stack([by_input.sum(1), torch.full_like(by_input[:, 0], by_input.shape[1])], 1)
+            groups = network.get_submodule(link.unit).groups
+            in_groups = weights.double().view(groups, len(weights) // groups, *weights.shape[1:])
+            by_input = in_groups.transpose(1, 2).flatten(0, 1).flatten(1)  # a row for each channel that is read
+            reads = torch.stack([by_input.sum(1), by_input.new_full((len(by_input),), by_input.shape[1])], 1)
         if reads is not None:
             readings[link.source] = _longer(readings[link.source], reads, torch.add) if link.source in readings else reads
     return fractions
@@ -97,17 +107,22 @@ def _readers(network: Network, small: dict[str, Tensor]) -> dict[str, Tensor]:
 def _threshold(units: dict[str, Unit], context: Context, drop: float) -> float:
     """Return the largest threshold, to 5 %, below which weights can be set to 0 at no more than this loss of accuracy."""
     weights = {unit: unit.weight.detach().clone() for unit in units.values()}
-    largest = max(float(weight.abs().max()) for weight in weights.values())
+    largest = max((float(weight.abs().max()) for weight in weights.values() if weight.numel()), default=0.0)
     wanted = context.measure()[1] - drop
+
+    @torch.no_grad()
+    def enough(threshold: float) -> bool:
+        for unit, weight in weights.items():
+            unit.weight.copy_(weight * (weight.abs() >= threshold))
+        return context.measure()[1] >= wanted - 1e-9
+
     # below a millionth of the largest, weights vanish in float32's sums
     low, high = math.log(1e-6 * largest + 1e-30), math.log(largest + 1e-30)
     try:
+        context.record["nothing_lost"] = enough(math.inf)
         while high - low > 0.05:
             middle = (low + high) / 2
-            with torch.no_grad():
-                for unit, weight in weights.items():
-                    unit.weight.copy_(weight * (weight.abs() >= math.exp(middle)))
-            low, high = (middle, high) if context.measure()[1] >= wanted - 1e-9 else (low, middle)
+            low, high = (middle, high) if enough(math.exp(middle)) else (low, middle)
     finally:
         with torch.no_grad():
             for unit, weight in weights.items():

@@ -7,7 +7,6 @@ import torch
 from conftest import narrow
 from promises import PRUNED, trains_and_resumes, unchanged
 
-from pruning.channels import in_groups
 from settings.registry import NETWORKS
 
 
@@ -18,8 +17,7 @@ def small(name: str, **options):
 @pytest.mark.parametrize("name", NETWORKS.entries)
 def test_it_trains_and_resumes(tmp_path, monkeypatch, name):
     network = small(name)
-    whole_filters = network.units and not in_groups(network)  # without a convolution, and in groups, no filter goes
-    pruned = PRUNED if whole_filters else ["--prune_type", "unstructured"]
+    pruned = PRUNED if network.units else ["--prune_type", "unstructured"]  # without a convolution no filter goes
     trains_and_resumes(tmp_path, monkeypatch, *pruned, "--image_size", "32", "--lr", "0.01", network=partial(small, name))
 
 

@@ -161,7 +161,7 @@ def test_a_run_takes_groups_out(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(("flags", "words"), [
     (["--arch", "resnext11(groups=0)"], "at least one group"),
-    (["--arch", "resnext11", "--prune_type", "structured"], r"of which only whole ones leave, by --reg \"sss\(of='group'\)\""),
+    (["--arch", "resnext11", "--prune_type", "structured", "--prune_gate", "hard_concrete"], "each filter would have"),
 ])  # fmt: skip
 def test_what_cannot_be_is_refused_in_one_line(flags, words):
     with pytest.raises(Refused, match=words):

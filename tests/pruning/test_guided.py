@@ -7,7 +7,8 @@ from toys import InGroups, toy
 import models
 from models.layers import initialise
 from pruning import guided
-from pruning.guided import fractions, mean_of_runs, narrowed
+from pruning.gates.weight import Weight
+from pruning.guided import fractions, kernel_stages, mean_of_runs, narrowed, patterns, sampled
 
 pytestmark = pytest.mark.core
 
@@ -91,6 +92,55 @@ def test_what_is_tied_to_channels_follows_them():
     initialise(network)
     assert (network.depth1.groups, network.depth3.groups) == (network.stem.filters, network.project.filters) == (3, 4)
     assert network(torch.randn(2, 3, 11, 11, dtype=torch.float64)).shape == (2, 4)
+
+
+def masked(name: str, seed: int = 0, **densities: float):
+    """A network with masks of single weights: of these stages so much is there, of all others everything."""
+    network, generator = models.build(name), torch.Generator().manual_seed(seed)
+    for path, unit in network.all_units.items():
+        density = densities.get(path.split(".")[0], 1.0)
+        unit.gate = Weight(unit.weight.shape)
+        unit.gate.set(torch.rand(unit.weight.shape, generator=generator) < density)
+    return network
+
+
+def test_a_pattern_is_the_mean_of_all_kernels_of_a_stage():
+    network = masked("resnet20")
+    for block in range(3):
+        for convolution in (network.stage2[block].conv1, network.stage2[block].conv2):
+            mask = torch.zeros(convolution.weight.shape)
+            mask[:, :, 1, 1] = 1
+            mask[: 8 * (block + 1), :, 0, 2] = 1  # 8, 16 and 24 of 32 filters
+            convolution.gate.set(mask)
+    found = patterns(network, 32)
+    # the first convolution of the stage reads 16 channels, all others 32
+    corner = 32 * (8 * 16 + 8 * 32 + 2 * 16 * 32 + 2 * 24 * 32) / (32 * 32 * (16 + 5 * 32))
+    assert found[1, 3, 3].tolist() == [[0, 0, pytest.approx(corner)], [0, 1, 0], [0, 0, 0]]
+    assert {stage for stage in found if (found[stage] != 1).any()} == {(1, 3, 3)}
+    assert {*found} == {(0, 3, 3), (1, 3, 3), (2, 3, 3), (1, 1, 1), (2, 1, 1), (3, 1, 1)}
+
+
+def test_another_depth_has_exactly_the_mean_pattern():
+    found = mean_of_runs([patterns(masked("resnet20", seed, stage1=0.5, stage3=0.1), 32) for seed in range(2)])
+    network = models.build("resnet32", classes=7)
+    masks = sampled(network, found, 64, seed=3)  # twice the pixels are the same stages
+    for name, stage in kernel_stages(network, 32).items():
+        mask = masks[name]
+        assert mask.shape == network.get_submodule(name).weight.shape
+        kernels = mask.shape[:2].numel()
+        wanted = (found[stage].flatten() * kernels + 0.5).floor()
+        assert torch.equal(mask.reshape(kernels, -1).sum(0), wanted.to(torch.int64))
+    # positions are drawn apart: as many kernels have both of two positions as chance says, 0.5 x 0.5 of 256
+    first = masks["stage1.1.conv1"].flatten(2)
+    assert 30 < int((first[..., 0] & first[..., 1]).sum()) < 98
+    again, other = (sampled(network, found, 32, seed)["stage3.4.conv2"] for seed in (3, 4))
+    assert torch.equal(again, masks["stage3.4.conv2"])
+    assert not torch.equal(again, other)
+
+
+def test_kernels_of_another_family_are_refused():
+    with pytest.raises(ValueError, match="stage 1 has kernels of 1x1, and the pruned networks, of 4 sizes of maps, have none"):
+        sampled(models.build("resnext11"), patterns(masked("resnet20"), 32), 32, 0)
 
 
 def test_another_family_is_refused():

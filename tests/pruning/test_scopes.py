@@ -84,7 +84,7 @@ def empty_layers(arch, criterion, scope, rate):
     torch.manual_seed(0)
     network = models.build(arch)
     Pruner(network, criterion=criterion, scope=scope, rate=rate).update(rate)
-    return [name for name, kept in accounting.filter_masks(network).items() if not kept.any()]
+    return [name for name, kept in accounting.kept_filters(network).items() if not kept]
 
 
 RAW = "global(normalise='none', floor=0)"

@@ -118,11 +118,20 @@ def test_a_filter_and_the_channel_it_is_tied_to_are_one_decision(residual):
 
 def test_a_tied_filter_without_its_channel_is_refused():
     network = cut_at_random(toy("depthwise"), 0.0, "free")
-    network.depth1.gate.set(torch.tensor([0, 1, 1, 1, 1, 1]))
+    network.stem.gate.set(torch.tensor([0, 1, 1, 1, 1, 1]))
     with pytest.raises(ValueError, match="'depth1': filter c reads channel c only, and so both stay or both go"):
         Removal(network)
     with pytest.raises(ValueError, match="'depth1'"):
         accounting.remaining(network, 11)
+
+
+@torch.no_grad()
+def test_a_channel_goes_with_the_only_filter_that_reads_it():
+    network = cut_at_random(toy("depthwise"), 0.0, "free")
+    network.depth1.gate.set(torch.tensor([0, 1, 1, 1, 1, 1]))
+    smaller, x = Removal(network).compact(), images_for(network)
+    assert (smaller.stem.filters, smaller.depth1.filters) == (5, 5)
+    assert (smaller(x) - network(x)).abs().max() <= 1e-12
 
 
 @torch.no_grad()
@@ -163,9 +172,12 @@ def test_the_filters_of_outputs_and_what_is_tied_to_the_images_stay():
 def test_convolutions_in_groups_are_refused_by_name_before_anything_is_cut():
     network = InGroups().eval()
     message = "'grouped' is a convolution in 2 groups, of which only whole ones leave"
-    with pytest.raises(ValueError, match=message):
-        Pruner(network, rate=0.5)
-    assert all(unit.gate is None for unit in network.units.values())
+    shared = copy.deepcopy(network)
+    shared.beside = conv_unit(6, 4, 1)
+    shared.wire("beside", "stem", "beside")  # so that what a group reads is read elsewhere too
+    with pytest.raises(ValueError, match=f"{message}, with a layer before it that nothing else reads"):
+        Pruner(shared, rate=0.5)
+    assert all(unit.gate is None for unit in shared.units.values())
     assert accounting.remaining(network, 11) == accounting.dense(network, 11)
     for name in ("stem", "grouped"):
         masked = copy.deepcopy(network)

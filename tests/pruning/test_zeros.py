@@ -108,6 +108,8 @@ def assert_removal_is_exact(network, images):
         smaller = Removal(network).compact().eval()
         for before, after in zip(wanted, outputs_of(smaller(images)), strict=True):
             torch.testing.assert_close(after, before, rtol=0, atol=1e-10 * float(before.abs().max().clamp_min(1)))
+        alive = not_zero(smaller)
+        assert all(alive[name].all() for name in smaller.units)  # what was left the first time is left the second time
     return smaller
 
 
@@ -158,6 +160,36 @@ def test_a_channel_of_a_stream_leaves_only_if_nobody_reads_it(two_blocks):
     alive = not_zero(two_blocks)
     assert [alive[name].tolist().index(False) for name in ("stem", "a2", "b2")] == [2, 2, 2]
     assert_removal_is_exact(two_blocks.eval(), torch.randn(2, 3, 8, 8, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_what_a_filter_at_zero_or_under_a_mask_read_is_not_read(two_blocks, masked):
+    """The stream's channel 2 is read by one filter alone, which gives nothing: both leave in one removal."""
+    two_blocks.classifier.layer.weight.data[:, 2] = 0
+    two_blocks.b1.layer.weight.data[:, 2] = 0
+    two_blocks.a1.layer.weight.data[[0, 2, 3, 4], 2] = 0
+    assert not_zero(two_blocks)["stem"].all()
+    if masked:
+        from pruning import OutputGate
+
+        two_blocks.a1.gate = OutputGate((5,)).double()
+        two_blocks.a1.gate.set(torch.arange(5) != 1)
+    else:
+        two_blocks.a1.norm.weight.data[1] = two_blocks.a1.norm.bias.data[1] = 0
+    smaller = assert_removal_is_exact(two_blocks.eval(), torch.randn(2, 3, 8, 8, dtype=torch.float64))
+    assert [smaller.get_submodule(name).filters for name in ("stem", "a1", "a2", "b1", "b2")] == [5, 4, 5, 5, 5]
+
+
+def test_a_smaller_network_is_told_by_its_weights_and_not_by_its_joints():
+    """The columns that a later penalty sets to 0 are not read, also where an index says that filters have been taken out."""
+    network = scaled(small("resnet20"), "filter")
+    smaller = Removal(network).compact().eval()
+    assert any(joint.index is not None for joint in smaller.joints.values())
+    smaller.stage2[1].conv2.layer.weight.data[:, 0] = 0
+    gone = [name for name, mask in not_zero(smaller).items() if name in smaller.units and not mask.all()]
+    assert gone == ["stage2.1.conv1"]
+    again = assert_removal_is_exact(smaller, torch.randn(2, 3, 32, 32, dtype=torch.float64))
+    assert again.stage2[1].conv1.filters == smaller.stage2[1].conv1.filters - 1
 
 
 def test_the_steps_of_sss_are_the_published_ones():

@@ -10,6 +10,7 @@ from settings.arguments import Settings, method, parse
 from settings.errors import Refused
 from settings.flags import FLAGS, SECTIONS, defaults
 from settings.registry import PROCEDURES, REGULARIZERS, Entry, Option
+from settings.rules import recipe_without_effect
 
 pytestmark = pytest.mark.core
 
@@ -175,3 +176,39 @@ def test_an_unknown_flag_is_led_only_to_one_that_is_near(word, told):
 def test_settings_are_whole():
     with pytest.raises(KeyError):
         Settings({"epochs": 3}, {})
+
+
+@pytest.mark.parametrize(("flags", "schedule"), [
+    (["--recipe", "dpf", "--rounds", "3"], "cubic(reach=0.75)"),
+    (["--recipe", "best", "--prune_phase", "iterative"], "cubic"),
+    (["--recipe", "sfp", "--prune_gate", "output", "--rounds", "3"], "linear"),
+    (["--recipe", "dpf", "--rounds", "3", "--prune_schedule", "linear"], "linear"),
+])  # fmt: skip
+def test_rounds_keep_the_schedule_of_a_recipe(flags, schedule):
+    assert parse(flags).pruning.prune_schedule == schedule
+
+
+def test_the_weight_of_a_recipe_is_that_of_its_own_penalty():
+    for flags, weight in (([], 0.7), (["--reg", "reg_cov"], 0.7), (["--reg", "l1"], 1e-5), (["--reg", "l1(weight=0.1)"], 0.1)):
+        assert parse(["--recipe", "paper", *flags]).training.odecay == weight
+
+
+def test_what_a_recipe_says_without_effect_is_named():
+    for flags, idle in (
+        (["dpf"], []),
+        (["dpf", "--rounds", "3"], ["--prune_freq"]),
+        (["best", "--prune_phase", "init"], ["--prune_schedule"]),
+        (["dpf", "--prune_phase", "init"], ["--prune_freq", "--prune_schedule", "--prune_until"]),
+    ):
+        assert sorted(recipe_without_effect(parse(["--recipe", *flags]))) == idle
+
+
+def test_a_procedure_brings_its_penalty_and_mask_unless_a_recipe_says_otherwise():
+    plain = parse(["--procedure", "multilayer"])
+    assert (plain.training.reg, plain.training.odecay, plain.pruning.prune_gate) == ("l1", 1e-5, "output")
+    for typed, named in (([], "prune_gate"), (["--prune_gate", "output"], "reg")):
+        with pytest.raises(Refused, match=rf"^--recipe paper says --{named} .*: type --{named} as it is meant$"):
+            parse(["--recipe", "paper", "--procedure", "multilayer", *typed])
+    both = parse(["--recipe", "paper", "--procedure", "multilayer", "--prune_gate", "output", "--reg", "l1"])
+    assert (both.training.reg, both.training.odecay, both.pruning.prune_gate) == ("l1", 1e-5, "output")
+    assert parse(["--recipe", "slimming"]).training.reg == "bn_l1"  # whose procedure is its own

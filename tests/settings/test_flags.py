@@ -42,6 +42,7 @@ WITHOUT = {
     "not_as_removed": [*STRUCTURED, "--prune_phase", "after", "--prune_gate", "weight"],
     "repairs_nothing": [*STRUCTURED, "--prune_phase", "after", "--procedure", "scratch(of='m.pt')"],
     "no_repair": [],
+    "pattern_decides": ["--pattern", "run"],
     "gate_decides": [*STRUCTURED, "--prune_gate", "hard_concrete"],
     "nothing_to_take_out": ["--reg", "l1"],
     "procedure_cuts": [*STRUCTURED, "--procedure", "slimming"],
@@ -100,7 +101,7 @@ def _adam(monkeypatch):
 @pytest.mark.parametrize(("name", "condition"), PAIRS, ids=lambda value: getattr(value, "__name__", value))
 def test_a_flag_without_effect_is_refused(name, condition):
     base = WITHOUT[condition.__name__]
-    if name == "preset":  # it says what is cut
+    if name == "preset" and condition is not effects.pattern_decides:  # it says what is cut
         alone = (effects.gate_decides, procedure_effects.procedure_says_amounts)
         base = base[2:] if condition in alone else ["--prune_imp", "PFA(counts='KL')"]
     flag = [f"--{name}"] if FLAGS[name].action else [f"--{name}", TYPED.get(condition.__name__, VALUES.get(name))]

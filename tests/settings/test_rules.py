@@ -58,6 +58,16 @@ def places(tmp_path_factory):
 
 
 CASES = [
+    (
+        ["--procedure", "scratch(of='{places}/file')", "--reg", "group_lasso", "--compact"],
+        "--compact takes filters out of a network, and --scratch trains one that has lost them: leave out --compact",
+    ),
+    (
+        ["--recipe", "sfp", "--rounds", "3"],
+        "--recipe sfp says --prune_gate soft, which is about masks that move, only --prune_phase dynamic moves them",
+    ),
+    (["--pattern", "nothing"], "--pattern: nothing at 'nothing'"),
+    (["--pattern", "{places}", "--widths", "{places}"], "leave out --init, --scratch and --widths"),
     (["--scratch", "nothing.pt"], "--scratch: no file at 'nothing.pt'"),
     (["--scratch", "{places}", "--layers", "20"], "--scratch says which network: leave out --arch, --layers and --shortcut"),
     (["--scratch", "{places}", "--prune_type", "structured"], "leave out --prune_type structured"),

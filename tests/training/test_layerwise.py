@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import TINY_DATA, TwoBlocks, run_program
 from promises import PRUNED, STEPS, differences, records
 
@@ -14,6 +15,7 @@ from pruning.repair import Repair
 from runs.folder import Folder
 from settings.arguments import parse
 from settings.errors import Stopped
+from training import actions
 from training.stages import plan_of
 
 LASSO = ["--reconstruct", "lasso(rows=300, images=30)"]
@@ -39,7 +41,7 @@ def test_the_plan(dense):
     trained = ["--init", dense, "--epochs", "8", "--prune_phase"]
     for phase in ("after", "init"):
         assert stages(*trained, phase) == [("after the cut", 8, ("reconstruct",))]
-    layers = [(f"layer {name}", 2, (f"reconstruct(layer='{name}')",)) for name in LAYERS]
+    layers = [(f"layer {name}", 2, (f"reconstruct(layer='{name}', trained=True)",)) for name in LAYERS]
     by_layer = ["--procedure", "layerwise(epochs=2)"]
     assert stages(*trained, "init", *by_layer) == [*layers, ("after the cut", 8, ())]
     assert stages(*cut, *by_layer) == [("training", 6, ()), *layers, ("after the cut", 2, ())]
@@ -74,6 +76,33 @@ def test_stopped_anywhere_it_goes_on_to_the_same_bits(dense, monkeypatch, epochs
         run_program("--resume", str(copy), "--quiet")
         assert differences(whole, records(copy)) == []
     assert len(whole["rows"]) == 2 + 5 * epochs
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_what_is_wanted_behind_training_is_the_trained_network(dense, monkeypatch, epochs):
+    """Of the second layer: the weights and masks that the network has by then or, without training, those before the cut."""
+    seen = []
+
+    class Seeing(Repair):
+        def __init__(self, network, original, *rest, **options):
+            super().__init__(network, original, *rest, **options)
+            masks = {name: None if unit.gate is None else unit.live.clone() for name, unit in original.units.items()}
+            same = torch.equal(original.b2.weight, network.b2.weight)
+            seen.append((same, masks, original.b2.weight.detach().clone()))
+
+    monkeypatch.setattr(actions, "Repair", Seeing)
+    flags = [*PRUNED, "--prune_scope", "local", *LASSO, "--prune_phase", "init", "--init", dense, "--lr", "0.01"]
+    run_program(*STEPS, *flags, "--procedure", f"layerwise(epochs={epochs})", "--out_dir", "run")
+    before = torch.load(Path(dense, "checkpoint.pt"), weights_only=True)["model"]["b2.layer.weight"]
+    assert len(seen) == 5
+    for number, (same, masks, weight) in enumerate(seen):
+        assert same == (epochs == 1 or number < 4)  # b2 is read by nothing but the last layer, b2 itself reads b1
+        if epochs:
+            assert torch.equal(weight, before) == (number == 0)
+            assert [name for name, mask in masks.items() if not mask.all()] == (["stem", "a1", "a2", "b1", "b2"][:number])
+        else:
+            assert torch.equal(weight, before)
+            assert {*masks.values()} == {None}
 
 
 def test_layers_are_cut_one_after_the_other(dense):

@@ -120,6 +120,28 @@ def test_a_round_that_takes_nothing_out_goes_on(tmp_path, monkeypatch):
     assert json.loads(Path("run/summary.json").read_text())["recalibration"]["batches"] == 1
 
 
+@pytest.mark.parametrize("factor", [0.0, 1.0])
+def test_a_network_at_chance_warns(tmp_path, monkeypatch, capsys, factor):
+    """Where all weights at 0 cost nothing, no threshold can be found; where they cost something nothing is said."""
+    from pruning.context import Context
+
+    monkeypatch.chdir(tmp_path)
+    # the accuracy is the fraction of weights that are not 0, or always the same
+    monkeypatch.setattr(Context, "measure", lambda context: (0.0, 0.3 + factor * share_left(context.network)))
+    flags = ["--layers", "20", "--procedure", "multilayer(rounds=1)", "--epochs", "2"]
+    run_program(*STEPS[:-1], *flags, "--out_dir", "run")
+    warned = [line for line in capsys.readouterr().err.splitlines() if line.startswith("WARNING")]
+    record = json.loads(Path("run/summary.json").read_text())["selections"][0]
+    assert record["nothing_lost"] == (factor == 0)
+    assert len(warned) == (factor == 0)
+    assert all("no better than with all of these weights at 0" in line for line in warned)
+
+
+def share_left(network) -> float:
+    weights = [unit.weight.detach() for unit in network.units.values()]
+    return sum(int((weight != 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
+
+
 def test_stages_are_as_wide_as_in_pruned_runs(half, tmp_path, monkeypatch):
     """A run's folder and its model.pt say the same widths; another depth has them in each of its blocks, and resumes."""
     run_program(*STEPS, "--layers", "20", "--epochs", "1", *PRUNED, "--seed", "1", "--out_dir", "masked")

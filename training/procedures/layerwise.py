@@ -14,13 +14,17 @@ from training.stages import Stage, around_the_cut
 def layerwise(
     settings: Settings, *, epochs: Annotated[int, "at most 100000"] = 1
 ) -> Annotated[list[Stage], "repairs layer by layer"]:
-    """Cut and repair a layer, train for some epochs at --lr, and so on; then train for --epochs (Luo et al., 2017)."""
+    """Cut and repair a layer, train for some epochs at --lr, and so on; then train for --epochs (Luo et al., 2017).
+
+    Without `epochs` between layers what is wanted of each is the network before the first cut; with them, as it was trained.
+    """
     with torch.device("meta"):
         network = models.build(settings.network.arch)
     *before, last = around_the_cut(settings)
     layer = replace(last, epochs=epochs, progress=(0.0, 0.0), warmup_epochs=0.0)
+    trained = ", trained=True" if epochs else ""
     layers = [
-        replace(layer, name=f"layer {name}", enter=(f"reconstruct(layer={name!r})",))
+        replace(layer, name=f"layer {name}", enter=(f"reconstruct(layer={name!r}{trained})",))
         for name in (layer.name for layer in layers_of(network))
     ]
     return [*before, *layers, last]

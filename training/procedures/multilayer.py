@@ -13,7 +13,7 @@ def multilayer(
     *,
     rounds: Annotated[int, "at least 1", "at most 1000"] = 3,
     sparse: Annotated[float, "above 0", "below 1"] = 0.5,
-) -> Annotated[list[Stage], "cuts", "removes", "prune_imp: zero_fraction(counts='multilayer')", "reg: l1"]:
+) -> Annotated[list[Stage], "cuts", "removes", "prune_imp: zero_fraction(counts='multilayer')", "prune_gate: output", "reg: l1"]:
     """In rounds train with --reg l1, take out filters of few large weights, train without it (Singh et al., 2019).
 
     arXiv 1811.08342: sparsity induction; one threshold; Algorithm 1; removal from the weights that were not thresholded,
