@@ -121,6 +121,8 @@ def _repaired(run: Experiment, sample: Callable, layer: str) -> list[dict]:
     """Cut and repair a layer, or all: the records so far."""
     model, pruner, settings = run.model, run.pruner, run.settings
     if not run.to_repair:
+        if whole := [name for name in model.units if name not in pruner.units]:
+            note(settings, f"{settings.pruning.reconstruct} leaves whole what writes residual streams: {', '.join(whole)}")
         keep = {name: mask.cpu() for name, mask in pruner.choice(pruner.rate).items()}
         run.to_repair = {"keep": keep, "original": ungated(model).state_dict()}
     original = ungated(model)

@@ -9,7 +9,7 @@ from runs.folder import load_checkpoint
 from settings.arguments import Settings
 from settings.earlier import with_data_of
 from settings.errors import Refused
-from settings.meaning import gate_that_learns, updates_survivors
+from settings.meaning import gate_that_learns, merges_hidden_layers, updates_survivors
 from settings.paths import checkpoint_of
 from settings.registry import OPTIMISERS, call_text, parse_call
 from training.earlier_networks import smaller_of, times_smaller, whole_of, widths_of
@@ -30,9 +30,11 @@ def build_pruner(model: models.Network, settings: Settings) -> Pruner | Learner 
             return Learner(model, prune_type=pruning.prune_type, gate=pruning.prune_gate)
         except ValueError as error:
             raise Refused(f"--prune_gate {pruning.prune_gate}: {error}") from None
+    only = None
     if pruning.reconstruct != "none" and not updates_survivors(settings):
         try:
             repair.check(model, pruning.reconstruct)
+            only = [name for layer in repair.layers_for(model, pruning.reconstruct) for name in (*layer.chosen, *layer.fixed)]
         except ValueError as error:
             raise Refused(f"--reconstruct {pruning.reconstruct}: {error}") from None
     budgets = {"target_macs": "macs", "target_params": "parameters"}
@@ -57,6 +59,7 @@ def build_pruner(model: models.Network, settings: Settings) -> Pruner | Learner 
             budget=budgets.get(amount),
             round_to=pruning.round_to,
             image_size=tasks.inputs_of(settings.data)[1],
+            only=only,
         )
     except ValueError as error:
         raise Refused(f"--{flag}: {error}") from None
@@ -111,6 +114,7 @@ def build_network(settings: Settings, tensors: dict | None) -> tuple[models.Netw
         model = models.build(arch, classes=outputs, channels=channels, size=size)
     except ValueError as error:
         raise Refused(f"--arch {arch}: {error}") from None
+    model.linear_too = merges_hidden_layers(settings)
     regulariser, options = parse_call(settings.training.reg)
     if regulariser != "none" and not model.units and not options.get("linear"):
         raise Refused(f"--reg {settings.training.reg} has no effect: it is about filters, and {arch} has none")
