@@ -68,11 +68,16 @@ class Network(nn.Module):
     def units(self) -> dict[str, Unit]:
         """The layers whose filters may be removed: all convolutions but those that must write every channel of an output.
 
-        Linear layers are among them with `linear_too` only.
+        With `linear_too` they are these and the linear layers but those.
         """
         whole = self._whole_nodes()
         units = {link.unit: self.get_submodule(link.unit) for link in self.links if link.unit and link.target not in whole}
         return {name: unit for name, unit in units.items() if self.linear_too or not unit.is_linear}
+
+    @property
+    def prunable_convolutions(self) -> dict[str, Unit]:
+        """Those of `units` that are no linear layers."""
+        return {name: unit for name, unit in self.units.items() if not unit.is_linear}
 
     @property
     def joints(self) -> dict[str, Joint]:

@@ -19,10 +19,11 @@ def stages(network: Network, image_size: int) -> dict[str, tuple[int, bool]]:
     for name in in_groups(network):
         raise ValueError(cannot_be_cut(name, network.get_submodule(name)))
     pixels, streams = positions(network, image_size), {link.target for link in network.links if link.joint}
-    convolutions = [name for name, unit in network.units.items() if not unit.is_linear]
-    sizes = sorted({pixels[name] for name in convolutions}, reverse=True)
+    sizes = sorted({pixels[name] for name in network.prunable_convolutions}, reverse=True)
     return {
-        link.unit: (sizes.index(pixels[link.unit]), link.target in streams) for link in network.links if link.unit in convolutions
+        link.unit: (sizes.index(pixels[link.unit]), link.target in streams)
+        for link in network.links
+        if link.unit in network.prunable_convolutions
     }
 
 

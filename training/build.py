@@ -116,7 +116,7 @@ def build_network(settings: Settings, tensors: dict | None) -> tuple[models.Netw
         raise Refused(f"--arch {arch}: {error}") from None
     model.linear_too = merges_hidden_layers(settings)
     regulariser, options = parse_call(settings.training.reg)
-    if regulariser != "none" and not model.units and not options.get("linear"):
+    if regulariser != "none" and not model.prunable_convolutions and not options.get("linear"):
         raise Refused(f"--reg {settings.training.reg} has no effect: it is about filters, and {arch} has none")
     try:
         whole = accounting.dense(model, size)
