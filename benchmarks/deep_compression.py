@@ -23,7 +23,6 @@ from runs.folder import load_checkpoint
 from runs.records import Run, read_run
 from runs.tables import write_table
 from settings.arguments import parse
-from settings.earlier import folder_of
 from settings.errors import Refused, guard
 from settings.registry import FORMS, parse_call
 from training.evaluation import evaluate
@@ -56,9 +55,10 @@ def ended(folder: Path) -> Run:
 
 def dense_accuracy(folder: Path, run: Run) -> float | None:
     """The test accuracy of the run that --init names, where it is now or beside this one; None where it is not known."""
-    init = run.config["settings"].get("init")
-    parent = folder_of(Path(init)) if init else None
-    for path in (parent, folder.resolve().parent / parent.name) if parent else ():
+    if not (init := run.config["settings"].get("init")):
+        return None
+    beside, parents = folder.resolve().parent, (Path(init), Path(init).parent)
+    for path in (*parents, *(beside / parent.name for parent in parents)):
         if (path / "summary.json").exists():
             return read_run(path).summary["test"][run.metric]
     return None
