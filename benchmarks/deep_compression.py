@@ -23,7 +23,7 @@ from runs.folder import load_checkpoint
 from runs.records import Run, read_run
 from runs.tables import write_table
 from settings.arguments import parse
-from settings.errors import Refused, guard
+from settings.errors import Failed, Refused, guard
 from settings.registry import FORMS, parse_call
 from training.evaluation import evaluate
 
@@ -90,19 +90,27 @@ def measure(folder: Path) -> dict:
 
 
 def tried(folder: Path, form: str) -> dict:
-    """The accuracy and the loss of a form on the held-out images, and of the pruned network that it is made of."""
+    """The accuracy of a form on the held-out images, that of the pruned network, and by how much the loss rises.
+
+    What cannot be measured is None, because no values are found at this rate.
+    """
     settings = parse(["--resume", str(folder), "--quiet"])
     run = start(settings, state=load_checkpoint(folder / "checkpoint.pt"))
     task = run.task
-    made = FORMS.get(form)(plain(run.model), task).network
+    before = run.evaluate(task.valid)
+    result = {"network": network_of(run.settings.flat), "held out": {"pruned": before[task.metric], "stored": None}, "rise": None}
+    try:
+        made = FORMS.get(form)(plain(run.model), task).network
+    except Failed:  # at this rate the values do not stay finite
+        return result
 
     def predict(inputs):
         with run.engine.autocast():
             return made(inputs)
 
-    before, after = run.evaluate(task.valid), evaluate(made, task, task.valid, predict, run.engine.device)
-    result = {"network": network_of(run.settings.flat), "rise": after["loss"] - before["loss"]}
-    return result | {"held out": {"pruned": before[task.metric], "stored": after[task.metric]}}
+    after = evaluate(made, task, task.valid, predict, run.engine.device)
+    result["held out"]["stored"], result["rise"] = after[task.metric], after["loss"] - before["loss"]
+    return result
 
 
 def network_of(settings: dict) -> str:

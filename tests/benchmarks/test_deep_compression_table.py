@@ -44,15 +44,16 @@ def test_what_the_files_hold(tmp_path, runs, capsys):
     flags = ["--records", str(records), "--table", str(page)]
     deep_compression.main([str(runs / "0"), *flags])
     first = records.read_text()
-    deep_compression.main([str(runs / "0"), str(runs / "1"), *flags, "--lrs", "0", "0.1", "--bits", "2", "1"])
+    deep_compression.main([str(runs / "0"), str(runs / "1"), *flags, "--lrs", "0", "0.1", "1e30", "--bits", "2", "1"])
     assert records.read_text().startswith(first)
     lines = [json.loads(line) for line in records.read_text().splitlines()]
     files, grid = ([line for line in lines if name in line] for name in ("form", "lr"))
     assert [line["run"] for line in files] == ["0", "1"]
     assert [(line["run"], line["conv_bits"], line["linear_bits"], line["lr"]) for line in grid] == [
-        (run, 2, 1, lr) for run in ("0", "1") for lr in (0, 0.1)
+        (run, 2, 1, lr) for run in ("0", "1") for lr in (0, 0.1, 1e30)
     ]
     assert grid[0]["rise"] != grid[1]["rise"]
+    assert (grid[2]["rise"], grid[2]["held out"]["stored"]) == (None, None)  # at such a rate nothing is found
     dense = json.loads((runs / "dense" / "summary.json").read_text())
     for line, left in zip(files, (0.1, 0.2), strict=True):
         summary = json.loads((runs / line["run"] / "summary.json").read_text())
@@ -74,7 +75,7 @@ def test_what_the_files_hold(tmp_path, runs, capsys):
     assert rows[0][2] == "15.00 ± 7.07"
     assert rows[0][-1] == "2"
     assert rows[1][-3:-1] == ["32", "40"]
-    assert text.count("resnet20, folder") == 1 + 1 + len(files[0]["layers"]) + 2
+    assert text.count("resnet20, folder") == 1 + 1 + len(files[0]["layers"]) + 3
     before = page.read_text()
     deep_compression.main([str(runs / "0"), *flags])
     assert page.read_text() == before
