@@ -119,7 +119,7 @@ class Repair:
         for name, weight in zip(readers, weights, strict=True):
             if name not in drawn:  # the method looks at weights alone, and changes nothing else
                 whole_weight = self.network.get_submodule(name).weight
-                whole_weight.copy_(weight.view_as(whole_weight))
+                whole_weight.copy_(weight.reshape(whole_weight.shape))
                 continue
             reader, before = drawn[name]
             changed = not torch.equal(weight, reader.weight)

@@ -1,5 +1,6 @@
 """Neurons and filters that are merged: the worked example, brute force, and duplicates that leave without a loss."""
 
+import inspect
 import json
 import re
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TwoBlocks, narrow, run_program
-from promises import PRUNED, STEPS, records
+from promises import PRUNED, STEPS, differences, records, trains_and_resumes
 from test_reconstruction import repair_of
 from torch import nn
 from toys import outputs_of, toy
@@ -15,10 +16,12 @@ from toys import outputs_of, toy
 import models
 from models import Network, Unit
 from pruning.accounting import filter_masks
+from pruning.gates.scale import put_scales
 from pruning.layer_order import Layer
 from pruning.merging import costs, merged
 from pruning.removal import Removal
 from pruning.repair import layers_for
+from settings.registry import REGULARIZERS
 
 pytestmark = pytest.mark.core
 ROWS = torch.tensor([[1, 2, 0.5], [1, 2, 0.5], [0, 1, 0]], dtype=torch.float64)  # the bias is the last weight
@@ -185,3 +188,29 @@ def test_what_writes_a_stream_is_named(tmp_path, monkeypatch, capsys):
         f"layer {name}: n of n filters kept, by the weights alone" for name in ("an", "bn")
     ]
     assert json.loads(Path("run/summary.json").read_text())["left"]["filters"] == 28 - int(0.3 * 10)
+
+
+def test_without_its_neurons_a_network_goes_on_to_the_same_bits(tmp_path, monkeypatch):
+    build = models.build
+    monkeypatch.setattr(models, "build", lambda name, **options: narrow(build(name, **options), 8))
+    cut = ["--prune_phase", "after", "--prune_until", "0.5", "--reconstruct", "merge", "--compact", "--finetune_epochs", "1"]
+    for at in (1, 2):  # before the epoch behind the cut, and before that behind removal
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        trained = trains_and_resumes(folder, monkeypatch, "--arch", "lenet5", *PRUNED, *cut, network=None, at=at)
+        assert [row["stage"] for row in trained["rows"]] == ["training", "after the cut", "fine-tuning"]
+        assert "linear.0" in trained["rows"][-1]["kept_filters"]
+
+
+@pytest.mark.parametrize("name", REGULARIZERS.entries)
+def test_penalties_stay_about_convolutions(name):
+    results = []
+    for linear_too in (False, True):
+        torch.manual_seed(0)
+        network, penalty = scrambled(narrow(models.build("vgg16"), 32)), REGULARIZERS.get(name)
+        network.linear_too = linear_too
+        if "learned scales" in REGULARIZERS.entry(name).traits:
+            put_scales(network, "filter")
+        steps = "step" in inspect.signature(penalty).parameters
+        results.append([penalty(network, 0.1) if steps else penalty(network), *network.state_dict().values()])
+    assert differences(*results) == []
