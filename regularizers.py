@@ -37,7 +37,7 @@ def _by_shape(network: Network, linear: bool = False) -> list[tuple[list[Tensor]
     Each pair holds a list of weights of one shape, and for each of them (filters,) of 1 and 0.
     """
     by_shape = defaultdict(lambda: ([], []))
-    units = network.units
+    units = network.prunable_convolutions
     if linear:
         units = units | {name: unit for name, unit in network.all_units.items() if unit.is_linear}
     for unit in units.values():
@@ -62,7 +62,7 @@ def _sum(network: Network, terms: list[Tensor]) -> Tensor:
 
 def _scales(network: Network) -> list[tuple[Tensor, Tensor]]:
     """Return batch norm's scales behind each convolution, (filters,), each with 1 or 0 for every filter."""
-    norms = [(unit.norm.weight, unit) for unit in network.units.values() if unit.norm is not None]
+    norms = [(unit.norm.weight, unit) for unit in network.prunable_convolutions.values() if unit.norm is not None]
     return [(scale, unit.alive(precise(scale).dtype)) for scale, unit in norms]
 
 
@@ -75,12 +75,12 @@ def reg_cov(network: Network, *, weight: float = 0.7) -> Tensor:
     """
     if not torch.compiler.is_compiling():
         terms = [MeanCorrelation.apply(torch.stack(live), *weights) for weights, live in _by_shape(network)]
-        return weight * (_sum(network, terms) / len(network.units))
+        return weight * (_sum(network, terms) / len(network.prunable_convolutions))
     terms = []
     for rows, live in _stacks(network):  # a compiler fuses this by itself
         filters = live.sum(-1)
         terms.append((correlations(rows, live).abs().sum((-1, -2)) / (filters * (filters - 1)).clamp_min(1)).sum())
-    return weight * (_sum(network, terms) / len(network.units))
+    return weight * (_sum(network, terms) / len(network.prunable_convolutions))
 
 
 @_outside_autocast
@@ -204,7 +204,7 @@ def group_lasso(
         factor = torch.where(norm > amount, 1 - amount / norm, 0)
         for part in group:
             part.mul_(factor)
-    for unit in network.units.values():
+    for unit in network.prunable_convolutions.values():
         gone = (unit.weight.flatten(1) == 0).all(1)
         for vector in (unit.layer.bias, *((unit.norm.weight, unit.norm.bias) if unit.norm is not None else ())):
             if vector is not None:
@@ -216,7 +216,7 @@ def _lasso_groups(network: Network, of: str) -> list[tuple[list[Tensor], tuple[i
 
     Views that stand together have their groups in common. ValueError where there is no group of this kind.
     """
-    units = [unit for unit in network.units.values() if unit.weight.numel()]
+    units = [unit for unit in network.prunable_convolutions.values() if unit.weight.numel()]
     if of in ("layer", "block"):
         branches = [[unit for unit in branch if unit in units] for branch in network.branches.values()]
         groups = branches if of == "block" else [[unit] for branch in branches for unit in branch]

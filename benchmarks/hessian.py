@@ -17,7 +17,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tqdm import tqdm
 
-from benchmarks.records import column, comparison_parser, conditions, found, keep, measured_apart, over_seeds, records_in
+from benchmarks.records import (
+    column,
+    comparison_parser,
+    found,
+    keep,
+    measured_apart,
+    over_seeds,
+    page_of_cuts,
+    records_in,
+    retraining_flags,
+)
 from modeling import start, train_epoch
 from runs.tables import write_table
 from settings.arguments import parse
@@ -33,13 +43,8 @@ METHODS = [
 
 def settings_for(options, rate: float, criterion: str, method: str, seed: int):
     """The settings that cut RUN's network at this rate by this criterion, repair it by this method, and train what is left."""
-    typed = ["--init", options.run, "--device", options.device, "--quiet", "--seed", str(seed)]
-    typed += ["--prune_type", "unstructured", "--prune_rate", str(rate), "--prune_imp", criterion]
-    typed += ["--prune_scope", options.scope, "--prune_phase", "init", "--reconstruct", method]
-    typed += ["--epochs", "1", "--lr", str(options.lr), "--lr_schedule", "cosine", "--weight_decay", str(options.weight_decay)]
-    for name in ("data_dir", "threads"):
-        if (value := getattr(options, name)) is not None:
-            typed += [f"--{name}", str(value)]
+    typed = [*retraining_flags(options), "--seed", str(seed), "--prune_type", "unstructured", "--prune_rate", str(rate)]
+    typed += ["--prune_imp", criterion, "--prune_scope", options.scope, "--reconstruct", method]
     return as_measured_on(parse(typed), options.run)
 
 
@@ -77,17 +82,6 @@ def _rate(record: dict) -> float:
     return record["rate"]
 
 
-def page(options, records: list[dict]) -> str:
-    """The page: the command and what was measured, then the table."""
-    what = conditions(records[0]["asked"])
-    steps = ", ".join(sorted({str(record["steps"]) for record in records}))
-    return (
-        f"# Cuts of single weights by the Hessian\n\n`python benchmarks/hessian.py {options.run}` wrote this page.\n"
-        f"Every row is the same network ({what}), cut once, measured, and trained alike for {steps} steps.\n"
-        f"Means over seeds, with the standard deviation; seconds are those of cutting and updating alone.\n\n{table(records)}\n"
-    )
-
-
 def main(argv: list[str]) -> None:
     """Measure what is not yet in --records, and write the table."""
     parser = comparison_parser(__doc__.split("\n")[0], "hessian")
@@ -109,7 +103,9 @@ def main(argv: list[str]) -> None:
         place = {"rate": rate, "criterion": criterion, "method": method, "seed": seed}
         if not found(records, place):
             keep(records, {**place, **measured_apart(__file__, argv, place), "asked": asked}, options.records)
-    options.table.write_text(page(options, records), encoding="utf-8")
+    title = "Cuts of single weights by the Hessian"
+    page = page_of_cuts(title, options.run, records, table(records), script="hessian.py", timed="cutting and updating")
+    options.table.write_text(page, encoding="utf-8")
     print(table(records))
 
 

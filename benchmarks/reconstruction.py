@@ -17,7 +17,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tqdm import tqdm
 
-from benchmarks.records import column, comparison_parser, conditions, found, keep, measured_apart, over_seeds, records_in
+from benchmarks.records import (
+    column,
+    comparison_parser,
+    found,
+    keep,
+    measured_apart,
+    over_seeds,
+    page_of_cuts,
+    records_in,
+    retraining_flags,
+)
 from modeling import start, train_epoch
 from pruning import accounting
 from pruning.removal import Removal
@@ -35,13 +45,8 @@ METHODS = [
 
 def settings_for(options, criterion: str, method: str, seed: int):
     """The settings that cut RUN's network by this criterion, repair it by this method, and train what is left."""
-    typed = ["--init", options.run, "--device", options.device, "--quiet", "--seed", str(seed)]
-    typed += ["--prune_type", "structured", "--target_macs", str(options.macs), "--prune_imp", criterion]
-    typed += ["--prune_phase", "init", "--reconstruct", method, "--epochs", "1", "--lr", str(options.lr)]
-    typed += ["--lr_schedule", "cosine", "--weight_decay", str(options.weight_decay)]
-    for name in ("data_dir", "threads"):
-        if (value := getattr(options, name)) is not None:
-            typed += [f"--{name}", str(value)]
+    typed = [*retraining_flags(options), "--seed", str(seed), "--prune_type", "structured", "--target_macs", str(options.macs)]
+    typed += ["--prune_imp", criterion, "--reconstruct", method]
     return as_measured_on(parse(typed), options.run)
 
 
@@ -83,17 +88,6 @@ def table(records: list[dict]) -> str:
     return write_table(rows, "markdown")
 
 
-def page(options, records: list[dict]) -> str:
-    """The page: the command and what was measured, then the table."""
-    what = conditions(records[0]["asked"])
-    steps = ", ".join(sorted({str(record["steps"]) for record in records}))
-    return (
-        f"# What repairs a cut, on one trained network\n\n`python benchmarks/reconstruction.py {options.run}` wrote this page.\n"
-        f"Every row is the same network ({what}), cut once, measured, and trained alike for {steps} steps.\n"
-        f"Means over seeds, with the standard deviation; seconds are those of cutting and repairing alone.\n\n{table(records)}\n"
-    )
-
-
 def main(argv: list[str]) -> None:
     """Measure what is not yet in --records, and write the table."""
     parser = comparison_parser(__doc__.split("\n")[0], "reconstruction")
@@ -115,7 +109,9 @@ def main(argv: list[str]) -> None:
             if found(records, place) or (options.methods and method not in options.methods):
                 continue
             keep(records, {**place, **measured_apart(__file__, argv, place), "asked": asked}, options.records)
-    options.table.write_text(page(options, records), encoding="utf-8")
+    title = "What repairs a cut, on one trained network"
+    page = page_of_cuts(title, options.run, records, table(records), script="reconstruction.py", timed="cutting and repairing")
+    options.table.write_text(page, encoding="utf-8")
     print(table(records))
 
 

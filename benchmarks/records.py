@@ -8,15 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def records_in(path: Path, asked: dict) -> list[dict]:
-    """The results in a file, of which a line that was broken off is no result. Exits if they were asked for otherwise."""
+def records_in(path: Path, asked: dict | None = None) -> list[dict]:
+    """The results in a file, of which a line that was broken off is no result. Exits if they were asked for otherwise.
+
+    `asked` is what every result of the comparison has in common; None where they have nothing.
+    """
     records = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
             records.append(json.loads(line))
         except ValueError:
             continue
-    if any(record["asked"] != asked for record in records):
+    if asked is not None and any(record["asked"] != asked for record in records):
         raise SystemExit(
             f"{Path(sys.argv[0]).name}: error: '{path}' was begun otherwise, see its \"asked\": name other --records"
         )
@@ -55,6 +58,27 @@ def comparison_parser(description: str, name: str) -> argparse.ArgumentParser:
     parser.add_argument("--records", type=Path, default=Path(f"result/{name}.jsonl"))
     parser.add_argument("--table", type=Path, default=Path(f"benchmarks/{name}.md"))
     return parser
+
+
+def retraining_flags(options) -> list[str]:
+    """The flags of a run that cuts RUN's network at once and trains what is left for an epoch; for a method, add its own."""
+    flags = ["--init", options.run, "--device", options.device, "--quiet", "--prune_phase", "init", "--epochs", "1"]
+    flags += ["--lr", str(options.lr), "--lr_schedule", "cosine", "--weight_decay", str(options.weight_decay)]
+    given = {name: getattr(options, name) for name in ("data_dir", "threads")}
+    return [*flags, *(word for name, value in given.items() if value is not None for word in (f"--{name}", str(value)))]
+
+
+def page_of_cuts(title: str, run: str, records: list[dict], table: str, *, script: str, timed: str) -> str:
+    """The page of a script that cuts a run's network once and trains it alike: the command, what was measured, the table.
+
+    `timed` says which work took the seconds in the table.
+    """
+    what, steps = conditions(records[0]["asked"]), ", ".join(sorted({str(record["steps"]) for record in records}))
+    return (
+        f"# {title}\n\n`python benchmarks/{script} {run}` wrote this page.\n"
+        f"Every row is the same network ({what}), cut once, measured, and trained alike for {steps} steps.\n"
+        f"Means over seeds, with the standard deviation; seconds are those of {timed} alone.\n\n{table}\n"
+    )
 
 
 def over_seeds(records: list[dict], *names: str) -> Iterator[list[dict]]:

@@ -33,7 +33,8 @@ class Network(nn.Module):
     """A network with declared wiring: `links` in the order of execution, from "input" to its `outputs`.
 
     `outputs` are the nodes that `forward` returns, a tensor for one of them and a tuple for several. `input_channels` is
-    that of the images. `storable` is False for a copy that a form has changed beyond what `shapes` tells.
+    that of the images. `storable` is False for a copy that a form has changed beyond what `shapes` tells. With `linear_too`
+    the neurons of hidden linear layers are filters that may be removed, as those of convolutions are.
     """
 
     outputs: tuple[str, ...] = ("output",)
@@ -43,6 +44,7 @@ class Network(nn.Module):
         self.links: list[Link] = []
         self.input_channels: int | None = None
         self.storable = True
+        self.linear_too = False
 
     def wire(self, unit: str | None, source: str, target: str, joint: str | None = None, ties: str | None = None) -> None:
         """Declare one step of the wiring, of a unit that the network already has. Steps are executed in the order of the calls.
@@ -64,13 +66,18 @@ class Network(nn.Module):
 
     @property
     def units(self) -> dict[str, Unit]:
-        """The convolutions whose filters may be removed: all but those that must write every channel of an output.
+        """The layers whose filters may be removed: all convolutions but those that must write every channel of an output.
 
-        Linear layers are not among them.
+        With `linear_too` they are these and the linear layers but those.
         """
         whole = self._whole_nodes()
         units = {link.unit: self.get_submodule(link.unit) for link in self.links if link.unit and link.target not in whole}
-        return {name: unit for name, unit in units.items() if not unit.is_linear}
+        return {name: unit for name, unit in units.items() if self.linear_too or not unit.is_linear}
+
+    @property
+    def prunable_convolutions(self) -> dict[str, Unit]:
+        """Those of `units` that are no linear layers."""
+        return {name: unit for name, unit in self.units.items() if not unit.is_linear}
 
     @property
     def joints(self) -> dict[str, Joint]:

@@ -24,11 +24,11 @@ def stages(network: Network, image_size: int) -> dict[str, tuple[int, bool]]:
     for link in in_groups(network):
         raise ValueError(f"{cannot_be_cut(link.unit, network.get_submodule(link.unit))}: its width is not free")
     pixels, streams = positions(network, image_size), {link.target for link in network.links if link.joint}
-    sizes = sorted({pixels[name] for name in network.units}, reverse=True)
+    sizes = sorted({pixels[name] for name in network.prunable_convolutions}, reverse=True)
     return {
         link.unit: (sizes.index(pixels[link.unit]), link.target in streams)
         for link in network.links
-        if link.unit in network.units
+        if link.unit in network.prunable_convolutions
     }
 
 

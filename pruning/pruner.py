@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 
 import torch
@@ -25,9 +25,10 @@ class Pruner(Gated):
 
     `rate` is the fraction removed: of the filters, or of groups of them with `residual="grouped"`; with a `budget`, "macs"
     or "parameters", it is the fraction of these that removal takes away, on images of `image_size`. `round_to` keeps a
-    multiple of filters in each layer. `gate` says where a filter mask acts, `frequency` is such as "1ep" or "4it", `until`
-    a fraction of the run. `begin` tells how long the run is. ValueError for a network that granularity or criterion refuse, for a
-    budget where no whole filter can be taken out, or if the scope's floor does not let so much go.
+    multiple of filters in each layer. With `only` these units alone get a mask. `gate` says where a filter mask acts,
+    `frequency` is such as "1ep" or "4it", `until` a fraction of the run. `begin` tells how long the run is. ValueError for a
+    network that granularity or criterion refuse, for a budget where no whole filter can be taken out, or if the scope's floor does
+    not let so much go.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Pruner(Gated):
         budget: str | None = None,
         round_to: int = 1,
         image_size: int = 32,
+        only: Collection[str] | None = None,
     ):
         self.network, self.rate, self.until, self.seed, self.sample = network, rate, until, seed, None
         self.task = Classification
@@ -60,7 +62,7 @@ class Pruner(Gated):
         number, word = re.fullmatch(r"(\d+)(ep|it)", frequency).groups()
         self.every, self.by_epochs = int(number), word == "ep"
         check_comparable(network, criterion)
-        self.units = self.granularity.units(network)
+        self.units = {name: unit for name, unit in self.granularity.units(network).items() if only is None or name in only}
         if not self.units:
             raise ValueError(f"this network has nothing that --prune_type {prune_type} could cut")
         removable = self.granularity.removable

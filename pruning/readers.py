@@ -70,6 +70,19 @@ def nearest_change(columns: Tensor, missing: Tensor) -> Tensor:
     return change
 
 
+def folded(unit: Unit) -> Tensor:
+    """Return the weights and the bias of each filter of a unit, batch norm of evaluation folded in: (filters, weights + 1)."""
+    weight, norm = unit.weight.detach().double().cpu().flatten(1), unit.norm
+    bias = torch.zeros_like(weight[:, 0]) if unit.layer.bias is None else unit.layer.bias.detach().double().cpu()
+    if norm is not None:
+        scale, shift, mean, variance = (
+            value.detach().double().cpu() for value in (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        )
+        scale = scale / torch.sqrt(variance + norm.eps)
+        weight, bias = weight * scale[:, None], (bias - mean) * scale + shift
+    return torch.cat([weight, bias[:, None]], 1)
+
+
 def put(
     unit: Unit, original: Unit, filters: Tensor, weight: Tensor, constant: Tensor, left: Tensor, product: Tensor, before: Tensor
 ) -> None:

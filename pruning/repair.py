@@ -6,7 +6,8 @@ What is chosen and with which weights it is read is for a method in reconstructi
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from models import Link, Network
 from models.numerics import without_tf32
 from pruning.accounting import positions
 from pruning.layer_order import Layer, layers_of
-from pruning.readers import Reader, put, values_at, windows
+from pruning.readers import Reader, folded, put, values_at, windows
 from settings.registry import RECONSTRUCTIONS, parse_call
 
 
@@ -25,12 +26,16 @@ class Problem:
 
     `keep` is the criterion's choice, (channels,) bool. Where the layer is `chosen` from, the method may keep others instead,
     as many of them. `draw(rows, images)` returns what each reader sees at `rows` places, drawn from at least so many
-    training images; from more, where an image has too few places.
+    training images; from more, where an image has too few places. `incoming()` returns by which weights and bias each
+    channel is written, batch norm folded in, (channels, weights + 1), and `outgoing()` by which weights each reader now
+    reads them, (filters, channels, patch) each; all are float64.
     """
 
     keep: Tensor
     chosen: bool
     draw: Callable[[int, int], list[Reader]]
+    incoming: Callable[[], Tensor]
+    outgoing: Callable[[], list[Tensor]]
 
 
 class _SeenAll(Exception):
@@ -41,11 +46,19 @@ def check(network: Network, method: str) -> None:
     """Raise ValueError if this method, with its options, draws too few rows to solve for what it changes in this network."""
     known = RECONSTRUCTIONS.entry(method).options
     options = {name: option.default for name, option in known.items()} | parse_call(method)[1]
-    for layer in layers_of(network):
+    for layer in layers_for(network, method):
         for name in layer.readers:
             weights = network.get_submodule(name).weight[0].numel()
-            if options["rows"] < weights:
+            if "rows" in options and options["rows"] < weights:
                 raise ValueError(f"rows={options['rows']} are too few to solve for the {weights} weights of a filter of '{name}'")
+
+
+def layers_for(network: Network, method: str) -> list[Layer]:
+    """List the layers that a method cuts: all of them or, for one that is for hidden layers, those that it chooses from."""
+    layers = layers_of(network)
+    if "hidden layers" not in RECONSTRUCTIONS.entry(method).traits:
+        return layers
+    return [replace(layer, fixed=()) for layer in layers if layer.chosen]
 
 
 class Repair:
@@ -68,7 +81,7 @@ class Repair:
         image_size: int = 32,
     ):
         self.network, self.original, self.keep, self.sample, self.seed = network, original.eval(), keep, sample, seed
-        self.method, self.layers = RECONSTRUCTIONS.get(method), layers_of(network)
+        self.method, self.layers = RECONSTRUCTIONS.get(method), layers_for(network, method)
         self.pixels = positions(network, image_size)
         self.links: dict[str, Link] = {link.unit: link for link in network.links if link.unit is not None}
 
@@ -94,15 +107,21 @@ class Repair:
 
         weights = []
         if readers:
+            problem = Problem(keep, bool(layer.chosen), draw, partial(self._incoming, layer), partial(self._outgoing, readers))
             with without_tf32():
-                keep, weights = self.method(Problem(keep, bool(layer.chosen), draw))
+                keep, weights = self.method(problem)
         seen = [reader for reader, _ in drawn.values()]
         whole = sum(float(reader.wanted.square().sum()) for reader in seen)
         as_cut = sum(float((reader.wanted - reader.product(keep, reader.weight)).square().sum()) for reader in seen)
         lacking = 0.0
         for name in layer.chosen:
             self.network.get_submodule(name).gate.set(keep)
-        for (name, (reader, before)), weight in zip(drawn.items(), weights, strict=True):
+        for name, weight in zip(readers, weights, strict=True):
+            if name not in drawn:  # the method looks at weights alone, and changes nothing else
+                whole_weight = self.network.get_submodule(name).weight
+                whole_weight.copy_(weight.reshape(whole_weight.shape))
+                continue
+            reader, before = drawn[name]
             changed = not torch.equal(weight, reader.weight)
             lacks, constant = reader.missing(keep, weight) if changed else (reader.wanted - reader.product(keep, weight), 0)
             lacking += float(lacks.square().sum())
@@ -118,11 +137,23 @@ class Repair:
             "readers": list(layer.readers),
             "kept": int(kept.sum()),
             "of": len(kept),
-            "rows": min((len(reader.inputs) for reader in seen), default=0),
+            "rows": min((len(reader.inputs) for reader in seen), default=None if weights else 0),
             "error_cut": (as_cut / whole) ** 0.5 if whole else None,
             "error": (lacking / whole) ** 0.5 if whole else None,
             "seconds": round(time.perf_counter() - began, 2),
         }
+
+    def _incoming(self, layer: Layer) -> Tensor:
+        """Return the weights and the bias that write each channel of a layer, batch norm folded in, (channels, weights + 1).
+
+        Of units that are tied to one another each channel has those of all.
+        """
+        return torch.cat([folded(self.network.get_submodule(name)) for name in layer.chosen], 1)
+
+    def _outgoing(self, names: list[str]) -> list[Tensor]:
+        """Return by which weights each of these readers reads the channels now, (filters, channels, patch)."""
+        weights = [self.network.get_submodule(name).weight.detach().double().cpu() for name in names]
+        return [weight.flatten(2) if weight.dim() > 2 else weight[..., None] for weight in weights]
 
     def _solved_for(self, name: str) -> tuple[Tensor, Tensor]:
         """Return the filters of a reader whose weights are solved for, and the scale that their products are compared at.

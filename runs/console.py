@@ -124,7 +124,7 @@ def repaired_line(record: dict) -> str:
     """The line on stderr that tells how a layer was cut and repaired."""
     line = f"layer {record['layer']}: {record['kept']} of {record['of']} filters kept"
     if record["error"] is None:
-        return f"{line}, nothing to repair"
+        return f"{line}, {'nothing to repair' if record['rows'] == 0 else 'by the weights alone'}"
     readers = ", ".join(record["readers"])
     errors = f"error of {readers} {record['error_cut']:.4f} as cut, {record['error']:.4f} repaired"
     return f"{line}; {errors} ({record['rows']} rows, {record['seconds']:.1f} s)"

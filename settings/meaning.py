@@ -104,6 +104,12 @@ def one_round(settings) -> bool:
     return phase_of(settings).name == "iterative" and rounds == 1
 
 
+def merges_hidden_layers(settings) -> bool:
+    """Whether --reconstruct names a method for layers that alone write their channels, linear ones too."""
+    method = settings.pruning.reconstruct
+    return method != "none" and "hidden layers" in RECONSTRUCTIONS.entry(method).traits
+
+
 def updates_survivors(settings) -> bool:
     """Whether --reconstruct names a method that updates what is left of each layer itself, and not the layers that read it."""
     method = settings.pruning.reconstruct

@@ -199,8 +199,9 @@ PHASES = Registry(
 RECONSTRUCTIONS = Registry(
     "reconstruction",
     "pruning/reconstruction/*.py",
-    # what is given new weights: the layers that read what is left or, with this trait, what is left of each layer itself
-    traits={"surviving weights": ("survivors",)},
+    # what is given new weights: the layers that read what is left or, with the first trait, what is left of each layer
+    # itself; with the second, layers are cut that alone write their channels, linear ones too, and no images are seen
+    traits={"surviving weights": ("survivors",), "hidden layers": ("problem",)},
 )
 DATASETS = Registry("data set", "tasks/datasets/*.py")  # its options are the flags that it listens to
 TASKS = Registry(

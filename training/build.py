@@ -10,7 +10,7 @@ from runs.folder import load_checkpoint
 from settings.arguments import Settings
 from settings.earlier import with_data_of
 from settings.errors import Refused
-from settings.meaning import gate_that_learns, updates_survivors
+from settings.meaning import gate_that_learns, merges_hidden_layers, updates_survivors
 from settings.paths import checkpoint_of
 from settings.registry import OPTIMISERS, call_text, parse_call
 from training.earlier_networks import patterns_of, smaller_of, times_smaller, whole_of, widths_of
@@ -35,9 +35,11 @@ def build_pruner(model: models.Network, settings: Settings) -> Pruner | Learner 
         check_comparable(model, pruning.prune_imp)
     except ValueError as error:
         raise Refused(f"--prune_imp {pruning.prune_imp}: {error}") from None
+    only = None
     if pruning.reconstruct != "none" and not updates_survivors(settings):
         try:
             repair.check(model, pruning.reconstruct)
+            only = [name for layer in repair.layers_for(model, pruning.reconstruct) for name in (*layer.chosen, *layer.fixed)]
         except ValueError as error:
             raise Refused(f"--reconstruct {pruning.reconstruct}: {error}") from None
     budgets = {"target_macs": "macs", "target_params": "parameters"}
@@ -62,6 +64,7 @@ def build_pruner(model: models.Network, settings: Settings) -> Pruner | Learner 
             budget=budgets.get(amount),
             round_to=pruning.round_to,
             image_size=tasks.inputs_of(settings.data)[1],
+            only=only,
         )
     except ValueError as error:
         raise Refused(f"--{flag}: {error}") from None
@@ -116,8 +119,9 @@ def build_network(settings: Settings, tensors: dict | None) -> tuple[models.Netw
         model = models.build(arch, classes=outputs, channels=channels, size=size)
     except ValueError as error:
         raise Refused(f"--arch {arch}: {error}") from None
+    model.linear_too = merges_hidden_layers(settings)
     regulariser, options = parse_call(settings.training.reg)
-    if regulariser != "none" and not model.units and not options.get("linear"):
+    if regulariser != "none" and not model.prunable_convolutions and not options.get("linear"):
         raise Refused(f"--reg {settings.training.reg} has no effect: it is about filters, and {arch} has none")
     try:
         whole = accounting.dense(model, size)

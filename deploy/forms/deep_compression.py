@@ -13,6 +13,7 @@ from deploy.forms.form import Form
 from deploy.sharing import shared
 from models import Network
 from models.coding import encode
+from settings.errors import Failed
 from tasks import Task
 
 
@@ -31,7 +32,7 @@ def deep_compression(
     In each layer k-means finds at most 2^bits - 1 values for the weights that are not 0; number 0 stands for the zeros that
     fill gaps beyond 2^index_bits. The values are then trained by plain gradient descent at learning rate `lr` on so many
     training `batches`, with the gradients of all weights that share one added up; batch norm keeps its statistics. The
-    network is changed in place.
+    network is changed in place. Failed where that ends in values that are not finite.
     """
     numbers, codebooks = {}, {}
     for name, unit in network.all_units.items():
@@ -39,6 +40,8 @@ def deep_compression(
         most = 2 ** (linear_bits if unit.is_linear else conv_bits) - 1
         numbers[f"{name}.layer.weight"], codebooks[f"{name}.layer.weight"] = shared(weight, most)
     _train(network, task, batches, numbers, codebooks, lr)
+    if not all(codebook.isfinite().all() for codebook in codebooks.values()):
+        raise Failed(f"--form deep_compression: trained at lr={lr:g} the shared values are not finite: choose a smaller one")
     coded = {name: encode(numbers[name], codebooks[name], index_bits) for name in numbers}
     with torch.no_grad():
         for name, weight in network.named_parameters():

@@ -56,9 +56,10 @@ def put_scales(network: Network, of: str) -> None:
         structures = {units[-1]: 1 for units in network.branches.values()}
     elif of == "group":
         tied = {link.unit for link in network.links if link.ties}
-        structures = {unit: unit.groups for name, unit in network.units.items() if unit.groups > 1 and name not in tied}
+        convolutions = network.prunable_convolutions.items()
+        structures = {unit: unit.groups for name, unit in convolutions if unit.groups > 1 and name not in tied}
     else:
-        structures = {unit: unit.filters for unit in network.units.values()}
+        structures = {unit: unit.filters for unit in network.prunable_convolutions.values()}
     if not structures:
         raise ValueError(f"of='{of}' is about {'residual blocks' if of == 'block' else f'{of}s'}, and this network has none")
     for unit, number in structures.items():

@@ -14,7 +14,7 @@ from models import Card
 from pruning.gates.scale import put_scales
 from pruning.removal import Removal
 from settings.arguments import parse
-from settings.errors import Refused
+from settings.errors import Failed, Refused
 from tasks.classification import Classification
 
 # figure 3 of the paper
@@ -80,6 +80,11 @@ def test_training_the_values_lowers_the_loss_and_leaves_zeros():
         return Classification.losses(network(inputs), targets)["cross_entropy"].item()
 
     assert made(40) < made(0)
+
+
+def test_values_that_are_not_finite_are_no_form():
+    with pytest.raises(Failed, match="trained at lr=1e\\+20 the shared values are not finite: choose a smaller one"):
+        deep_compression(pruned(0.5), Task, batches=8, lr=1e20)
 
 
 @pytest.mark.core

@@ -31,7 +31,7 @@ def reader_of(terms, wanted=None, filters=1):
 
 def solve(method, readers, keep, chosen=True):
     """Which channels a method keeps, and the new weights of the readers."""
-    problem = Problem(torch.tensor(keep, dtype=torch.bool), chosen, lambda rows, images: readers)
+    problem = Problem(torch.tensor(keep, dtype=torch.bool), chosen, lambda rows, images: readers, None, None)
     kept, weights = RECONSTRUCTIONS.get(method)(problem)
     return kept.nonzero().flatten().tolist(), weights
 

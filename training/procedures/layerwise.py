@@ -6,8 +6,9 @@ from typing import Annotated
 import torch
 
 import models
-from pruning.layer_order import layers_of
+from pruning.repair import layers_for
 from settings.arguments import Settings
+from settings.meaning import merges_hidden_layers
 from training.stages import Stage, around_the_cut
 
 
@@ -20,11 +21,12 @@ def layerwise(
     """
     with torch.device("meta"):
         network = models.build(settings.network.arch)
+    network.linear_too = merges_hidden_layers(settings)
     *before, last = around_the_cut(settings)
     layer = replace(last, epochs=epochs, progress=(0.0, 0.0), warmup_epochs=0.0)
     trained = ", trained=True" if epochs else ""
     layers = [
         replace(layer, name=f"layer {name}", enter=(f"reconstruct(layer={name!r}{trained})",))
-        for name in (layer.name for layer in layers_of(network))
+        for name in (layer.name for layer in layers_for(network, settings.pruning.reconstruct))
     ]
     return [*before, *layers, last]
