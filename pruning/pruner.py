@@ -27,8 +27,8 @@ class Pruner(Gated):
     or "parameters", it is the fraction of these that removal takes away, on images of `image_size`. `round_to` keeps a
     multiple of filters in each layer. With `only` these units alone get a mask. `gate` says where a filter mask acts,
     `frequency` is such as "1ep" or "4it", `until` a fraction of the run. `begin` tells how long the run is. ValueError for a
-    network that granularity or criterion refuse, for a budget where no whole filter can be taken out, or if the scope's floor does
-    not let so much go.
+    network that granularity or criterion refuse, for a budget where no whole filter can be taken out, or if the scope's
+    floor does not let so much go.
     """
 
     def __init__(
