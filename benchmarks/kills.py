@@ -35,6 +35,8 @@ KINDS = {
     "group lasso": f"--reg group_lasso(of='filter') --odecay 2 {ENDING}",
     "slimming": "--recipe slimming --layers 20 --epochs 4 --prune_rate 0.4",
     "multilayer": "--procedure multilayer(rounds=2)",
+    "tickets": "--prune_type unstructured --procedure rounds(n=2,to='3it')",
+    "copies": "--procedure connectivity(split='3it',points=3)",
     "layerwise": f"{STRUCTURED} --prune_phase after --prune_until 0.5 --procedure layerwise(epochs=0) --reconstruct thinet",
 }
 
