@@ -13,7 +13,8 @@ from pruning.dropout import dropout_rates
 from pruning.removal import is_exact
 from runs.records import best_row
 from settings.arguments import Settings
-from settings.meaning import gate_that_learns, zero_filters
+from settings.meaning import gate_that_learns, takes_masks_of, zero_filters
+from settings.registry import parse_call
 from settings.saved import counted
 from training.experiment import Experiment
 
@@ -165,11 +166,12 @@ def run_name(settings: Settings) -> str:
     """The default name of a run's folder, such as resnet50-structured-0.6-reg_cov."""
     network, pruning = settings.network, settings.pruning
     kind = next((name for name in ("scratch", "widths", "pattern") if getattr(network, name)), pruning.prune_type)
-    parts = [network.arch, settings.run.recipe, kind]
+    procedure = parse_call(settings.run.procedure)[0]
+    parts = [network.arch, settings.run.recipe, procedure if procedure not in ("once", kind, settings.run.recipe) else "", kind]
     budget = "macs" if pruning.target_macs else "params" if pruning.target_params else ""
     if gate := gate_that_learns(settings):
         parts.append(gate.name)
-    elif pruning.prune_type != "none" and not network.pattern:
+    elif pruning.prune_type != "none" and not network.pattern and takes_masks_of(settings) is None:
         parts.append(f"{budget}{1 - pruning.prune_rate if budget else pruning.prune_rate:g}")
     parts += [settings.training.reg] if settings.training.reg != "none" else []
     return "-".join(re.sub(r"[^\w.]+", "_", part).strip("_") for part in parts if part)
