@@ -1,14 +1,14 @@
 """This file defines the ResNets for 32x32 images of He et al., 2016 (arXiv 1512.03385), section 4.2.
 
-They have 6n + 2 layers of 16, 32 and 64 filters.
+They have 6n + 2 layers of 16, 32 and 64 filters, or of `widen` times as many.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor, nn
 
 from models.joint import Joint, subsample
-from models.layers import Unit, conv_unit, initialise
+from models.layers import Unit, conv_unit, initialise, widened
 from models.network import Network
 
 
@@ -43,12 +43,13 @@ class _Block(nn.Module):
 
 
 class _ResNetCifar(Network):
-    def __init__(self, blocks: int, classes: int, channels: int, shortcut: str):
+    def __init__(self, blocks: int, classes: int, channels: int, shortcut: str, widen: float):
         super().__init__()
-        self.stem = conv_unit(channels, 16, 3)
+        widths = [widened(filters, widen) for filters in (16, 32, 64)]
+        self.stem = conv_unit(channels, widths[0], 3)
         self.wire("stem", "input", "stage1")
-        inputs, source = 16, "stage1"
-        for number, filters in enumerate((16, 32, 64), start=1):
+        inputs, source = widths[0], "stage1"
+        for number, filters in enumerate(widths, start=1):
             stage, target = nn.Sequential(), f"stage{number}"
             self.add_module(target, stage)
             for block in range(blocks):
@@ -56,7 +57,7 @@ class _ResNetCifar(Network):
                 stage.append(_Block(inputs, filters, stride, shortcut))
                 stage[-1].declare(self, f"{target}.{block}", source, target)
                 inputs, source = filters, target
-        self.classifier = Unit(nn.Linear(64, classes), norm=False, activation=False)
+        self.classifier = Unit(nn.Linear(inputs, classes), norm=False, activation=False)
         self.wire("classifier", source, "output")
         initialise(self)
 
@@ -65,26 +66,56 @@ class _ResNetCifar(Network):
         return self.classifier(x.mean((2, 3)))
 
 
-def resnet20(*, classes: int = 10, channels: int = 3, shortcut: Literal["projection", "pad"] = "projection") -> Network:
+def resnet20(
+    *,
+    classes: int = 10,
+    channels: int = 3,
+    shortcut: Literal["projection", "pad"] = "projection",
+    widen: Annotated[float, "above 0", "at most 16"] = 1.0,
+) -> Network:
     """ResNet-20 for 32x32 images (He et al., 2016)"""
-    return _ResNetCifar(3, classes, channels, shortcut)
+    return _ResNetCifar(3, classes, channels, shortcut, widen)
 
 
-def resnet32(*, classes: int = 10, channels: int = 3, shortcut: Literal["projection", "pad"] = "projection") -> Network:
+def resnet32(
+    *,
+    classes: int = 10,
+    channels: int = 3,
+    shortcut: Literal["projection", "pad"] = "projection",
+    widen: Annotated[float, "above 0", "at most 16"] = 1.0,
+) -> Network:
     """ResNet-32 for 32x32 images (He et al., 2016)"""
-    return _ResNetCifar(5, classes, channels, shortcut)
+    return _ResNetCifar(5, classes, channels, shortcut, widen)
 
 
-def resnet44(*, classes: int = 10, channels: int = 3, shortcut: Literal["projection", "pad"] = "projection") -> Network:
+def resnet44(
+    *,
+    classes: int = 10,
+    channels: int = 3,
+    shortcut: Literal["projection", "pad"] = "projection",
+    widen: Annotated[float, "above 0", "at most 16"] = 1.0,
+) -> Network:
     """ResNet-44 for 32x32 images (He et al., 2016)"""
-    return _ResNetCifar(7, classes, channels, shortcut)
+    return _ResNetCifar(7, classes, channels, shortcut, widen)
 
 
-def resnet56(*, classes: int = 10, channels: int = 3, shortcut: Literal["projection", "pad"] = "projection") -> Network:
+def resnet56(
+    *,
+    classes: int = 10,
+    channels: int = 3,
+    shortcut: Literal["projection", "pad"] = "projection",
+    widen: Annotated[float, "above 0", "at most 16"] = 1.0,
+) -> Network:
     """ResNet-56 for 32x32 images (He et al., 2016)"""
-    return _ResNetCifar(9, classes, channels, shortcut)
+    return _ResNetCifar(9, classes, channels, shortcut, widen)
 
 
-def resnet110(*, classes: int = 10, channels: int = 3, shortcut: Literal["projection", "pad"] = "projection") -> Network:
+def resnet110(
+    *,
+    classes: int = 10,
+    channels: int = 3,
+    shortcut: Literal["projection", "pad"] = "projection",
+    widen: Annotated[float, "above 0", "at most 16"] = 1.0,
+) -> Network:
     """ResNet-110 for 32x32 images (He et al., 2016)"""
-    return _ResNetCifar(18, classes, channels, shortcut)
+    return _ResNetCifar(18, classes, channels, shortcut, widen)

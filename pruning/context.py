@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from models import Network, Unit
+from pruning.derivatives import hessian_gradients, mean_gradients, synaptic_flow, unchanged
 from pruning.probes import Probe, ProductProbe, backwards, maps_of, watch, weight_gradients
+from settings.errors import Failed
 from settings.registry import CRITERIA
 from tasks.classification import Classification
 from tasks.task import Task
@@ -38,7 +40,7 @@ class Context:
         own_maps: bool = False,
     ):
         self.network, self.groups, self.sample, self.seed, self.choose = network, groups, sample, seed, choose
-        self.task, self.own_maps, self.record = task, own_maps, {}
+        self.task, self.own_maps, self.record, self._made = task, own_maps, {}, {}
 
     @cached_property
     def generator(self) -> torch.Generator:
@@ -49,40 +51,47 @@ class Context:
         """Return the scores that another criterion, by its name with options, gives these units."""
         return lift(CRITERIA.get(criterion))(units, self)
 
-    def gradient(self, unit: Unit) -> Tensor:
-        """Return the gradient of the sample's mean loss for the unit's dense weight, of the weight's shape.
+    def gradient(self, unit: Unit, per_class: int = 0) -> Tensor:
+        """Return the gradient of a mean loss for the unit's dense weight, of the weight's shape.
 
-        It is taken with batch statistics, as in training: a network that was just initialised has no others.
+        The mean is over the sample, or over `per_class` images of each class. It is taken with batch statistics, as in
+        training: a network that was just initialised has no others.
         """
-        return self._gradients[unit]
-
-    @cached_property
-    def _gradients(self) -> dict[Unit, Tensor]:
-        return self._weight_gradients(training=True)
+        return self._once(f"gradients {per_class}", lambda: self._weight_gradients(training=True, per_class=per_class))[unit]
 
     @cached_property
     def gradients_as_tested(self) -> dict[Unit, Tensor]:
-        """{unit: the same gradient, but in evaluation}, which does not depend on the size of the batches."""
+        """{unit: the gradient over the sample, but in evaluation}, which does not depend on the size of the batches."""
         return self._weight_gradients(training=False)
 
-    def _weight_gradients(self, training: bool) -> dict[Unit, Tensor]:
+    def hessian_product(self, unit: Unit, per_class: int, temperature: float) -> Tensor:
+        """Return the unit's part of H g, as `hessian_gradients` says; images and mode are those of `gradient`."""
+        key = f"Hessian products {per_class} {temperature}"
+        return self._once(key, lambda: self._weight_gradients(True, per_class, hessian_gradients, temperature))[unit]
+
+    def synaptic_flow(self, unit: Unit) -> Tensor:
+        """Return |w dR/dw| of the unit's weight in force; see `derivatives.synaptic_flow`. Failed where R is not finite."""
+        total, scores = self._once("flow", lambda: synaptic_flow(self.network, self.inputs))
+        if not total.isfinite():
+            raise Failed(f"SynFlow: the sum of the outputs is {float(total)} in float64: the network is too deep or too wide")
+        return next(scores[name] for name, other in self.network.all_units.items() if other is unit)
+
+    def _once(self, key: str, make: Callable):
+        """Return what `make` makes, which is called the first time that this key is asked for."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+    def _weight_gradients(self, training: bool, per_class: int = 0, of: Callable = mean_gradients, *rest) -> dict[Unit, Tensor]:
         units = list(self.network.all_units.values())
         weights = [unit.weight for unit in units]
-        frozen = [weight for weight in weights if not weight.requires_grad]
-        sums, images_seen = [torch.zeros_like(weight) for weight in weights], 0
-        with self._unchanged(training), self._joints_pass_gradients(), torch.enable_grad():
-            try:
-                for weight in frozen:
-                    weight.requires_grad_(True)
-                for images, labels in self.sample():
-                    loss = self.task.image_losses(self.network(images), labels).sum()
-                    for total, gradient in zip(sums, torch.autograd.grad(loss, weights), strict=True):
-                        total += gradient
-                    images_seen += len(labels)
-            finally:
-                for weight in frozen:
-                    weight.requires_grad_(False)
-        return {unit: total / images_seen for unit, total in zip(units, sums, strict=True)}
+        batches = self.sample()
+        if per_class:
+            classes = self.network.widths()[self.network.outputs[0]]
+            batches = self.task.of_each_class(batches, per_class, classes)
+        with unchanged(self.network, training), self._joints_pass_gradients():
+            values = of(self.network, weights, batches, self.task.image_losses, *rest)
+        return dict(zip(units, values, strict=True))
 
     @torch.no_grad()
     def responses(self, units: dict[str, Unit], statistic: Callable[[Tensor], Tensor]) -> Scores:
@@ -93,7 +102,7 @@ class Context:
         the joint's ReLU or, with `own_maps`, the ReLU of its own output.
         """
         statistics, joints = {name: [] for name in units}, self._joints()
-        with self._unchanged(training=False), ExitStack() as watched:
+        with unchanged(self.network, training=False), ExitStack() as watched:
             for name, unit in units.items():
 
                 def see(x: Tensor, name=name, filters=unit.filters) -> None:
@@ -137,8 +146,13 @@ class Context:
 
     def _backwards(self, units: dict[str, Unit], probe: type[Probe], see: Callable, at_once: int | None = None) -> None:
         """Look at units and at the gradients of image losses there, in evaluation; see `probes.backwards`."""
-        with self._unchanged(training=False), self._joints_pass_gradients():
+        with unchanged(self.network, training=False), self._joints_pass_gradients():
             backwards(self.network, units, probe, see, self.sample(), self.task.image_losses, at_once)
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """The shape of an input, (channels, height, width)."""
+        return tuple(next(iter(self.sample()))[0].shape[1:])
 
     @cached_property
     def images(self) -> int:
@@ -153,7 +167,7 @@ class Context:
             hooks.append(
                 unit.register_forward_hook(lambda _, x, y, name=name: shapes.update({name: (x[0].shape[1:], y.shape[1:])}))
             )
-        with self._unchanged(training=False), torch.no_grad():
+        with unchanged(self.network, training=False), torch.no_grad():
             self.network(next(iter(self.sample()))[0][:1])
         for hook in hooks:
             hook.remove()
@@ -168,7 +182,7 @@ class Context:
         """
         loss = seen = 0
         meter = self.task.meter(next(self.network.parameters()).device)
-        with self._unchanged(training):
+        with unchanged(self.network, training):
             for number, (images, labels) in enumerate(self.sample()):
                 if number == batches:
                     break
@@ -190,19 +204,6 @@ class Context:
         finally:
             for name, gate in gates.items():
                 gate.set(masks[name])
-
-    @contextmanager
-    def _unchanged(self, training: bool) -> Iterator[None]:
-        """Within this block the network trains or evaluates; its mode and all its buffers are restored at the end."""
-        network = self.network
-        mode, buffers = network.training, {name: buffer.clone() for name, buffer in network.named_buffers()}
-        try:
-            network.train_without_dropout() if training else network.eval()
-            yield
-        finally:
-            network.train(mode)
-            for name, buffer in network.named_buffers():
-                buffer.copy_(buffers[name])
 
     @contextmanager
     def _joints_pass_gradients(self) -> Iterator[None]:

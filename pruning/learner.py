@@ -37,7 +37,7 @@ class Learner(Gated):
             unit.gate = self.gates[name]
         self._remember()
 
-    def begin(self, epochs: int, steps: int, sample: Callable[[], Iterable], task=Classification) -> None:
+    def begin(self, epochs: int, steps: int, sample: Callable[[], Iterable], task=Classification, most_rounds=None) -> None:
         """Learn how many steps an epoch has, and by `task` how many images a step; the rest is what a `Pruner` is told."""
         self.steps, self.images = steps, steps * task.batch
         self._remember()

@@ -2,7 +2,8 @@
 
 It takes `until`, the position that --prune_until names, and `due`, the positions at which --prune_freq comes round, in
 rising order; positions are counted in steps from the run's first one. It returns the positions before whose step masks are
-made, also in rising order, and the position up to which they move. A moving mask has the straight-through gradient, a fixed
+made, also in rising order, and the position up to which they move. A position that stands there several times has as many
+rounds before its step, in each of which scores are measured anew. A moving mask has the straight-through gradient, a fixed
 one is a plain product.
 """
 
@@ -35,10 +36,13 @@ def _growing(last: int, rarer: float):
 
 
 def init(
-    until: Annotated[int, "unused"], due: Annotated[Sequence[int], "unused"]
-) -> Annotated[tuple[Sequence[int], int], "one cut"]:
-    """Before the first step: one cut at initialisation, fixed from then on."""
-    return [0], 0
+    until: Annotated[int, "unused"],
+    due: Annotated[Sequence[int], "unused"],
+    *,
+    rounds: Annotated[int, "at least 1", "at most 1000"] = 1,
+) -> Annotated[tuple[Sequence[int], int], "one cut", "what is cut stays cut"]:
+    """Before the first step: one cut at initialisation, made in `rounds` rounds of scoring and cutting, fixed from then on."""
+    return [0] * rounds, 0
 
 
 def after(until: int, due: Annotated[Sequence[int], "unused"]) -> Annotated[tuple[Sequence[int], int], "one cut"]:

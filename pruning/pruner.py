@@ -15,7 +15,7 @@ from pruning.context import Context, lift
 from pruning.gated import Gated
 from pruning.gates.mask import Mask
 from pruning.groups import Decisions, check_comparable
-from pruning.times import Due, Mapped, holds
+from pruning.times import Due, Mapped, numbers
 from settings.registry import CRITERIA, GATES, GRANULARITIES, PHASES, SCHEDULES, SCOPES
 from tasks.classification import Classification
 
@@ -83,10 +83,13 @@ class Pruner(Gated):
         if self.budget is not None and (least := self.budget.fraction_left(smallest)) > 1 - rate:
             raise ValueError(f"{1 - rate:g} of the {budget} is less than the least that can be left, about {least:.4f}{how}")
 
-    def begin(self, epochs: int, steps: int, sample: Callable[[], Iterable], task=Classification) -> None:
+    def begin(
+        self, epochs: int, steps: int, sample: Callable[[], Iterable], task=Classification, most_rounds: int | None = None
+    ) -> None:
         """Learn how long the run is: so many epochs of so many steps. `sample` yields the batches to score with.
 
-        A batch is a pair of images and labels; `task` says what their loss is. ValueError if no mask would ever be made.
+        A batch is a pair of images and labels; `task` says what their loss is. `most_rounds` limits the rounds before one step,
+        for a run that only shows what would be done. ValueError if no mask would ever be made.
         """
         self.look_at(sample, task)
         self.steps, self.total = steps, epochs * steps
@@ -94,7 +97,12 @@ class Pruner(Gated):
         self.positions, self.moves_until = self.phase(until, Due(epochs, steps, self.every, self.by_epochs))
         if len(self.positions) == 0 or self.positions[0] >= self.total:
             raise ValueError(f"no mask would ever be made in {epochs} epochs of {steps} steps")
-        self.updates = Mapped(self.positions, lambda position: position / self.total)
+        if len(self.positions) > 1 and self.positions[0] == self.positions[-1]:
+            # rounds that are all before one step: their progress is their number
+            self.positions = self.positions[:most_rounds]
+            self.updates = Mapped(range(len(self.positions)), lambda number: (number + 1) / len(self.positions))
+        else:
+            self.updates = Mapped(self.positions, lambda position: position / self.total)
         self.let_move(self.moves_until > 0)
 
     def look_at(self, sample: Callable[[], Iterable], task) -> None:
@@ -126,19 +134,24 @@ class Pruner(Gated):
     def before_step(self, epoch: int, step: int) -> bool:
         """Change the masks, fix them, or leave them, as is due before this training step. Says whether they were made anew."""
         position = epoch * self.steps + step
-        update = holds(self.positions, position)
+        rounds = numbers(self.positions, position)
         # before scoring: a gradient criterion sees what cut filters would learn
         self.let_move(position < self.moves_until)
-        if update:
-            self.update(self.rate * self.schedule(position / self.total, self.updates))
-        return update
+        for number in rounds:
+            self.update(self.rate_due(self.updates[number]))
+        return len(rounds) > 0
+
+    def rate_due(self, progress: float) -> float:
+        """Return the fraction that the schedule cuts at an update of this progress."""
+        rate = {"rate": self.rate} if "rate" in inspect.signature(self.schedule).parameters else {}
+        return self.rate * self.schedule(progress, self.updates, **rate)
 
     def after_epoch(self, epoch: int) -> bool:
         """Make soft masks anew behind the last step of an epoch in which they move. Says whether they were made anew."""
         done = (epoch + 1) * self.steps
         if not self.mask.soft or done > self.moves_until:
             return False
-        self.update(self.rate * self.schedule(done / self.total, self.updates))
+        self.update(self.rate_due(done / self.total))
         return True
 
     def overwrite(self) -> None:
@@ -191,8 +204,10 @@ class Pruner(Gated):
         def weights_now() -> dict[str, Tensor]:
             return {layer: self.units[layer].weight.detach().to(score.device) for layer, score in merged.items()}
 
+        linear = {name for name, unit in self.units.items() if unit.is_linear}
         asked = inspect.signature(self.scope).parameters
-        more = {name: tell for name, tell in (("kept", kept_now), ("weights", weights_now)) if name in asked}
+        known = (("kept", kept_now), ("weights", weights_now), ("linear", linear))
+        more = {name: value for name, value in known if name in asked}
 
         def choose(rate: float) -> dict[str, Tensor]:
             keep = {name: score > 0 for name, score in merged.items()} if decided else self.scope(merged, rate, **more)

@@ -3,10 +3,10 @@
 It takes the scores of every unit, larger meaning keep, and the fraction to remove; it returns a bool tensor for each unit,
 True where kept. Of n pieces that are compared exactly k = floor(rate * n + 1e-9) are cut, among equal scores those of lower
 index first. A scope that has a parameter `kept` gets a function that returns what the masks keep so far; one that has a parameter
-`weights` gets a function that returns the units' dense weights.
+`weights` gets a function that returns the units' dense weights, and one that has `linear` the names of the linear layers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Annotated, Literal
 
 import torch
@@ -186,3 +186,38 @@ def sensitivity(scores: Annotated[Scores, "filters only", "single layers"], rate
         costs[name] = torch.empty(len(worst_first), dtype=torch.float64, device=score.device)
         costs[name][worst_first] = (cost + 1e-9 * rate_of).to(score.device)
     return global_(costs, rate, normalise="none")
+
+
+def smart_ratio(
+    scores: Scores,
+    rate: float,
+    linear: Collection[str],
+    *,
+    keep: Annotated[float, "at most 1"] = 0.3,
+    fall: Annotated[float, "at most 10"] = 0.0,
+) -> Scores:
+    """Densities for each layer from its depth (Su et al., 2020, arXiv 2009.11094): with --prune_imp random their random tickets.
+
+    Of layer l of L a fraction is kept that is in proportion to k (k + 1) / l^fall, where k = L - l + 1; of linear layers it is
+    `keep`. The proportion is such that floor(rate * n) of all n go; where a layer is whole, and nowhere else, it stops. The
+    authors' code has fall=2 for VGG and 0 for ResNet. At least one piece of each layer stays. ValueError where the rate would
+    cut into what is kept of linear layers, or into the last pieces of the others.
+    """
+    worths, layers = {}, len(scores)
+    for number, (name, score) in enumerate(scores.items(), start=1):
+        flat = precise(score).flatten()
+        # the best piece of a layer is 1, the next 2, ...: the order in which pieces are taken as the proportion grows
+        place = torch.empty(len(flat), dtype=torch.float64, device=flat.device)
+        best_first = flat.flip(0).argsort(descending=True, stable=True)
+        place[len(flat) - 1 - best_first] = torch.arange(1, len(flat) + 1, dtype=torch.float64, device=flat.device)
+        if name in linear:  # before or behind everything else
+            worth = torch.where(place <= max(_number_cut(keep, len(flat)), 1), torch.inf, -place)
+        else:
+            above = layers - number + 1
+            worth = above * (above + 1) / number**fall * len(flat) / place
+        worths[name] = worth.view(score.shape)
+    k, every = _number_cut(rate, sum(score.numel() for score in scores.values())), sum(w.numel() for w in worths.values())
+    fixed = sum(int(worth.isposinf().sum()) for worth in worths.values()) + sum(name not in linear for name in scores)
+    if k > every - fixed:
+        raise ValueError(f"rate {rate:g} cuts {k} of {every}, of which smart_ratio always keeps {fixed}")
+    return global_(worths, rate, normalise="none")

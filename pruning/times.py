@@ -1,6 +1,6 @@
 """This file holds the times of a run at which something is due: computed when asked for, not kept, since they may be many."""
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 
 
@@ -41,7 +41,6 @@ class Mapped(Sequence):
         return self.function(self.items[index])
 
 
-def holds(rising: Sequence, item) -> bool:
-    """Say whether a sequence in rising order holds an item, without going through it."""
-    index = bisect_left(rising, item)
-    return index < len(rising) and rising[index] == item
+def numbers(rising: Sequence, item) -> range:
+    """Return the places at which a sequence in rising order holds an item, without going through it."""
+    return range(bisect_left(rising, item), bisect_right(rising, item))

@@ -52,6 +52,7 @@ def closing_lines(result: dict, settings, task) -> list[str]:
     lines += [f"result {selected_line(record)}" for record in result.get("selections", ())]
     lines += [f"result {round_line(record)}" for record in result.get("rounds", ())]
     lines += [f"result {line}" for line in connectivity_lines(result["connectivity"])] if "connectivity" in result else []
+    lines += [f"result collapse: {line}"] if (line := collapse_line(result.get("collapse"))) else []
     lines += _size_lines(result, settings)
     lines += _compact_lines(result) + _form_lines(result)
     lines.append(f"result seconds: {result['seconds']} of training, epochs 0 to {result['last']['epoch']}")
@@ -169,6 +170,19 @@ def at_chance_line(record: dict) -> str:
         f"WARNING {record['stage']}: an accuracy of {record['before']:.2f} is no better than with all of these weights at 0, so "
         "that the threshold means nothing: train for more --epochs before the cut, with a smaller --lr or a weaker --reg"
     )
+
+
+def collapse_line(found: dict | None) -> str:
+    """The line that tells of layers that have collapsed; empty where none has."""
+    if found is None:  # a run that has no masks, or that ended before this was recorded
+        return ""
+    empty, words = found["empty"], []
+    if empty:
+        named = f"{', '.join(empty[:5])}{' ...' if len(empty) > 5 else ''}"
+        words.append(f"no weight is left in {len(empty)} layers: {named}" if len(empty) > 1 else f"no weight is left in {named}")
+    if not found["connected"]:
+        words.append("no path leads from the input to the outputs")
+    return "; ".join(words)
 
 
 def latency_line(row: dict, gain: float) -> str:

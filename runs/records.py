@@ -62,6 +62,7 @@ RESULTS = Record(
         ),
         "rounds": ListOf(Record({"round": COUNT, "density": FRACTION, "test": PERCENT}, {"held_out": PERCENT})),
         "connectivity": Record({"split": TEXT, "statistics": TEXT, "pairs": ListOf(PAIR, 1)}),
+        "collapse": Record({"empty": ListOf(TEXT), "connected": TRUTH}),
         "removal": Record({"exact": TRUTH, "difference": number(0), "largest_output": number(0), "same": COUNT, "images": COUNT}),
     }
 )

@@ -8,7 +8,7 @@ from settings.earlier import folder_of, saved_settings, with_data_of_run
 from settings.errors import Refused
 from settings.files import fitting, nowhere
 from settings.flags import DESCRIPTIONS, FLAGS, GROUPS, SECTIONS, defaults, of_kind
-from settings.meaning import finds_counts, gate_that_learns, of_procedure, says_amounts, scope_decides, scratch_model
+from settings.meaning import finds_counts, gate_that_learns, of_procedure, rounds_of, says_amounts, scope_decides, scratch_model
 from settings.parsing import Parser
 from settings.recipes import of_recipe
 from settings.registry import CRITERIA, REGULARIZERS, call_text, parse_call, presets
@@ -192,6 +192,8 @@ def _resolved_pruning(asked: Settings) -> dict:
         phase, changes["prune_phase"] = "iterative", call_text("iterative", options)
     if "prune_schedule" not in of_recipe(asked.typed) | asked.typed and phase == "iterative":
         changes["prune_schedule"] = "linear"
+    elif "prune_schedule" not in asked.typed and phase == "init" and rounds_of(asked) > 1:
+        changes["prune_schedule"] = "exponential"
     scope_is_said = "prune_scope" in asked.typed or "prune_scope" in of_recipe(asked.typed) or pruning.preset
     if not scope_is_said and (own := CRITERIA.entry(pruning.prune_imp).traits.get("scope")):
         changes["prune_scope"] = own[0]

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from settings.meaning import (
     finds_counts,
     gate_that_learns,
+    images_a_class,
     masks_stay,
     network_is_typed,
-    one_round,
     phase_of,
+    rounds_of,
     scope_decides,
     scratch_model,
     smaller_pieces,
@@ -101,6 +102,13 @@ def reads_no_images(settings) -> str | None:
         return f"has no effect on criterion '{criterion}', which reads no images"
 
 
+def reads_images_of_each_class(settings) -> str | None:
+    """--score_batches, with a criterion that reads so many images of each class."""
+    criterion = settings.pruning.prune_imp
+    if number := images_a_class(criterion):
+        return f"has no effect on criterion '{criterion}', which reads {number} images of each class"
+
+
 def finds_its_counts(settings) -> str | None:
     """Flags that say how much goes, with a criterion that says it itself."""
     if finds_counts(settings.pruning.prune_imp):
@@ -115,7 +123,7 @@ def by_the_scope(settings) -> str | None:
 
 def one_cut(settings) -> str | None:
     """--prune_schedule, in a phase that cuts once."""
-    return phase_decides(settings, "one cut" in phase_of(settings).traits or one_round(settings))
+    return phase_decides(settings, rounds_of(settings) == 1)
 
 
 def due_is_unused(settings) -> str | None:
@@ -125,8 +133,10 @@ def due_is_unused(settings) -> str | None:
 
 def until_is_unused(settings) -> str | None:
     """--prune_until, in a phase that ends by itself."""
-    at_once = one_round(settings) and not parse_call(settings.pruning.prune_phase)[1].get("start")
-    return phase_decides(settings, "until" in phase_of(settings).traits.get("unused", ()) or at_once)
+    phase, options = phase_of(settings), parse_call(settings.pruning.prune_phase)[1]
+    # of rounds that would end there
+    single = "one cut" not in phase.traits and rounds_of(settings) == 1 and not options.get("start")
+    return phase_decides(settings, "until" in phase.traits.get("unused", ()) or single)
 
 
 def phase_decides(settings, decides: bool) -> str | None:
@@ -146,9 +156,11 @@ def other_pieces(settings) -> str | None:
 
 def several_cuts(settings) -> str | None:
     """--reconstruct, in a phase that cuts more than once."""
-    if "one cut" not in phase_of(settings).traits:
-        once = " or ".join(name for name, phase in PHASES.entries.items() if "one cut" in phase.traits)
-        return f"repairs what one cut leaves: it needs --prune_phase {once}, not {phase_of(settings).name}"
+    phase, rounds = phase_of(settings), rounds_of(settings)
+    if "one cut" not in phase.traits or rounds > 1:
+        once = " or ".join(name for name, entry in PHASES.entries.items() if "one cut" in entry.traits)
+        asked = f"{phase.name} in {rounds} rounds" if "one cut" in phase.traits else phase.name
+        return f"repairs what one cut leaves: it needs --prune_phase {once}, not {asked}"
 
 
 def nothing_trained(settings) -> str | None:

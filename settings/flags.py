@@ -117,7 +117,8 @@ GROUPS = {
         _pruning("preset", "a published number of filters for each layer, and the network it is for",
                  (effects.finds_its_counts, procedure_effects.procedure_says_amounts),
                  choices=lambda: sorted(presets())),
-        _pruning("prune_schedule", "how the rate grows, if dynamic or iterative. {listing} (default constant, iterative: linear)",
+        _pruning("prune_schedule", "how the rate grows from update to update, or round to round. {listing} (default constant, "
+                 "iterative: linear, init in rounds: exponential)",
                  (effects.no_pruning, procedure_effects.procedure_cuts, effects.one_cut, *AMOUNT[1:3], effects.by_the_scope),
                  default="constant",
                  registry=SCHEDULES),
@@ -133,7 +134,8 @@ GROUPS = {
                  (effects.no_pruning, effects.other_pieces, effects.several_cuts, effects.nothing_trained,
                   effects.not_as_removed, procedure_effects.repairs_nothing), default="none", registry=RECONSTRUCTIONS),
         _pruning("score_batches", "training batches that criteria which read images measure on (default 4)",
-                 (*GIVEN, procedure_effects.selects_on_held_out_images, effects.reads_no_images),
+                 (*GIVEN, procedure_effects.selects_on_held_out_images, effects.reads_no_images,
+                  effects.reads_images_of_each_class),
                  type=number(int, 1), default=4),
     ),
     "how much is left": (

@@ -1,6 +1,17 @@
 """This file says what the flags that were asked for amount to, where several parts of the program want to know it."""
 
-from settings.registry import GATES, GRANULARITIES, PHASES, PROCEDURES, RECONSTRUCTIONS, REGULARIZERS, SCOPES, Entry, parse_call
+from settings.registry import (
+    CRITERIA,
+    GATES,
+    GRANULARITIES,
+    PHASES,
+    PROCEDURES,
+    RECONSTRUCTIONS,
+    REGULARIZERS,
+    SCOPES,
+    Entry,
+    parse_call,
+)
 
 
 def finds_counts(criterion: str) -> bool:
@@ -98,10 +109,19 @@ def learned_scales(settings) -> bool:
     return reg != "none" and "learned scales" in REGULARIZERS.entry(reg).traits
 
 
-def one_round(settings) -> bool:
-    """Whether the rounds that are asked for are a single one, which cuts the whole rate before the first step."""
-    rounds = settings.pruning.rounds or parse_call(settings.pruning.prune_phase)[1].get("rounds")
-    return phase_of(settings).name == "iterative" and rounds == 1
+def rounds_of(settings) -> int | None:
+    """In how many rounds the phase that is asked for cuts; None where that is not said beforehand."""
+    phase = phase_of(settings)
+    if "rounds" not in phase.options:
+        return 1 if "one cut" in phase.traits else None
+    typed = settings.pruning.rounds or parse_call(settings.pruning.prune_phase)[1].get("rounds")
+    return typed or phase.options["rounds"].default
+
+
+def images_a_class(criterion: str) -> int:
+    """How many images of each class a criterion, with its options as they were chosen, reads; 0 where it reads the sample."""
+    entry, chosen = CRITERIA.entry(criterion), parse_call(criterion)[1]
+    return max((chosen.get(name, entry.options[name].default) for name in entry.traits.get("images a class", ())), default=0)
 
 
 def merges_hidden_layers(settings) -> bool:

@@ -167,6 +167,7 @@ CRITERIA = Registry(
         "reads maps": ("context",),
         "more images than filters": ("context",),
         "instead of images": ("option",),  # where this option is typed, no images are read
+        "images a class": ("option",),  # unless it is 0, so many of each class are read instead of --score_batches
         "scope:": ("return",),  # the scope that compares the scores, where --prune_scope is not typed
         "magnitude": ("return",),  # of a single weight the score is its absolute value
     },
@@ -196,6 +197,7 @@ PHASES = Registry(
     "pruning/phases.py",
     traits={"unused": ("until", "due"), "one cut": ("return",), "what is cut stays cut": ("return",)},
 )
+PROXIES = Registry("score", "pruning/zero_cost.py")
 RECONSTRUCTIONS = Registry(
     "reconstruction",
     "pruning/reconstruction/*.py",

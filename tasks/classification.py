@@ -1,7 +1,7 @@
 """Classification learns the class of an image, by cross-entropy, measured by accuracy."""
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -149,6 +149,23 @@ class Classification(Task):
 
     def sample(self, batches: int) -> Iterator[tuple[Tensor, Tensor]]:
         return self.images.sample(self.batch, batches, self.seed)
+
+    @staticmethod
+    def of_each_class(batches: Iterable[tuple[Tensor, Tensor]], number: int, classes: int) -> list[tuple[Tensor, Tensor]]:
+        counts, size, inputs, targets = [0] * classes, 1, [], []
+        for images, labels in batches:
+            chosen, size = [], max(size, len(labels))
+            for index, label in enumerate(labels.tolist()):
+                if counts[label] < number:
+                    counts[label] += 1
+                    chosen.append(index)
+            inputs.append(images[chosen])
+            targets.append(labels[chosen])
+            if min(counts) == number:
+                break
+        inputs, targets = torch.cat(inputs), torch.cat(targets)
+        parts = -(-len(targets) // size)
+        return list(zip(inputs.tensor_split(parts), targets.tensor_split(parts), strict=True))
 
     @staticmethod
     def losses(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:

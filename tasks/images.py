@@ -117,8 +117,8 @@ class Dataset:
     def sample(self, batch: int, batches: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield some batches of training images for scoring, not augmented: the same ones at every call."""
         order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))
-        chosen = order[: batch * min(batches, self.steps(batch))]
-        yield from self.ordered(self.train.pick(chosen.to(self.device)), batch)
+        for chosen in order[: batch * min(batches, self.steps(batch))].to(self.device).split(batch):
+            yield from self.ordered(self.train.pick(chosen), batch)  # no more than a batch is copied at a time
 
     def steps(self, batch: int) -> int:
         """Return the number of full batches of an epoch; the few images that fill none are others in every epoch."""

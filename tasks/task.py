@@ -73,6 +73,13 @@ class Task:
         """Yield so many batches of training images to score with, not augmented: the same ones at every call."""
         raise NotImplementedError
 
+    def of_each_class(self, batches, number: int, classes: int) -> list:
+        """Return the first `number` inputs of each class in these batches, or all of a class that has fewer, in their order.
+
+        They are in batches of about the same size, none larger than those given; no more of these are read than it takes.
+        """
+        raise NotImplementedError
+
     def losses(self, outputs, targets) -> dict[str, Tensor]:
         """Return the terms of the loss by name, each a float32 mean over the batch; their sum is minimised."""
         raise NotImplementedError

@@ -18,7 +18,7 @@ ROWS = [
     ["pruning", "regularizers"],
     ["training"],
     ["deploy"],
-    ["modeling", "report", "sensitivity"],
+    ["modeling", "report", "sensitivity", "proxies"],
 ]
 NAMES = {name for row in ROWS for name in row}
 FILES = [path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0] in {path.name, *NAMES}]

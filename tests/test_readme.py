@@ -89,7 +89,7 @@ class Block:
             elif words[:2] == ["python", "-c"]:
                 exec(words[2], {})
             elif words[0] == "python":
-                read_only(ROOT / words[1], words[2:])
+                read_only(ROOT / words[1], words[2:])  # tests/test_proxies.py and tests/benchmarks/ run it
             else:
                 assert words == [".", ".venv/bin/activate"], line
 
@@ -204,7 +204,7 @@ def test_the_manual_names_what_there_is(help_text):
 
 def test_the_manual_names_no_flag_that_is_not_there(help_text):
     flags = set(re.findall(r"--\w+", help_text))
-    for script in (ROOT / "report.py", ROOT / "sensitivity.py", *(ROOT / "benchmarks").glob("*.py")):
+    for script in (ROOT / "report.py", ROOT / "sensitivity.py", ROOT / "proxies.py", *(ROOT / "benchmarks").glob("*.py")):
         flags |= set(re.findall(r'"(--[a-z_]+)"', script.read_text(encoding="utf-8")))
     flags |= {"--nproc_per_node", "--array", "--gpus", "--wrap"}  # of torchrun and sbatch
     assert set(re.findall(r"--[a-z_]+", MANUAL)) - flags == set()

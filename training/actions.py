@@ -5,7 +5,6 @@ An action takes the run and keyword-only options. It trains nothing, and returns
 
 import copy
 from collections.abc import Callable
-from functools import partial
 from itertools import chain, count, islice
 from typing import Annotated
 
@@ -13,6 +12,7 @@ import torch
 
 import models
 from models.layers import initialise
+from pruning.collapse import collapse
 from pruning.guided import narrowed, sampled
 from pruning.removal import Removal, ungated
 from pruning.repair import Repair
@@ -23,6 +23,7 @@ from settings.meaning import updates_survivors
 from settings.paths import model_of
 from settings.registry import RECONSTRUCTIONS
 from training.build import build_pruner
+from training.collapsing import tell_collapse
 from training.comparison import compare
 from training.earlier_networks import patterns_of, widths_of
 from training.evaluation import images_at_once
@@ -50,6 +51,7 @@ def remove(run: Experiment) -> dict:
     """
     run.stop.check("before removal")
     note(run.settings, "taking the pruned filters out, and comparing the outputs on the test images")
+    collapsed = collapse(run.model)
     removal = Removal(run.model)
     smaller = removal.compact().eval()
     batches = 2 if run.settings.run.dry_run else None
@@ -57,7 +59,7 @@ def remove(run: Experiment) -> dict:
     old_optimizer = run.optimizer
     run.go_on_with(smaller)
     removal.carry(old_optimizer, smaller, run.optimizer)
-    return {"removal": comparison}
+    return {"removal": comparison, "collapse": collapsed}
 
 
 def select(run: Experiment, *, held_out: bool = False) -> dict:
@@ -72,13 +74,13 @@ def select(run: Experiment, *, held_out: bool = False) -> dict:
         run.capture()
     before = run.evaluate(split)[task.metric]
     few = 2 if run.settings.run.dry_run else None
-    seen = partial(task.sample, pruning.score_batches)
-    run.pruner.look_at((lambda: islice(task.ordered(split, images_at_once(task)), few)) if held_out else seen, task)
+    run.pruner.look_at((lambda: islice(task.ordered(split, images_at_once(task)), few)) if held_out else run.sample, task)
     try:
         run.pruner.update(run.pruner.rate)
     except ValueError as error:
         raise Failed(f"--prune_imp {pruning.prune_imp}: {error}") from None
     run.team.same_([buffer for gate in run.pruner.gates.values() for buffer in gate.buffers()])
+    run.collapsed = tell_collapse(run)
     record = {"stage": run.now.name, **run.pruner.record, "before": before, "after": run.evaluate(split)[task.metric]}
     record |= {"cut": run.pruner.cut(), **shares_left(run)}
     note(run.settings, selected_line(record))
@@ -106,7 +108,7 @@ def reconstruct(run: Experiment, *, layer: str = "", trained: bool = False) -> d
     Returns a record for each layer so far, or for each step of an update. The optimiser begins anew.
     """
     task, settings = run.task, run.settings
-    run.pruner.look_at(partial(task.sample, settings.pruning.score_batches), task)
+    run.pruner.look_at(run.sample, task)
 
     def sample(images: int):
         return task.sample(min(-(-images // task.batch), 2 if settings.run.dry_run else images))
@@ -118,6 +120,7 @@ def reconstruct(run: Experiment, *, layer: str = "", trained: bool = False) -> d
         records = _repaired(run, sample, layer, trained)
     run.team.same_([*run.model.parameters(), *run.model.buffers()])
     run.optimizer.state.clear()
+    run.collapsed = tell_collapse(run)
     return {"reconstruction": records}
 
 

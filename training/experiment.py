@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 
@@ -12,12 +11,13 @@ from pruning import Learner, Pruner, accounting
 from pruning.dropout import scale_dropout
 from settings.arguments import Settings, method
 from settings.errors import Refused
-from settings.meaning import gate_that_learns
+from settings.meaning import gate_that_learns, images_a_class
 from settings.registry import ACTIONS, LEARNING_RATES
 from settings.saved import counted
 from tasks import Task
 from training.build import begin_with, build_network, build_optimizer, build_pruner, check_amounts, starting_classes
 from training.capture import try_capture
+from training.collapsing import tell_collapse
 from training.engine import Engine, Stop
 from training.evaluation import evaluate
 from training.restoring import restore
@@ -33,7 +33,7 @@ class Experiment:
 
     `plan` holds the stages of the run, `stage` is the number of the present one, and an epoch has `steps`. `results` gathers
     what the actions returned, `to_repair` what is kept for the layers that are cut later, `tickets` what is kept to rewind to
-    and to compare. `whole` counts the whole network.
+    and to compare, `collapsed` what was last said of collapse. `whole` counts the whole network.
     `penalties`, by name, are terms of the loss; `proximal` takes network and learning rate after the optimiser's step.
 
     `loss` is modeling.losses: it maps (run, inputs, targets) to the network's outputs and the terms of the loss. `losses` is
@@ -57,6 +57,7 @@ class Experiment:
     results: dict = field(default_factory=dict)
     to_repair: dict = field(default_factory=dict)
     tickets: Tickets = field(default_factory=Tickets)
+    collapsed: str = ""
 
     def __post_init__(self):
         self.whole_shapes = self.model.shapes()
@@ -93,6 +94,11 @@ class Experiment:
     def batches(self, epoch: int) -> Iterator:
         """The training batches of an epoch, as (inputs, targets): this process's part of each."""
         return self.task.batches(epoch, (self.team.rank, self.team.size))
+
+    def sample(self) -> Iterator:
+        """The training images that criteria measure on, in batches: all, where the criterion takes so many of each class."""
+        pruning = self.settings.pruning
+        return self.task.sample(self.task.steps if images_a_class(pruning.prune_imp) else pruning.score_batches)
 
     def evaluate(self, split, by_class: bool = False) -> dict:
         """The task's measures over a split; of each class too, where that is asked for."""
@@ -134,6 +140,7 @@ class Experiment:
             self.team.same_([buffer for gate in self.pruner.gates.values() for buffer in gate.buffers()])
             self.pruner.overwrite()
             scale_dropout(self.model)
+            self.collapsed = tell_collapse(self)
 
     def enter(self, number: int) -> None:
         """Go on to the stage of this number: carry out its actions, and add to `results` what they return."""
@@ -150,9 +157,8 @@ class Experiment:
         if self.reg != self.regulariser:
             self.capture()
         if self.pruner is not None and self.now.epochs and not self.now.masks_stay:
-            sample = partial(self.task.sample, self.settings.pruning.score_batches)
             try:
-                self.pruner.begin(self.now.epochs, self.steps, sample, self.task)
+                self.pruner.begin(self.now.epochs, self.steps, self.sample, self.task, 2 if self.settings.run.dry_run else None)
             except ValueError as error:
                 raise Refused(f"--prune_freq, --prune_until: {error}") from None
         if not self.captured:

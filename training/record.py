@@ -9,6 +9,7 @@ import torch
 import torchvision
 
 from pruning import accounting
+from pruning.collapse import collapse
 from pruning.dropout import dropout_rates
 from pruning.removal import is_exact
 from runs.records import best_row
@@ -107,7 +108,7 @@ class Result:
             is_exact(run.model),
             accounting.connections(run.pruner.units) if of_pieces else {},
             dropout_rates(run.model),
-            used | run.results,
+            used | run.results | ({} if run.pruner is None else {"collapse": collapse(run.model)}),
         )
 
     def plain(self) -> dict:

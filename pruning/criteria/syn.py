@@ -6,8 +6,12 @@ from torch import Tensor
 
 from models import Unit
 from pruning.context import Context
+from pruning.saliency import connection_sensitivity
 
 
 def syn(unit: Unit, context: Annotated[Context, "reads images"]) -> Tensor:
-    """Connection sensitivity (Lee et al., 2019, arXiv 1810.02340): sum |w * g|, where g is the mean over the scoring sample."""
-    return context.groups(unit.weight.detach() * context.gradient(unit)).abs().sum(-1)
+    """Connection sensitivity, SNIP's on the scoring sample (Lee et al., 2019, arXiv 1810.02340): sum |w * g|.
+
+    g is the gradient of the mean loss of the sample.
+    """
+    return connection_sensitivity(unit, context)

@@ -9,6 +9,8 @@ from promises import PRUNED, trains_and_resumes, unchanged
 
 from settings.registry import NETWORKS
 
+VALUES = {"classes": (3,), "channels": (1,), "size": (28,), "groups": (2,), "width": (4,), "widen": (0.5,)}
+
 
 def small(name: str, **options):
     return narrow(NETWORKS.get(name)(**options))

@@ -41,8 +41,9 @@ def test_choosing_leaves_the_scores_and_the_random_state_alone(two_blocks, scope
     choose = SCOPES.get(scope)
     if "weights" in inspect.signature(choose).parameters:
         choose = partial(choose, weights=lambda: scores)
+    linear = {"linear": set()} if "linear" in inspect.signature(choose).parameters else {}
     with unchanged(two_blocks):
-        keep, again = choose(scores, 0.5), choose(scores, 0.5)
+        keep, again = choose(scores, 0.5, **linear), choose(scores, 0.5, **linear)
     for name, score in scores.items():
         assert torch.equal(score, before[name])
         assert torch.equal(keep[name], again[name])

@@ -18,6 +18,7 @@ from pruning.removal import Removal
 from pruning.scopes import global_
 from settings.registry import CRITERIA
 
+BY_BATCH = ("grad", "syn", "SNIP", "GraSP")  # these differentiate the loss with batch statistics
 READERS = [name for name, entry in CRITERIA.entries.items() if "reads images" in entry.traits]
 
 
@@ -482,9 +483,9 @@ def test_the_threshold_is_found_at_no_loss(two_blocks, batch):
     assert context.measure()[1] >= right
 
 
-@pytest.mark.parametrize("criterion", [name for name in READERS if name not in ("grad", "syn")])
+@pytest.mark.parametrize("criterion", [name for name in READERS if name not in BY_BATCH])
 def test_neither_the_order_nor_the_size_of_batches_matters(two_blocks, batch, criterion):
-    """But for grad and syn, which are measured with batch statistics."""
+    """But for those that are measured with batch statistics."""
     images, labels = batch
     if criterion == "LcP":  # what it tries out is seen on the first batch
         return
@@ -503,7 +504,7 @@ def test_neither_the_order_nor_the_size_of_batches_matters(two_blocks, batch, cr
         torch.testing.assert_close(found, results[1][name], rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("criterion", [name for name in READERS if name not in ("grad", "syn", "NISP", "zero_fraction", "LcP")])
+@pytest.mark.parametrize("criterion", [name for name in READERS if name not in (*BY_BATCH, "NISP", "zero_fraction", "LcP")])
 def test_maps_are_seen_before_their_own_mask(two_blocks, batch, criterion):
     """So that what was cut may return: a filter's score does not depend on its own mask."""
     pruner = Pruner(two_blocks, criterion=criterion, rate=0.4)

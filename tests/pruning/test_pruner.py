@@ -221,6 +221,15 @@ OPTION_VALUES = {
             ("readers", "own_at_least=0.1"),
         )
     },
+    ("criterion", "SNIP", "per_class"): [{"criterion": f"SNIP(per_class={v})"} for v in (0, 1)],
+    ("criterion", "GraSP", "per_class"): [{"criterion": f"GraSP(per_class={v})"} for v in (0, 1)],
+    ("criterion", "GraSP", "temperature"): [{"criterion": f"GraSP(temperature={v})"} for v in (0.5, 200.0)],
+    ("phase", "init", "rounds"): [
+        {"phase": f"init(rounds={v})", "schedule": "linear", "criterion": "SynFlow", "prune_type": "unstructured", "rate": 0.9}
+        for v in (1, 10)
+    ],
+    ("scope", "smart_ratio", "keep"): [{"scope": f"smart_ratio(keep={v})", "prune_type": "unstructured"} for v in (0.3, 0.6)],
+    ("scope", "smart_ratio", "fall"): [{"scope": f"smart_ratio(fall={v})"} for v in (0.0, 2.0)],
     ("phase", "dynamic", "rarer"): [{"phase": f"dynamic(rarer={v})"} for v in (0.0, 1.0)],
     ("phase", "iterative", "rounds"): [{"phase": f"iterative(rounds={v})", "schedule": "linear"} for v in (2, 4)],
     ("phase", "iterative", "start"): [{"phase": f"iterative(start={v})", "schedule": "linear"} for v in (0.0, 0.5)],

@@ -6,7 +6,7 @@ import pytest
 
 from pruning.phases import dynamic
 from pruning.schedules import cubic, linear
-from pruning.times import Due, Mapped, holds
+from pruning.times import Due, Mapped, numbers
 
 pytestmark = pytest.mark.core
 
@@ -22,7 +22,8 @@ def test_due_times_are_those_of_a_search(every, by_epochs):
     due = Due(epochs, steps, every, by_epochs)
     assert list(due) == wanted
     assert len(due) == len(wanted)
-    assert [position for position in range(epochs * steps) if holds(due, position)] == wanted
+    assert [position for position in range(epochs * steps) if numbers(due, position)] == wanted
+    assert [list(numbers([0, 0, 3, 3, 3, 5], item)) for item in range(6)] == [[0, 1], [], [], [2, 3, 4], [], [5]]
 
 
 def test_many_times_cost_nothing():

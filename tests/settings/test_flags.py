@@ -18,6 +18,7 @@ WITHOUT = {
     "one_place": ["--prune_type", "unstructured"],
     "other_pieces": ["--prune_type", "unstructured"],
     "reads_no_images": STRUCTURED,
+    "reads_images_of_each_class": [*STRUCTURED, "--prune_imp", "SNIP"],
     "finds_its_counts": [*STRUCTURED, "--prune_imp", "PFA(counts='KL')"],
     "by_the_scope": ["--prune_type", "unstructured", "--prune_scope", "deviation(q=1.0)"],
     "one_cut": [*STRUCTURED, "--prune_phase", "init"],
