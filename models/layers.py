@@ -220,11 +220,6 @@ class Halve(nn.MaxPool2d):
         return super().forward(x) if x.shape[1] else x[:, :, 1::2, 1::2]
 
 
-def widened(filters: int, widen: float) -> int:
-    """Return so many times as many filters, rounded, and at least one."""
-    return max(round(filters * widen), 1)
-
-
 def conv_unit(
     inputs: int, filters: int, kernel: int, stride: int = 1, activation: bool = True, dilation: int = 1, groups: int = 1
 ) -> Unit:

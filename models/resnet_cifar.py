@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 from torch import Tensor, nn
 
 from models.joint import Joint, subsample
-from models.layers import Unit, conv_unit, initialise, widened
+from models.layers import Unit, conv_unit, initialise
 from models.network import Network
+from models.shapes import widened
 
 
 class _Block(nn.Module):

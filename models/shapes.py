@@ -81,3 +81,8 @@ def check_pass(network: nn.Module, inputs: tuple[int, int, int]) -> None:
 def told(value: Tensor) -> str:
     """Return what messages say of a tensor."""
     return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
+
+
+def widened(filters: int, widen: float) -> int:
+    """Return so many times as many filters, rounded, and at least one."""
+    return max(round(filters * widen), 1)
