@@ -197,20 +197,8 @@ class Pruner(Gated):
             scores = {name: score.cpu() for name, score in scores.items()}
         merged = self.decisions.merge(scores)
 
-        def kept_now() -> dict[str, Tensor]:
-            kept = self.decisions.gather({name: gate.decide() for name, gate in self.gates.items()})
-            return {name: mask.to(merged[name].device) for name, mask in kept.items()}
-
-        def weights_now() -> dict[str, Tensor]:
-            return {layer: self.units[layer].weight.detach().to(score.device) for layer, score in merged.items()}
-
-        linear = {name for name, unit in self.units.items() if unit.is_linear}
-        asked = inspect.signature(self.scope).parameters
-        known = (("kept", kept_now), ("weights", weights_now), ("linear", linear))
-        more = {name: value for name, value in known if name in asked}
-
         def choose(rate: float) -> dict[str, Tensor]:
-            keep = {name: score > 0 for name, score in merged.items()} if decided else self.scope(merged, rate, **more)
+            keep = {name: score > 0 for name, score in merged.items()} if decided else self.compare(merged, rate)
             return round_up(merged, keep, self.decisions.multiples(self.round_to)) if self.round_to > 1 else keep
 
         def spread(keep: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -224,6 +212,21 @@ class Pruner(Gated):
         if self.only_more:
             keep = {name: mask & ~cut[name].to(mask.device) for name, mask in keep.items()}
         return keep
+
+    def compare(self, scores: dict[str, Tensor], rate: float) -> dict[str, Tensor]:
+        """Return what the scope keeps of some layers, {layer: bool tensor}, where this fraction of their scores goes."""
+
+        def kept_now() -> dict[str, Tensor]:
+            kept = self.decisions.gather({name: gate.decide() for name, gate in self.gates.items()})
+            return {name: mask.to(scores[name].device) for name, mask in kept.items() if name in scores}
+
+        def weights_now() -> dict[str, Tensor]:
+            return {layer: self.units[layer].weight.detach().to(score.device) for layer, score in scores.items()}
+
+        linear = {name for name, unit in self.units.items() if unit.is_linear}
+        asked = inspect.signature(self.scope).parameters
+        known = (("kept", kept_now), ("weights", weights_now), ("linear", linear))
+        return self.scope(scores, rate, **{name: value for name, value in known if name in asked})
 
     def take_moves(self) -> dict[str, int]:
         """Return what moved since this was last called, as plain values for metrics.jsonl.

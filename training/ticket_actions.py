@@ -3,7 +3,6 @@
 training/actions.py says what an action is.
 """
 
-from functools import partial
 from itertools import combinations
 from typing import Annotated, Literal
 
@@ -11,6 +10,7 @@ import torch
 
 from runs.console import note, round_line
 from settings.errors import Failed, Refused
+from training.collapsing import tell_collapse
 from training.experiment import Experiment
 from training.tickets import (
     between,
@@ -48,12 +48,13 @@ def cut(
 
     Raises Failed if the criterion cannot score.
     """
-    run.pruner.look_at(partial(run.task.sample, run.settings.pruning.score_batches), run.task)
+    run.pruner.look_at(run.sample, run.task)
     try:
         cut_round(run.pruner, number, fraction, classifier)
     except ValueError as error:
         raise Failed(f"--procedure rounds, round {number}: {error}") from None
     run.team.same_([buffer for gate in run.pruner.gates.values() for buffer in gate.buffers()])
+    run.collapsed = tell_collapse(run)
     run.tickets.masks.append(masks_of(run))
     return {}
 
@@ -98,6 +99,7 @@ def take_ticket(
         put_weights(run.model, fresh_weights(run))
         run.optimizer.state.clear()
     run.team.same_([*run.model.parameters(), *run.model.buffers()])
+    run.collapsed = tell_collapse(run)
     return {}
 
 

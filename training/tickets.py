@@ -162,7 +162,7 @@ def cut_round(pruner: Pruner, number: int, fraction: float, classifier: float) -
     gone = {name: ~gate.decide() for name, gate in pruner.gates.items()}
     scores = {name: score.double().masked_fill(gone[name], -torch.inf) for name, score in pruner.scores(rate).items()}
     own = {last: scores.pop(last)}
-    put_masks(pruner, pruner.scope(scores, rate) | pruner.scope(own, 1 - (1 - classifier * fraction) ** number))
+    put_masks(pruner, pruner.compare(scores, rate) | pruner.compare(own, 1 - (1 - classifier * fraction) ** number))
 
 
 def between(run, first: dict[str, Tensor], second: dict[str, Tensor], points: int, batches: int) -> dict:

@@ -91,10 +91,11 @@ def test_survivors_are_what_they_were(to, monkeypatch):
 
 
 @pytest.mark.usefixtures("_small")
-def test_densities_are_exact_and_what_is_cut_stays_cut():
+@pytest.mark.parametrize("scope", [[], ["--prune_scope", "deviation"]])
+def test_densities_are_exact_and_what_is_cut_stays_cut(scope):
     """In round r floor(n (1 - 0.8^r)) of n weights are gone, of the classifier at half the rate floor(m (1 - 0.9^r))."""
     for classifier in (1.0, 0.5):
-        run = modeling.start(parse([*FLAGS, "--epochs", "1", "--procedure", rounds(n=3, classifier=classifier)]))
+        run = modeling.start(parse([*FLAGS, *scope, "--epochs", "1", "--procedure", rounds(n=3, classifier=classifier)]))
         run.pruner.look_at(lambda: [], run.task)
         before, m = kept(run), run.pruner.gates["classifier"].decide().numel()
         n = run.pruner.entries - (m if classifier < 1 else 0)
