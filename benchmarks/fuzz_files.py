@@ -1,6 +1,6 @@
 """This benchmark damages every kind of file that the program reads: `python benchmarks/fuzz_files.py`.
 
-It makes four tiny runs, changes one of their files in one place, chosen by --seed, and gives it to the command that reads
+It makes tiny runs, changes one of their files in one place, chosen by --seed, and gives it to the command that reads
 it. Each change must be refused in one line, or mean the same as before. The command ends with status 1 if one leads to a
 traceback, takes more than 20 s, or changes what the file means in silence. `--show` tells the changes that were taken as
 another file, such as another name for a name.
@@ -73,10 +73,14 @@ def report_main(argv: list[str]) -> None:
 
 RESUME = ["--resume", "trial", "--quiet", "--threads", "1"]
 INIT = [*TINY, "--prune_type", "structured", "--prune_phase", "init", "--init", "dense", "--out_dir", "new", "--prune_scope"]
+WEIGHTS = ["--prune_type", "unstructured", "--epochs", "1"]
+CONTROL = [*TINY, *WEIGHTS, "--procedure", "control(of='trial')", "--out_dir", "new"]
 READERS = [
     Reader("checkpoint.pt", "pruned", "torch", [*RESUME, "--epochs", "2"], modeling_main),
     Reader("checkpoint.pt", "smaller", "torch", [*RESUME, "--finetune_epochs", "2"], modeling_main),
     Reader("checkpoint.pt", "dense", "torch", [*TINY, "--init", "trial/checkpoint.pt", "--out_dir", "new"], modeling_main),
+    Reader("checkpoint.pt", "rounds", "torch", [*RESUME, "--recalibrate", "1"], modeling_main),
+    Reader("checkpoint.pt", "rounds", "torch", CONTROL, modeling_main),
     Reader("model.pt", "smaller", "torch", ["--evaluate", "trial/model.pt", "--quiet", "--threads", "1"], modeling_main),
     Reader("model.pt", "smaller", "torch", ["--scratch", "trial/model.pt", "--quiet", "--out_dir", "new"], modeling_main),
     Reader("config.json", "pruned", "json", [*RESUME, "--epochs", "2"], modeling_main),
@@ -107,6 +111,7 @@ def make_runs() -> None:
                 Image.fromarray(pixels.astype(np.uint8)).save(Path("pictures", part, name, f"{number}.png"))
     for folder, flags in (("dense", []), ("pruned", PRUNED), ("smaller", [*PRUNED, "--compact", "--finetune_epochs", "1"])):
         modeling_main([*TINY, "--epochs", "1", "--out_dir", folder, *flags])
+    modeling_main([*TINY, *WEIGHTS, "--procedure", "rounds(n=1, fraction=0.3)", "--out_dir", "rounds"])
     Path("files").mkdir()
     sensitivity.main(["dense", "--rates", "0.25", "0.5", "--out", "files/scan.json", "--device", "cpu"])
     Path("files/preset.json").write_text('{"rate": 0.5, "arch": "resnet20", "kept": {"stem": 9, "stage1.0.conv1": 3}}')
