@@ -28,7 +28,7 @@ CHECKPOINT = Record(
         "format": COUNT,
         "rows": ANYTHING,
         "to_repair": ANYTHING,
-        "tickets": ANYTHING,
+        "tickets": Record(optional={"states": DictOf(ANYTHING), "masks": ListOf(ANYTHING), "copies": ListOf(ANYTHING)}),
         "steps": whole(1),
         "data": Maybe(Record(optional={"classes": ListOf(TEXT, 1)})),
         "after": ANYTHING,

@@ -15,6 +15,7 @@ from settings.schema import (
     PERCENT,
     TEXT,
     TRUTH,
+    All,
     DictOf,
     Is,
     ListOf,
@@ -75,6 +76,13 @@ FORM = Record(
     }
 )
 TIMES = Record({"ms": number(0, above=True)}, {"middle_ms": ListOf(number(0), 2), "rounds": COUNT, "peak_mb": number(0)})
+SPEED = All(
+    (
+        Record({"engine": TEXT, "batch": whole(1), "where": TEXT, "dense": TIMES, "compact": TIMES}),
+        Is("a row that tells the same of both networks", lambda row: row["dense"].keys() == row["compact"].keys()),
+        Is("a row with the spread of so many rounds", lambda row: ("middle_ms" in row["dense"]) == ("rounds" in row["dense"])),
+    )
+)
 SUMMARY = Record(
     {"dense": Record({name: whole(int(name != "filters")) for name in COUNTS.required}), "left": COUNTS, "test": MEASURES},
     RESULTS.optional
@@ -84,7 +92,7 @@ SUMMARY = Record(
         "seconds": number(0, 1e10),
         **dict.fromkeys(("held_out", "removable", "exact"), TRUTH),
         "file": Record({"file": TEXT, "bytes": COUNT, "dense_bytes": COUNT}),
-        "speed": ListOf(Record({"engine": TEXT, "batch": whole(1), "where": TEXT, "dense": TIMES, "compact": TIMES})),
+        "speed": ListOf(SPEED),
         "form": FORM,
         "weights": DictOf(Record({"left": COUNT, "of": whole(1)})),
         "dropout": DictOf(Record(dict.fromkeys(("original", "rate"), FRACTION))),

@@ -6,6 +6,7 @@ A schema is one of
 - `Maybe(schema)`: None, or what the schema allows
 - `ListOf(schema)`: lists and tuples whose items it allows
 - `DictOf(schema)`: dicts with texts as keys, whose values it allows
+- `All(schemas)`: what each of them allows
 - `Record(required, optional)`: dicts with these keys, a schema for each; `others` is that of all others, any plain values
 """
 
@@ -50,7 +51,12 @@ class Record:
     others: "Schema | None" = None
 
 
-Schema = Is | Maybe | ListOf | DictOf | Record
+@dataclass(frozen=True)
+class All:
+    schemas: "tuple[Schema, ...]"
+
+
+Schema = Is | Maybe | ListOf | DictOf | Record | All
 
 
 def check(value, schema: Schema, where: str = "") -> None:
@@ -58,6 +64,9 @@ def check(value, schema: Schema, where: str = "") -> None:
     if isinstance(schema, Maybe):
         if value is not None:
             check(value, schema.schema, where)
+    elif isinstance(schema, All):
+        for each in schema.schemas:
+            check(value, each, where)
     elif isinstance(schema, Is):
         _expect(schema.test(value), value, where, schema.words)
     elif isinstance(schema, ListOf):

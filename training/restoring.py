@@ -29,7 +29,7 @@ def restore(run, state: dict) -> None:
     try:
         take_network(run, state)
         run.to_repair = what_to_repair(run, state)
-        run.tickets.take(state.get("tickets", {}), run)
+        run.tickets.take(state.get("tickets", {}), run, len(state["rows"]))
         run.begin_stage(begun=True)
         take_random(state["random"], run.engine.device)
     except ValueError as error:

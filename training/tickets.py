@@ -21,6 +21,7 @@ from settings.paths import checkpoint_of
 from settings.registry import call_text, parse_call
 from settings.schema import ANYTHING, DictOf, ListOf, Record, Unfit, check
 from training.restoring import take_optimizer
+from training.stages import position
 from training.statistics import recalibrate_statistics
 
 STATE = Record({"model": DictOf(TENSOR, 1), "optimizer": ANYTHING})
@@ -44,9 +45,13 @@ class Tickets:
         kept = {"states": self.states, "masks": self.masks, "copies": self.copies}
         return {name: value for name, value in kept.items() if value}
 
-    def take(self, saved, run) -> None:
-        """Go on with what a checkpoint holds. Unfit, a ValueError, where it is not of the run's network."""
+    def take(self, saved, run, epochs: int = 0) -> None:
+        """Go on with what a checkpoint holds after so many epochs.
+
+        Unfit, a ValueError, where it is not of the run's network, or does not hold what the run's stages have kept by then.
+        """
         check(saved, TICKETS, "tickets")
+        _check_all_there(saved, run, epochs)
         wanted = weights_of(run.model)
         for place, state in saved.get("states", {}).items():
             check_values(wanted, state["model"], f"tickets.states.{place}.model")
@@ -111,6 +116,21 @@ def _packed(mask: Tensor) -> Tensor:
 
 def _unpacked(packed: Tensor, shape) -> Tensor:
     return torch.from_numpy(np.unpackbits(packed.numpy(), count=shape.numel())).bool().view(shape)
+
+
+def _check_all_there(saved: dict, run, epochs: int) -> None:
+    """Raise Unfit where something is missing of what the stages of a run keep within so many epochs."""
+    entered = [parse_call(action)[0] for stage in run.plan.stages[: run.stage + 1] for action in stage.enter]
+    loaded = "load_tickets" in entered
+    for name, action in (("masks", "cut"), ("copies", "keep_copy")):
+        number, least = len(saved.get(name, ())), entered.count(action) + (loaded and name == "masks")
+        if number < least or (number > least and not loaded):
+            raise Unfit(f"tickets.{name} are {number}, not {least}")
+    for number, stage in enumerate(run.plan.stages[: run.stage + 1]):
+        steps = (epochs - run.plan.first_epoch(number)) * run.steps
+        for place in stage.remember:
+            if position(place, run.steps) < steps and place not in saved.get("states", {}):
+                raise Unfit(f"tickets.states has no {place}")
 
 
 def _check_masks(masks: dict, run, where: str) -> None:

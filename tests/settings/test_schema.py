@@ -10,7 +10,7 @@ from settings.errors import Refused
 from settings.files import parse_json
 from settings.flags import FLAGS, defaults
 from settings.saved import FIRST, check_settings, counted
-from settings.schema import COUNT, FINITE, PLAIN, TEXT, DictOf, ListOf, Maybe, Record, Unfit, check, number, whole
+from settings.schema import COUNT, FINITE, PLAIN, TEXT, All, DictOf, ListOf, Maybe, Record, Unfit, check, number, whole
 
 pytestmark = pytest.mark.core
 
@@ -28,6 +28,7 @@ def nested(depth):
 def test_what_is_written_is_allowed():
     check(GOOD, SCHEMA)
     check(GOOD | {"lr": 0}, SCHEMA)
+    check(3, All((COUNT, whole(3, 4))))
     for schema, value in ((COUNT, 0), (PLAIN, nested(10)), (ListOf(COUNT, 2), (1, 2)), (whole(3, 3), 3)):
         check(value, schema)
 
@@ -55,6 +56,11 @@ def test_the_first_wrong_place_is_named(change, message):
     with pytest.raises(Unfit) as caught:
         check(GOOD | change, SCHEMA)
     assert str(caught.value) == message
+
+
+def test_each_of_all_schemas_must_allow_a_value():
+    with pytest.raises(Unfit, match="it is 5, not a whole number from 3 to 4"):
+        check(5, All((COUNT, whole(3, 4))))
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,29 @@ def test_killed_in_a_round_it_ends_alike(tmp_path, monkeypatch, at, kind):
     run_program("--resume", "whole", "--quiet")  # it has ended: it says its end again
 
 
+@pytest.mark.usefixtures("_small")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"masks": []}, "tickets.masks are 0, not 1"),
+        ({"masks": [{"stem": torch.zeros(1)}]}, "of other units"),
+        ({"states": {}}, "tickets.states has no 0it"),
+        ({"states": {"0it": {"model": {}, "optimizer": {}}}}, "states.0it.model"),
+        ({"copies": [{"stem": 1}]}, "tickets.copies"),
+        (None, "tickets is .all., not a table"),
+    ],
+)
+def test_what_a_checkpoint_lacks_of_rounds_is_refused(tmp_path, monkeypatch, change, message):
+    monkeypatch.chdir(tmp_path)
+    run_program(*FLAGS, "--epochs", "1", "--procedure", rounds(n=1), "--out_dir", "run")
+    state = saved("run")
+    state["tickets"] = "all" if change is None else state["tickets"] | change
+    torch.save(state, "run/checkpoint.pt")
+    with pytest.raises(Refused, match=message) as caught:
+        run_program("--resume", "run", "--recalibrate", "1")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.fixture
 def ticket(tmp_path, monkeypatch, _small):
     """The folder of a run of two rounds, rewound to its third step."""
