@@ -31,6 +31,7 @@ KINDS = {
     "soft": f"{STRUCTURED} --prune_gate soft {ENDING}",
     "L0": "--prune_type structured --prune_gate hard_concrete(droprate=0.9) --compact",
     "variational": "--prune_type unstructured --prune_gate variational(begin=0.0,full=2.0)",
+    "supermask": "--prune_type unstructured --prune_gate supermask",
     "sss": "--reg sss(of='filter') --odecay 20 --compact",
     "group lasso": f"--reg group_lasso(of='filter') --odecay 2 {ENDING}",
     "slimming": "--recipe slimming --layers 20 --epochs 4 --prune_rate 0.4",

@@ -53,6 +53,12 @@ def gate_decides(settings) -> str | None:
         return f"has no effect with --prune_gate {gate.name}, which itself learns what is cut"
 
 
+def weights_are_frozen(settings) -> str | None:
+    """--weight_decay, with a gate that leaves the weights as they begin."""
+    if (gate := gate_that_learns(settings)) and "freezes" in gate.traits:
+        return f"has no effect with --prune_gate {gate.name}: weights stay as they begin, and scores have no decay"
+
+
 def nothing_to_take_out(settings) -> str | None:
     """--compact, in a run that neither prunes nor sets filters to 0, or whose network has been pruned before."""
     if scratch_model(settings):

@@ -24,6 +24,13 @@ def gate_learns_within_the_run(settings) -> str | None:
 
 
 @rule("new", "saved")
+def penalties_are_of_weights_that_are_trained(settings) -> str | None:
+    gate = gate_that_learns(settings)
+    if gate and "freezes" in gate.traits and settings.training.reg != "none":
+        return f"--reg {settings.training.reg} moves weights, and --prune_gate {gate.name} leaves them as they begin: choose one"
+
+
+@rule("new", "saved")
 def a_unit_has_one_gate(settings) -> str | None:
     kind = settings.pruning.prune_type
     if kind != "none" and learned_scales(settings):

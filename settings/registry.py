@@ -177,8 +177,8 @@ GATES = Registry(
     "gate",
     "pruning/gates/*.py",
     leave_out=("__init__.py", "learned.py", "mask.py", "scale.py"),
-    # a gate that itself learns what is cut, of which --prune_type; an option that is counted in epochs
-    traits={"decides": ("class",), "of:": ("class",), "epochs": ("option",)},
+    # a gate that itself learns what is cut, of which --prune_type, beside weights that stay; an option counted in epochs
+    traits={"decides": ("class",), "of:": ("class",), "freezes": ("class",), "epochs": ("option",)},
 )
 SCOPES = Registry(
     "scope",

@@ -96,14 +96,16 @@ def build_optimizer(network: models.Network, training, device: str) -> torch.opt
 def parameter_groups(network: models.Network) -> list[dict]:
     """Divide a network's parameters into the groups of an optimiser: the weights, then those of gates that learn.
 
-    Gates have no weight decay, and a group for each `Gate.learning_rate`, which stands in the group as `scale`.
+    Gates have no weight decay, and a group for each `Gate.learning_rate`, which stands in the group as `scale`. What a gate
+    has frozen is in no group.
     """
     gates = [unit.gate for unit in network.all_units.values() if unit.gate is not None]
     by_scale: dict[float, list] = {}
     for gate in gates:
         by_scale.setdefault(gate.learning_rate, []).extend(gate.parameters())
     of_gates = {id(parameter) for parameters in by_scale.values() for parameter in parameters}
-    groups = [{"params": [parameter for parameter in network.parameters() if id(parameter) not in of_gates]}]
+    weights = [parameter for parameter in network.parameters() if id(parameter) not in of_gates and parameter.requires_grad]
+    groups = [{"params": weights}]
     return groups + [
         {"params": parameters, "weight_decay": 0.0, "scale": scale} for scale, parameters in by_scale.items() if parameters
     ]

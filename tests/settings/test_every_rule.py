@@ -67,6 +67,7 @@ BREAKS = {
     "copies_have_one_mask": [*WEIGHTS, "--procedure", "connectivity"],
     "depth_exists": ["--layers", "57"],
     "gate_learns_these_pieces": [*STRUCTURED, "--prune_gate", "variational"],
+    "penalties_are_of_weights_that_are_trained": [*WEIGHTS, "--prune_gate", "supermask", "--reg", "l1"],
     "gate_learns_within_the_run": ["--prune_type", "unstructured", "--prune_gate", "variational", "--epochs", "5"],
     "removal_takes_whole_filters": ["--resume", "{here}", "--compact"],
     "the_smaller_network_is_fine_tuned": [*STRUCTURED, "--finetune_epochs", "3"],

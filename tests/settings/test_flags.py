@@ -45,6 +45,7 @@ WITHOUT = {
     "no_repair": [],
     "pattern_decides": ["--pattern", "run"],
     "gate_decides": [*STRUCTURED, "--prune_gate", "hard_concrete"],
+    "weights_are_frozen": ["--prune_type", "unstructured", "--prune_gate", "supermask"],
     "nothing_to_take_out": ["--reg", "l1"],
     "procedure_cuts": [*STRUCTURED, "--procedure", "slimming"],
     "selects_on_held_out_images": ["--procedure", "multilayer"],
@@ -56,6 +57,7 @@ WITH = {"several_cuts": ["--prune_phase", "after"]}
 # conditions that are about an option in a flag's value
 TYPED = {"gate_option_without_effect": "output(joint='right')", "nothing_returns": "global(hysteresis=0.1)"}
 VALUES = {
+    "weight_decay": "5e-4",
     "prune_type": "structured",
     "prune_rate": "0.3",
     "prune_imp": "L2",
