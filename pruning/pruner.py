@@ -73,6 +73,8 @@ class Pruner(Gated):
         self.gates = {name: self.granularity.gate(unit, make_gate) for name, unit in self.units.items()}
         for name, mask in self.gates.items():
             self.units[name].gate = mask
+            if "initial weights" in scored_by.traits:
+                mask.keep_initial(self.units[name].weight)
         self.changes = torch.zeros((), dtype=torch.int64, device=next(network.parameters()).device)
         self.returns = torch.zeros_like(self.changes)
         if residual == "grouped" and removable and not self.decisions.joins:

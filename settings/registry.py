@@ -163,6 +163,7 @@ CRITERIA = Registry(
     traits={
         "filters only": ("unit", "units"),
         "unlike filters": ("unit", "units"),  # it compares a layer's filters with each other, which must read the same channels
+        "initial weights": ("unit", "units"),  # it compares with the weights before the first step
         "reads images": ("context",),
         "reads maps": ("context",),
         "more images than filters": ("context",),

@@ -51,6 +51,10 @@ class Mask(Gate):
     def decide(self) -> Tensor:
         return self.mask.bool()
 
+    def keep_initial(self, weight: Tensor) -> None:
+        """Keep a copy of the unit's weight as `initial`, for a criterion that compares with it; a checkpoint has it too."""
+        self.register_buffer("initial", weight.detach().clone())
+
     def overwrite(self, unit) -> None:
         """Change the unit's own weights, after a new mask was set; most masks leave them as they are."""
 

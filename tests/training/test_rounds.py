@@ -290,3 +290,16 @@ def test_what_cannot_be_is_refused_in_one_line(ticket, flags, message):
         run_program(*STEPS, *flags, "--out_dir", "run")
     assert "\n" not in str(caught.value)
     assert not Path("run").exists()
+
+
+def test_rounds_by_a_criterion_that_reads_the_weights_before_the_first_step(tmp_path, monkeypatch):
+    """They are kept also where rounds rewind to a later step, are the same at the end, and are there after a kill."""
+    flags = [*WEIGHTS, "--prune_imp", "from_initial(by='movement')", "--procedure", rounds(n=1, to="2it")]
+    state = trains_and_resumes(tmp_path, monkeypatch, *flags, at=2)
+    torch.manual_seed(0)
+    network = TwoBlocks(classes=10)
+    initial = {name: value for name, value in state["model"].items() if name.endswith("gate.initial")}
+    assert len(initial) == len(network.all_units)
+    later = state["tickets"]["states"]["2it"]["model"]
+    assert all((value != later[name.replace("gate.initial", "layer.weight")]).any() for name, value in initial.items())
+    assert parse(flags).pruning.prune_scope == "local"
