@@ -12,6 +12,7 @@ from runs.console import note, round_line
 from settings.errors import Failed, Refused
 from training.collapsing import tell_collapse
 from training.experiment import Experiment
+from training.initial_values import KINDS, put_other_values
 from training.tickets import (
     between,
     cut_round,
@@ -84,7 +85,17 @@ def take_ticket(
     run: Experiment,
     *,
     number: Annotated[int, "at most 1000"] = 0,
-    kind: Literal["run", "random", "shuffle", "reinitialise"] = "run",
+    kind: Literal[
+        "run",
+        "random",
+        "shuffle",
+        "reinitialise",
+        "permute",
+        "permute_kept",
+        "signed_permute",
+        "signed_permute_kept",
+        "signed_constant",
+    ] = "run",
     to: str = "0it",
 ) -> dict:
     """Put the ticket of a round in force, that of the last one if `number` is 0: its mask, and weights as they were at `to`.
@@ -97,6 +108,9 @@ def take_ticket(
     rewind_to(run, to)
     if kind == "reinitialise":
         put_weights(run.model, fresh_weights(run))
+        run.optimizer.state.clear()
+    if kind in KINDS:
+        put_other_values(run.pruner, kind, masks, chance)
         run.optimizer.state.clear()
     run.team.same_([*run.model.parameters(), *run.model.buffers()])
     run.collapsed = tell_collapse(run)
