@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from settings.flags import FLAGS
-from settings.meaning import network_is_typed, phase_of, smaller_pieces
+from settings.meaning import cuts_itself, network_is_typed, phase_of, smaller_pieces
 from settings.recipes import of_recipe
 from settings.registry import CRITERIA, NETWORKS, SCOPES, parse_call
 
@@ -125,6 +125,16 @@ def cut_filters_have_maps_to_return_by(settings) -> str | None:
         return (
             f"{pruning.prune_imp} reads feature maps, and with --prune_gate weight a cut filter has none to return by: "
             "choose another --prune_phase"
+        )
+
+
+@rule("new", "saved")
+def initial_weights_are_not_those_of_now(settings) -> str | None:
+    pruning = settings.pruning
+    compares = pruning.prune_type != "none" and "initial weights" in CRITERIA.entry(pruning.prune_imp).traits
+    if compares and phase_of(settings).name == "init" and not cuts_itself(settings):
+        return (
+            f"{pruning.prune_imp} compares with the weights before the first step, when --prune_phase init cuts: choose another"
         )
 
 

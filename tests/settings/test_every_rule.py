@@ -27,6 +27,7 @@ BREAKS = {
     "scope_compares_these_scores": ["--prune_type", "unstructured", "--prune_scope", "deviation", "--prune_imp", "syn"],
     "groups_are_not_single_layers": [*STRUCTURED, "--prune_scope", "sensitivity(file='x')", "--residual", "grouped"],
     "cut_filters_have_maps_to_return_by": [*STRUCTURED, "--prune_imp", "APoZ", "--prune_gate", "weight"],
+    "initial_weights_are_not_those_of_now": [*WEIGHTS, "--prune_imp", "from_initial", "--prune_phase", "init"],
     "init_says_which_shortcut": ["--init", "{here}", "--shortcut", "pad"],
     "one_flag_says_when": [*STRUCTURED, "--rounds", "3", "--prune_phase", "init"],
     "weights_are_trained_or_fresh": ["--init", "{here}", "--scratch", "{here}/file"],
