@@ -30,6 +30,7 @@ PLAIN = {
     "layers": ["20", "32"],
     "scratch": ["smaller", "smaller/model.pt"],
     "widths": ["smaller", "pruned"],
+    "pattern": ["rounds", "pruned"],
     "init": ["dense", "dense/checkpoint.pt", "smaller/model.pt"],
     "data_dir": ["pictures"],
     "image_size": ["8", "16", "24"],
@@ -67,7 +68,7 @@ def option_value(option: Option, chance: random.Random) -> str:
     if option.choices:
         return repr(chance.choice(option.choices))
     if isinstance(option.default, bool) or option.default is None:
-        return chance.choice(["True", "False", "'smaller/model.pt'", "'files/scan.json'", "'files/preset.json'"])
+        return chance.choice(["True", "False", "'smaller/model.pt'", "'rounds'", "'files/scan.json'", "'files/preset.json'"])
     if isinstance(option.default, int | float):
         limits = [number for _, number in option.limits]
         return repr(type(option.default)(chance.choice([option.default, option.default / 2, 1, *limits])))
