@@ -106,6 +106,9 @@ def typed_flags(argv: list[str]) -> dict:
         word = unknown[0].split("=")[0]
         known = [word for flag in FLAGS.values() for word in flag.words]
         raise Refused(f"unknown argument '{word}'" + (f": {suggest_flag(word, known)}" if word.startswith("--") else ""))
+    for name, value in vars(values).items():
+        if value == []:  # what argparse makes of --NAME=--, whose value it takes for the end of the flags
+            raise Refused(f"argument --{name}: expected a value, not '--'")
     return {name: value for name, value in vars(values).items() if value is not nothing}
 
 

@@ -212,3 +212,9 @@ def test_a_procedure_brings_its_penalty_and_mask_unless_a_recipe_says_otherwise(
     both = parse(["--recipe", "paper", "--procedure", "multilayer", "--prune_gate", "output", "--reg", "l1"])
     assert (both.training.reg, both.training.odecay, both.pruning.prune_gate) == ("l1", 1e-5, "output")
     assert parse(["--recipe", "slimming"]).training.reg == "bn_l1"  # whose procedure is its own
+
+
+@pytest.mark.parametrize("flag", ["--prune_rate", "--epochs", "--widths", "--recipe", "--arch"])
+def test_two_dashes_are_no_value(flag):
+    with pytest.raises(Refused, match=r"--"):
+        parse([f"{flag}=--"])
