@@ -75,7 +75,7 @@ GROUPS = {
              "stage's kernels have in these runs of --prune_type unstructured or kernels (guided sparsification)", nargs="+",
              metavar="RUN"),
         Flag("init", "network", "method", "weights of a trained network to begin with: a run's folder, a checkpoint, a model.pt "
-             "of a whole network", metavar="PATH"),
+             "of a whole network", metavar="PATH", no_effect=(procedure_effects.weights_are_given,)),
         Flag("shortcut", "network", "method", "of ResNet-20 to 110 (default projection)", choices=("projection", "pad"),
              no_effect=(effects.beside_preset, effects.no_shortcut)),
         Flag("dataset", "data", "method", "digits is inside scikit-learn and needs no download; folder reads "
@@ -131,8 +131,8 @@ GROUPS = {
                  (effects.no_pruning, effects.one_place, effects.gate_option_without_effect), default="output", registry=GATES),
         _pruning("reconstruct", "what repairs the layers that read what is left, or what is left itself, after one cut. "
                  "{listing} (default none)",
-                 (effects.no_pruning, effects.other_pieces, effects.several_cuts, effects.nothing_trained,
-                  effects.not_as_removed, procedure_effects.repairs_nothing), default="none", registry=RECONSTRUCTIONS),
+                 (effects.no_pruning, procedure_effects.repairs_nothing, effects.other_pieces, effects.several_cuts,
+                  effects.nothing_trained, effects.not_as_removed), default="none", registry=RECONSTRUCTIONS),
         _pruning("score_batches", "training batches that criteria which read images measure on (default 4)",
                  (*GIVEN, procedure_effects.selects_on_held_out_images, effects.reads_no_images,
                   effects.reads_images_of_each_class),

@@ -24,6 +24,13 @@ def masks_are_given(settings) -> str | None:
         return f"has no effect: what is cut '{path}' says"
 
 
+def weights_are_given(settings) -> str | None:
+    """--init, with a procedure that takes the tickets of an earlier run."""
+    if (path := takes_masks_of(settings)) is not None:
+        name = PROCEDURES.entry(settings.run.procedure).name
+        return f"has no effect with --procedure {name}, which takes the network of '{path}'"
+
+
 def selects_on_held_out_images(settings) -> str | None:
     """--score_batches, with a procedure that has a criterion of its own."""
     procedure = PROCEDURES.entry(settings.run.procedure)

@@ -3,7 +3,16 @@
 import re
 from pathlib import Path
 
-from settings.meaning import finds_counts, of_procedure, phase_of, says_amounts, scratch_model, takes_masks_of
+from settings.meaning import (
+    cuts_itself,
+    finds_counts,
+    of_procedure,
+    phase_of,
+    says_amounts,
+    scope_decides,
+    scratch_model,
+    takes_masks_of,
+)
 from settings.paths import model_of
 from settings.recipes import of_recipe, quote
 from settings.registry import PROCEDURES, parse_call
@@ -22,6 +31,13 @@ def a_pattern_is_of_fresh_weights(settings) -> str | None:
     network = settings.network
     if network.pattern and (network.init or network.widths or scratch_model(settings)):
         return "--pattern makes a sparse network with fresh weights: leave out --init, --scratch and --widths"
+
+
+@rule("new", "saved")
+def a_pattern_is_all_that_cuts(settings) -> str | None:
+    if settings.network.pattern and cuts_itself(settings):
+        name = PROCEDURES.entry(settings.run.procedure).name
+        return f"--pattern says which single weights are cut, and --procedure {name} cuts by itself: choose one"
 
 
 @rule("new", "saved")
@@ -116,6 +132,18 @@ def a_procedure_that_selects_has_its_criterion(settings) -> str | None:
 def a_procedure_that_cuts_prunes(settings) -> str | None:
     if says_amounts(settings) is not None and settings.pruning.prune_type == "none":
         return f"--procedure {settings.run.procedure} prunes: it needs --prune_type"
+
+
+@rule("new", "saved")
+def one_says_how_much_goes(settings) -> str | None:
+    """Of a procedure that cuts, and a criterion or a scope that itself says how much goes."""
+    pruning, name = settings.pruning, PROCEDURES.entry(settings.run.procedure).name
+    if says_amounts(settings) is None or takes_masks_of(settings) is not None:
+        return None
+    if finds_counts(pruning.prune_imp):
+        return f"--procedure {name} says how much goes, and --prune_imp {pruning.prune_imp} finds its own counts: choose one"
+    if scope_decides(settings) or parse_call(pruning.prune_scope)[0] == "preset":
+        return f"--procedure {name} says how much goes, and so does --prune_scope {pruning.prune_scope}: choose one"
 
 
 @rule("new")

@@ -163,6 +163,7 @@ def sparsify(run: Experiment, *, like: tuple = ()) -> dict:
     masks = sampled(run.model, patterns_of(like), run.task.inputs[1], run.settings.run.seed)
     for name, mask in masks.items():
         run.pruner.gates[name].set(mask.to(run.engine.device))
+    run.collapsed = tell_collapse(run)
     return {}
 
 

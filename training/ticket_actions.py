@@ -18,7 +18,7 @@ from training.tickets import (
     cut_round,
     fresh_weights,
     masks_of,
-    other_mask,
+    other_masks,
     put_masks,
     put_weights,
     rewind_to,
@@ -104,7 +104,7 @@ def take_ticket(
     """
     masks = unpacked(run, run.tickets.masks[number - 1])
     chance = torch.Generator().manual_seed((run.settings.run.seed << 10) + number)
-    put_masks(run.pruner, {name: other_mask(kind, mask, run.pruner.gates[name], chance, number) for name, mask in masks.items()})
+    put_masks(run.pruner, other_masks(kind, masks, run.pruner, chance, number))
     rewind_to(run, to)
     if kind == "reinitialise":
         put_weights(run.model, fresh_weights(run))

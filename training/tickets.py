@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import dataclass, field
-from itertools import chain, count, islice
+from itertools import chain, count, islice, pairwise
 
 import numpy as np
 import torch
@@ -67,8 +67,9 @@ _KINDS = (("states", dict), ("masks", list), ("copies", list))
 
 
 def weights_of(network) -> dict[str, Tensor]:
-    """A copy of a network's parameters and buffers by name, without what is its gates'."""
-    return {name: value.clone() for name, value in ungated(network).state_dict().items()}
+    """A copy of a network's parameters and buffers by name, without its masks; scales that it learns are among them."""
+    masks = tuple(f"{name}.gate." for name, unit in network.all_units.items() if isinstance(unit.gate, Mask))
+    return {name: value.clone() for name, value in network.state_dict().items() if not name.startswith(masks)}
 
 
 def state_of(run) -> dict:
@@ -78,7 +79,7 @@ def state_of(run) -> dict:
 
 @torch.no_grad()
 def put_weights(network, tensors: dict[str, Tensor]) -> None:
-    """Write a copy of weights into a network; its gates stay as they are."""
+    """Write a copy of weights into a network; its masks stay as they are."""
     own = network.state_dict()
     for name, value in tensors.items():
         own[name].copy_(value)
@@ -213,16 +214,26 @@ def _mixed(first: Tensor, second: Tensor, place: float) -> Tensor:
     return first + (second - first) * place if first.is_floating_point() and place not in (0, 1) else (first, second)[place == 1]
 
 
-def other_mask(kind: str, mask: Tensor, gate: Mask, chance: torch.Generator, number: int) -> Tensor:
-    """The mask of a layer in another ticket of this kind, given that of the run, after the round of this number."""
-    if kind == "shuffle":
-        return shuffled(mask, chance)
-    return shuffled(mask, chance, within=gate.decide().cpu() if number > 1 else None) if kind == "random" else mask
+def other_masks(kind: str, masks: dict[str, Tensor], pruner: Pruner, chance: torch.Generator, number: int) -> dict[str, Tensor]:
+    """The masks of another ticket of this kind, {unit: bool tensor}, given those of the run after the round of this number.
+
+    Each unit has as many pieces left, and what is decided together, such as a group, stays or goes together.
+    """
+    if kind not in ("random", "shuffle"):
+        return masks
+    decisions, moved = pruner.decisions, {}
+    now = decisions.gather({name: gate.decide().cpu() for name, gate in pruner.gates.items()})
+    for layer, mask in decisions.gather(masks).items():
+        within = now[layer] if kind == "random" and number > 1 else torch.ones_like(mask)
+        # of units that write a stream some are narrower: pieces move among those that the same units write
+        ends = sorted({len(masks[name]) // decisions.sizes[name] for name in decisions.layers[layer]})
+        moved[layer] = torch.cat([shuffled(mask[i:end], chance, within[i:end]) for i, end in pairwise([0, *ends])])
+    return decisions.spread(moved, masks)
 
 
-def shuffled(mask: Tensor, generator: torch.Generator, within: Tensor | None = None) -> Tensor:
-    """A mask with as many entries kept, at random: anywhere in its shape, or only among those that `within` keeps."""
-    places = torch.arange(mask.numel()) if within is None else within.flatten().nonzero().squeeze(1)
+def shuffled(mask: Tensor, generator: torch.Generator, within: Tensor) -> Tensor:
+    """A mask with as many entries kept, at random among those that `within` keeps."""
+    places = within.flatten().nonzero().squeeze(1)
     chosen = places[torch.randperm(len(places), generator=generator)[: int(mask.sum())]]
     moved = torch.zeros(mask.numel(), dtype=torch.bool)
     moved[chosen] = True

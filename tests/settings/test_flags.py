@@ -50,6 +50,7 @@ WITHOUT = {
     "procedure_cuts": [*STRUCTURED, "--procedure", "slimming"],
     "selects_on_held_out_images": ["--procedure", "multilayer"],
     "procedure_says_amounts": [*STRUCTURED, "--procedure", "rounds"],
+    "weights_are_given": [*STRUCTURED, "--procedure", "control(of='run')"],
     "masks_are_given": [*STRUCTURED, "--procedure", "control(of='run')"],
 }
 # conditions that hold in the plain command: what must be typed for the flag to have its effect
@@ -85,6 +86,7 @@ VALUES = {
     "momentum": "0.5",
     "finetune_lr": "0.1",
     "reconstruct": "lasso",
+    "init": "run",
     "procedure": "layerwise",
 }
 # the default of these is a file that its registry reads

@@ -10,11 +10,12 @@ from promises import STEPS, trains_and_resumes
 
 import modeling
 import models
+from pruning.removal import Removal
 from settings.arguments import parse
 from settings.errors import Refused
 from settings.registry import LEARNING_RATES
 from training.stages import Stage, position
-from training.tickets import cut_round, shuffled, state_of, unpacked, weights_of
+from training.tickets import cut_round, other_masks, put_masks, put_weights, rewind_to, shuffled, state_of, unpacked, weights_of
 
 pytestmark = pytest.mark.core
 
@@ -209,10 +210,55 @@ def test_a_mask_that_is_shuffled_moves():
     chance = torch.Generator().manual_seed(0)
     mask = torch.zeros(4, 25, dtype=torch.bool)
     mask[0] = True
-    moved = shuffled(mask, chance)
+    moved = shuffled(mask, chance, within=torch.ones_like(mask))
     assert int(moved.sum()) == 25
     assert (moved & ~mask).any()
     assert not (shuffled(moved[:2], chance, within=mask[:2])[1]).any()
+
+
+@pytest.mark.parametrize("kind", ["random", "shuffle"])
+@pytest.mark.parametrize(
+    ("network", "flags"),
+    [("resnext11(groups=4, width=2)", []), ("resnet20(shortcut='pad')", ["--residual", "grouped"])],
+)
+def test_what_is_decided_together_moves_together(kind, network, flags):
+    """Groups go as a whole, and a channel from all who write it; each layer has as many filters left, and is really smaller."""
+    asked = [*TINY_DATA, "--arch", network, "--batch_size", "27", "--quiet", "--prune_type", "structured", *flags]
+    run = modeling.start(parse([*asked, "--epochs", "1", "--procedure", rounds(n=2, fraction=0.3)]))
+    run.pruner.look_at(run.sample, run.task)
+    cut_round(run.pruner, 1, 0.3, 1.0)
+    masks, decisions = kept(run), run.pruner.decisions
+    moved = other_masks(kind, masks, run.pruner, torch.Generator().manual_seed(0), 1)
+    assert any(not torch.equal(mask, masks[name]) for name, mask in moved.items())
+    assert {name: int(mask.sum()) for name, mask in moved.items()} == {name: int(mask.sum()) for name, mask in masks.items()}
+    together = decisions.spread(decisions.gather(moved), moved)
+    assert all(torch.equal(mask, moved[name]) for name, mask in together.items())
+    put_masks(run.pruner, moved)
+    Removal(run.model).compact()
+
+
+@pytest.mark.usefixtures("_small")
+def test_scales_that_are_learned_are_rewound_and_mixed(tmp_path, monkeypatch):
+    """Copies begin with the scales of the place where they split, as with its weights."""
+    flags = [
+        "--arch",
+        "resnet20",
+        "--reg",
+        "sss",
+        "--odecay",
+        "0.1",
+        "--procedure",
+        "connectivity(split='1it', points=2, batches=2)",
+    ]
+    whole = trains_and_resumes(tmp_path, monkeypatch, *flags, at=3)
+    name = next(name for name in whole["model"] if name.endswith("gate.scale"))
+    began, (first,) = whole["tickets"]["states"]["1it"]["model"], whole["tickets"]["copies"]
+    assert not torch.equal(began[name], first[name])
+    run = modeling.start(parse([*STEPS, "--epochs", "2", *flags]))
+    run.tickets.states["1it"] = whole["tickets"]["states"]["1it"]
+    put_weights(run.model, first)
+    rewind_to(run, "1it")
+    assert torch.equal(run.model.state_dict()[name], began[name])
 
 
 @pytest.mark.parametrize("statistics", ["measured", "interpolated"])
@@ -275,6 +321,10 @@ def test_what_is_masked_stays_zero_under_momentum_and_decay():
         (["--procedure", "rounds(rewind='none', to='2it')", *WEIGHTS], "to has no effect"),
         (["--procedure", "rounds(classifier=0.5)", "--prune_type", "structured"], "classifier is about single weights"),
         (["--procedure", "rounds(n=60)", *WEIGHTS], "largest rate"),
+        (["--procedure", "rounds(to='4it')", *WEIGHTS, "--dry_run"], "no step 4it: it has 2 epochs of 2 steps"),
+        (["--procedure", "rounds", "--prune_type", "structured", "--reconstruct", "merge"], "which repairs nothing"),
+        (["--procedure", "rounds", *WEIGHTS, "--prune_scope", "deviation(q=1.0)"], "so does --prune_scope deviation"),
+        (["--procedure", "control(of='rounds')", *WEIGHTS, "--init", "dense"], "init has no effect with --procedure control"),
         (["--procedure", "control(of='nothing')", *WEIGHTS], "nothing at 'nothing'"),
         (["--procedure", "control(of='dense')", *WEIGHTS], "no rounds of pruning"),
         (["--procedure", "control(of='rounds', n=3)", *WEIGHTS], "n is that of the run"),
