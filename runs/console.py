@@ -158,8 +158,9 @@ def connectivity_lines(record: dict) -> list[str]:
     """The lines that tell what is between the copies of a network, a line for each pair."""
     return [
         f"connectivity from {record['split']} on: error {pair['errors'][0]:.2f} and {pair['errors'][-1]:.2f} % at the ends, "
-        f"{pair['half_way']:.2f} half-way, barrier {pair['barrier']:.2f}: {'' if pair['barrier'] < STABLE else 'NOT '}connected, "
-        f"which is below {STABLE:g} (batch norm's statistics {record['statistics']})"
+        f"{pair['half_way']:.2f} half-way, barrier {pair['barrier']:.2f}: "
+        f"{'' if pair['barrier'] < STABLE else 'not '}connected, which is below {STABLE:g} "
+        f"(batch norm's statistics {record['statistics']})"
         for pair in record["pairs"]
     ]
 

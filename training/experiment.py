@@ -223,9 +223,10 @@ def start(
         task.compare_names(starting_classes(settings), f"'{settings.network.init}'")
     settings = settings.replace(augment=task.augment, device=engine.device, amp=engine.amp)
     steps = task.steps
-    plan = plan.fitted(steps)
     if settings.run.dry_run:
         plan, steps = plan.shortened(), min(steps, 2)
+    else:
+        plan = plan.fitted(steps)
     check_amounts(task.batch, team.size, task.batch * min(settings.pruning.score_batches, task.steps), pruner)
     run = Experiment(
         settings,

@@ -120,7 +120,7 @@ class Plan:
 
     def shortened(self) -> "Plan":
         """The plan of a dry run: one epoch a stage, from its first step."""
-        return Plan([replace(stage, epochs=min(stage.epochs, 1), start="0it", skip=0) for stage in self.stages])
+        return Plan([replace(stage, epochs=min(stage.epochs, 1), start="0it") for stage in self.stages])
 
     def fitted(self, steps: int) -> "Plan":
         """The plan where an epoch has `steps` steps, of which stages that start later leave some out."""

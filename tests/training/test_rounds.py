@@ -321,7 +321,6 @@ def test_what_is_masked_stays_zero_under_momentum_and_decay():
         (["--procedure", "rounds(rewind='none', to='2it')", *WEIGHTS], "to has no effect"),
         (["--procedure", "rounds(classifier=0.5)", "--prune_type", "structured"], "classifier is about single weights"),
         (["--procedure", "rounds(n=60)", *WEIGHTS], "largest rate"),
-        (["--procedure", "rounds(to='4it')", *WEIGHTS, "--dry_run"], "no step 4it: it has 2 epochs of 2 steps"),
         (["--procedure", "rounds", "--prune_type", "structured", "--reconstruct", "merge"], "which repairs nothing"),
         (["--procedure", "rounds", *WEIGHTS, "--prune_scope", "deviation(q=1.0)"], "so does --prune_scope deviation"),
         (["--procedure", "control(of='rounds')", *WEIGHTS, "--init", "dense"], "init has no effect with --procedure control"),
