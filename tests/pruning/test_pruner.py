@@ -221,6 +221,12 @@ OPTION_VALUES = {
             ("readers", "own_at_least=0.1"),
         )
     },
+    ("criterion", "from_initial", "by"): [
+        {"criterion": f"from_initial(by='{v}')", "prune_type": "unstructured"} for v in ("large_init", "movement")
+    ],
+    ("criterion", "from_initial", "signs"): [
+        {"criterion": f"from_initial(by='large_final', signs='{v}')", "prune_type": "unstructured"} for v in ("any", "same")
+    ],
     ("criterion", "SNIP", "per_class"): [{"criterion": f"SNIP(per_class={v})"} for v in (0, 1)],
     ("criterion", "GraSP", "per_class"): [{"criterion": f"GraSP(per_class={v})"} for v in (0, 1)],
     ("criterion", "GraSP", "temperature"): [{"criterion": f"GraSP(temperature={v})"} for v in (0.5, 200.0)],
