@@ -159,7 +159,7 @@ def connectivity_lines(record: dict) -> list[str]:
     return [
         f"connectivity from {record['split']} on: error {pair['errors'][0]:.2f} and {pair['errors'][-1]:.2f} % at the ends, "
         f"{pair['half_way']:.2f} half-way, barrier {pair['barrier']:.2f}: "
-        f"{'' if pair['barrier'] < STABLE else 'not '}connected, which is below {STABLE:g} "
+        f"{'' if pair['barrier'] < STABLE else 'not '}connected, where less than {STABLE:g} counts as connected "
         f"(batch norm's statistics {record['statistics']})"
         for pair in record["pairs"]
     ]
