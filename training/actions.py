@@ -30,6 +30,7 @@ from training.evaluation import images_at_once
 from training.experiment import Experiment
 from training.record import shares_left
 from training.statistics import recalibrate_statistics
+from training.tickets import put_masks
 
 
 def recalibrate(run: Experiment, *, batches: Annotated[int, "at most 1000000"] = 50) -> dict:
@@ -160,9 +161,7 @@ def narrow(run: Experiment, *, like: tuple = ()) -> dict:
 
 def sparsify(run: Experiment, *, like: tuple = ()) -> dict:
     """Mask single weights at random, by the mean patterns that the kernels of pruned networks `like` have in each stage."""
-    masks = sampled(run.model, patterns_of(like), run.task.inputs[1], run.settings.run.seed)
-    for name, mask in masks.items():
-        run.pruner.gates[name].set(mask.to(run.engine.device))
+    put_masks(run.pruner, sampled(run.model, patterns_of(like), run.task.inputs[1], run.settings.run.seed))
     run.collapsed = tell_collapse(run)
     return {}
 

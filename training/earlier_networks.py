@@ -1,7 +1,5 @@
 """This file reads what earlier runs have left of a network: a smaller one to train anew, and what pruned ones look like."""
 
-from pathlib import Path
-
 import torch
 
 import models
@@ -13,7 +11,7 @@ from runs.checkpoints import load_checkpoint
 from settings.arguments import Settings
 from settings.errors import Refused
 from settings.flags import defaults
-from settings.paths import model_of
+from settings.paths import checkpoint_of, model_of
 from settings.registry import GATES, GRANULARITIES
 
 
@@ -80,7 +78,7 @@ def _pruned(path: str) -> tuple[models.Network, models.Network, int]:
     if file.is_file() and file.name != "checkpoint.pt":
         network = models.load(file)
         return network, whole_of(network), network.card.image_size
-    state = load_checkpoint(Path(path) / "checkpoint.pt" if Path(path).is_dir() else Path(path))
+    state = load_checkpoint(checkpoint_of(path))
     asked, tensors = defaults() | state["settings"], state["model"]
     whole = models.build(asked["arch"], channels=asked["channels"], size=asked["image_size"])
     output = next(link.unit for link in whole.links if link.target in whole.outputs)

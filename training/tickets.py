@@ -42,8 +42,7 @@ class Tickets:
 
     def plain(self) -> dict:
         """All that is kept, as tensors and plain values."""
-        kept = {"states": self.states, "masks": self.masks, "copies": self.copies}
-        return {name: value for name, value in kept.items() if value}
+        return {name: value for name, value in vars(self).items() if value}
 
     def take(self, saved, run, epochs: int = 0) -> None:
         """Go on with what a checkpoint holds after so many epochs.
@@ -60,10 +59,7 @@ class Tickets:
             check_values(wanted, tensors, f"tickets.copies[{number}]")
         for number, masks in enumerate(saved.get("masks", ())):
             _check_masks(masks, run, f"tickets.masks[{number}]")
-        self.states, self.masks, self.copies = (saved.get(name, kind()) for name, kind in _KINDS)
-
-
-_KINDS = (("states", dict), ("masks", list), ("copies", list))
+        vars(self).update(vars(Tickets()) | saved)
 
 
 def weights_of(network) -> dict[str, Tensor]:
@@ -85,13 +81,12 @@ def put_weights(network, tensors: dict[str, Tensor]) -> None:
         own[name].copy_(value)
 
 
-def rewind_to(run, place: str, optimiser: bool = True) -> None:
+def rewind_to(run, place: str) -> None:
     """Bring weights, statistics and optimiser back to what they were at a place that was remembered; masks stay."""
     state = run.tickets.states[place]
     put_weights(run.model, state["model"])
     run.optimizer.state.clear()
-    if optimiser:
-        run.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+    run.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
 
 
 def masks_of(run) -> dict[str, Tensor]:
@@ -101,8 +96,8 @@ def masks_of(run) -> dict[str, Tensor]:
 
 def put_masks(pruner: Pruner, masks: dict[str, Tensor]) -> None:
     """Put masks, {unit: bool tensor}, in force."""
-    for name, gate in pruner.gates.items():
-        gate.set(masks[name])
+    for name, mask in masks.items():
+        pruner.gates[name].set(mask)
 
 
 def unpacked(run, masks: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -146,7 +141,7 @@ def _check_masks(masks: dict, run, where: str) -> None:
 
 
 def tickets_in(path: str) -> dict:
-    """What the checkpoint of a run of rounds keeps, with the text of its procedure as "procedure".
+    """What the checkpoint of a run of rounds keeps.
 
     Raises Refused where `path`, a run's folder or a checkpoint, is no such run.
     """
