@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Short comparisons: ResNet-20, CIFAR-10, 10 epochs, one row a line below, JOBS runs at a time with one thread each.
-#   DATA_DIR=data JOBS=2 benchmarks/short_runs.sh OUT [rates | moving]      finished rows are left alone, others go on
-# "rates", the default, compares methods at an equal rate; "moving" compares ways to move masks at equal MACs, two seeds each.
+#   DATA_DIR=data JOBS=2 benchmarks/short_runs.sh OUT [rates | moving | tickets]    finished rows are left alone, others go on
+# "rates", the default, compares methods at an equal rate; "moving" compares ways to move masks at equal MACs, two seeds each;
+# "tickets" prunes weights in rounds of 3 epochs to 6.4 %, in five ways and with two controls, SEEDS (default "0") each.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:?where the run folders go}
@@ -32,7 +33,20 @@ moving)
       "random_$seed      --seed $seed --prune_imp random"
     )
   done ;;
-*) echo "short_runs.sh: unknown set '$2': rates or moving" >&2 && exit 2 ;;
+tickets)
+  common+=" --epochs 3 --lr 0.1 --lr_schedule cosine --weight_decay 5e-4 --prune_type unstructured"
+  rows=()
+  for seed in ${SEEDS:-0}; do
+    rows+=(
+      "weights_$seed        --seed $seed --procedure rounds(n=3,fraction=0.6,to='350it')"
+      "learning_rate_$seed  --seed $seed --procedure rounds(n=3,fraction=0.6,rewind='learning_rate')"
+      "theta_0_$seed        --seed $seed --procedure rounds(n=3,fraction=0.6)"
+      "fine_tuning_$seed    --seed $seed --procedure rounds(n=3,fraction=0.6,rewind='none') --finetune_lr 0.01"
+      "random_$seed         --seed $seed --procedure control(of='$out/weights_$seed')"
+      "reinitialise_$seed   --seed $seed --procedure control(of='$out/weights_$seed',kind='reinitialise')"
+    )
+  done ;;
+*) echo "short_runs.sh: unknown set '$2': rates, moving or tickets" >&2 && exit 2 ;;
 esac
 for row in "${rows[@]}"; do
   read -r name flags <<<"$row"
