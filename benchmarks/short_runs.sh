@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Short comparisons: ResNet-20, CIFAR-10, 10 epochs, one row a line below, JOBS runs at a time with one thread each.
-#   DATA_DIR=data JOBS=2 benchmarks/short_runs.sh OUT [rates | moving | tickets]    finished rows are left alone, others go on
+#   DATA_DIR=data JOBS=2 benchmarks/short_runs.sh OUT [rates | moving | tickets | init]    finished rows are left alone, others go on
 # "rates", the default, compares methods at an equal rate; "moving" compares ways to move masks at equal MACs, two seeds each;
-# "tickets" prunes weights in rounds of 3 epochs to 6.4 %, in five ways and with two controls, SEEDS (default "0") each.
+# "tickets" prunes weights in rounds of 3 epochs to 6.4 %, in four ways and with two controls, SEEDS (default "0") each;
+# "init" cuts weights before training, to 10 % and 2 %, by five criteria, with two controls at 10 %, 3 epochs, SEEDS each.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:?where the run folders go}
@@ -46,7 +47,29 @@ tickets)
       "reinitialise_$seed   --seed $seed --procedure control(of='$out/weights_$seed',kind='reinitialise')"
     )
   done ;;
-*) echo "short_runs.sh: unknown set '$2': rates, moving or tickets" >&2 && exit 2 ;;
+init)
+  common+=" --epochs 3 --lr 0.1 --lr_schedule cosine --weight_decay 5e-4 --prune_type unstructured"
+  rows=()
+  for seed in ${SEEDS:-0}; do
+    for rate in 0.9 0.98; do
+      cut="--seed $seed --prune_rate $rate --prune_scope global(normalise='none',floor=0)"
+      rows+=(
+        "SNIP_${rate}_$seed       $cut --prune_phase init --prune_imp SNIP"
+        "GraSP_${rate}_$seed      $cut --prune_phase init --prune_imp GraSP"
+        "SynFlow_${rate}_$seed    $cut --prune_phase init(rounds=100) --prune_schedule exponential --prune_imp SynFlow"
+        "magnitude_${rate}_$seed  $cut --prune_phase init"
+        "random_${rate}_$seed     $cut --prune_phase init --prune_imp random"
+      )
+    done
+    for name in SNIP GraSP SynFlow magnitude; do
+      of="of='$out/${name}_0.9_$seed'"
+      rows+=(
+        "${name}_shuffled_$seed       --seed $seed --procedure control($of,kind='shuffle')"
+        "${name}_reinitialised_$seed  --seed $seed --procedure control($of,kind='reinitialise')"
+      )
+    done
+  done ;;
+*) echo "short_runs.sh: unknown set '$2': rates, moving, tickets or init" >&2 && exit 2 ;;
 esac
 for row in "${rows[@]}"; do
   read -r name flags <<<"$row"

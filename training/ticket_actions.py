@@ -22,6 +22,7 @@ from training.tickets import (
     put_masks,
     put_weights,
     rewind_to,
+    state_of,
     tickets_in,
     unpacked,
     weights_of,
@@ -73,9 +74,12 @@ def restart(run: Experiment) -> dict:
 
 
 def load_tickets(run: Experiment, *, of: str) -> dict:
-    """Read what an earlier run of rounds has kept: its masks, and the state that it was rewound to."""
+    """Read what an earlier run has kept: its masks, and the state that it was rewound to, or what this run begins with."""
+    kept = tickets_in(of)
+    if kept.pop("seed", None) is not None:
+        kept["states"] = dict.fromkeys(kept["states"], state_of(run))
     try:
-        run.tickets.take(tickets_in(of), run)
+        run.tickets.take(kept, run)
     except ValueError as error:
         raise Refused(f"--procedure {run.settings.run.procedure}: '{of}' is of another network: {error}") from None
     return {}

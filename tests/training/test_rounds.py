@@ -299,6 +299,29 @@ def test_the_ticket_of_an_earlier_run_has_copies(ticket):
 
 
 @pytest.mark.usefixtures("_small")
+def test_a_run_that_cut_at_its_start_has_controls(tmp_path, monkeypatch):
+    """Its weights are drawn again from its seed; a shuffled mask has as much left in each layer, in other places."""
+    monkeypatch.chdir(tmp_path)
+    asked = [*STEPS, "--epochs", "1", *WEIGHTS]
+    cut = ["--prune_rate", "0.7", "--prune_imp", "SNIP(per_class=1)", "--prune_phase", "init"]
+    run_program(*asked, *cut, "--out_dir", "cut")
+    began = weights_of(modeling.start(parse([*asked, *cut])).model)
+    masks = {name: value != 0 for name, value in saved("cut")["model"].items() if name.endswith(".gate.mask")}
+    assert masks
+    for kind in ("shuffle", "random", "reinitialise"):
+        run = modeling.start(parse([*asked, "--procedure", f"control(of='cut', kind={kind!r})"]))
+        now = {f"{name}.gate.mask": mask for name, mask in kept(run).items()}
+        assert {name: int(mask.sum()) for name, mask in now.items()} == {name: int(mask.sum()) for name, mask in masks.items()}
+        assert all(torch.equal(now[name], masks[name]) for name in masks) == (kind == "reinitialise")
+        same = {name: torch.equal(value, began[name]) for name, value in weights_of(run.model).items()}
+        assert all(same.values()) == (kind != "reinitialise")
+    run_program(*asked, "--procedure", "control(of='cut', kind='shuffle')", "--out_dir", "shuffled")
+    assert [record["round"] for record in summary("shuffled")["rounds"]] == [1]
+    with pytest.raises(Refused, match="--seed 3: 'cut' began with weights of seed 0"):
+        run_program(*asked, "--seed", "3", "--procedure", "control(of='cut')", "--out_dir", "other")
+
+
+@pytest.mark.usefixtures("_small")
 def test_what_is_masked_stays_zero_under_momentum_and_decay():
     run = modeling.start(parse([*FLAGS, "--epochs", "1", "--weight_decay", "0.1", "--procedure", rounds(n=1, fraction=0.5)]))
     cut_round(run.pruner, 1, 0.5, 1.0)
@@ -325,7 +348,7 @@ def test_what_is_masked_stays_zero_under_momentum_and_decay():
         (["--procedure", "rounds", *WEIGHTS, "--prune_scope", "deviation(q=1.0)"], "so does --prune_scope deviation"),
         (["--procedure", "control(of='rounds')", *WEIGHTS, "--init", "dense"], "init has no effect with --procedure control"),
         (["--procedure", "control(of='nothing')", *WEIGHTS], "nothing at 'nothing'"),
-        (["--procedure", "control(of='dense')", *WEIGHTS], "no rounds of pruning"),
+        (["--procedure", "control(of='dense')", *WEIGHTS], "has no tickets"),
         (["--procedure", "control(of='rounds', n=3)", *WEIGHTS], "n is that of the run"),
         (["--procedure", "control(of='rounds')", "--prune_type", "structured"], "is of another network"),
         (["--procedure", "connectivity(number=3)"], "number has no effect without of"),

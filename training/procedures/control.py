@@ -23,14 +23,14 @@ def control(
     n: Annotated[int, "at most 1000"] = 0,
     to: str = "0it",
 ) -> Annotated[list[Stage], "cuts", "amounts"]:
-    """Train the tickets of a run of `rounds` again, with another mask or other weights (Frankle and Carbin, 2019).
+    """Train the tickets of an earlier run again, with another mask or other weights (Frankle and Carbin, 2019).
 
-    `of` is the run, whose weights were rewound. Each ticket has as many weights left in each layer as that of the run after
-    as many rounds. 'random' keeps random ones, of those that its ticket before has kept; 'shuffle' moves the run's mask to
-    other places of each layer (Frankle et al., 2021, arXiv 2009.08576); 'reinitialise' keeps the run's mask, and draws fresh
-    weights, which train from the first step on. The others keep the run's mask, and give its rewound weights other places or
-    values (Zhou et al., 2019, arXiv 1905.01067; see training/initial_values.py), with a fresh optimiser. `n` and `to` are
-    those of the run; the program fills them in.
+    `of` is a run of `rounds` whose weights were rewound, or one that cut fresh weights by --prune_phase init. Each ticket has
+    as many weights left in each layer as that of the run after as many rounds. 'random' keeps random ones, of those that its
+    ticket before has kept; 'shuffle' moves the run's mask to other places of each layer (Frankle et al., 2021, arXiv
+    2009.08576); 'reinitialise' keeps the run's mask, and draws fresh weights, which train from the first step on. The others
+    keep the run's mask, and give its rewound weights other places or values (Zhou et al., 2019, arXiv 1905.01067; see
+    training/initial_values.py), with a fresh optimiser. `n` and `to` are those of the run; the program fills them in.
     """
     training, start = settings.training, "0it" if kind == "reinitialise" else to
     again = {"start": start, "warmup_epochs": training.warmup_epochs, "fixed": ("epochs",), "masks_stay": True}
