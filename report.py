@@ -36,8 +36,7 @@ def groups(runs: list[Run]) -> list[list[Run]]:
 
 def table_row(runs: list[Run]) -> dict:
     """The line of the table, as cells by column, for runs that differ by their seed; lists hold a value for each run."""
-    first, settings = runs[0], runs[0].config["settings"]
-    budget = settings.get("target_macs") or settings.get("target_params")
+    first = runs[0]
     ended = [run.summary for run in runs if run.summary]
     tested = [run.summary["test"][run.metric] for run in runs if run.summary]
     last = [run.rows[-1]["valid"][run.metric] for run in runs if run.rows]
@@ -45,7 +44,7 @@ def table_row(runs: list[Run]) -> dict:
     row = {
         "run": first.label,
         "n": len({run.config["settings"]["seed"] for run in runs}),
-        "rate asked": [] if budget else settings["prune_rate"] if first.pruned else 0.0,
+        "rate asked": rate_asked(first),
         "rate got": [rate_got(run) for run in runs if run.rows],
         "accuracy last %": last,
         "accuracy best %": best,
@@ -59,6 +58,17 @@ def table_row(runs: list[Run]) -> dict:
     row["seconds"] = [sum(row["seconds"] for row in run.rows) for run in runs if run.rows]
     row["command"] = first.config["command"]
     return row
+
+
+def rate_asked(run: Run) -> float | list:
+    """The rate that the command named, 0 of a run that prunes nothing; none where a budget, a procedure or a file said it."""
+    settings = run.config["settings"]
+    if not run.pruned:
+        return 0.0
+    if settings.get("target_macs") or settings.get("target_params"):
+        return []
+    said = settings["prune_rate"] or "prune_rate" in settings.get("typed", ())
+    return settings["prune_rate"] if said else []
 
 
 def rate_got(run: Run) -> float:

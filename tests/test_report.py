@@ -41,6 +41,25 @@ def cells(out):
     return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
 
 
+def test_a_rate_that_nobody_named_is_not_zero(tmp_path, capsys):
+    """A budget, a procedure such as `control` or a file has said what goes; a typed 0 is one."""
+    runs = {
+        "budget": {"target_macs": 0.4},
+        "control": {"prune_rate": 0.0},
+        "typed": {"prune_rate": 0.0, "typed": {"prune_rate": 0.0}, "epochs": 4},
+    }
+    for name, settings in runs.items():
+        make_run(tmp_path / name, **settings)
+    make_run(tmp_path / "dense", pruned=False)
+    out, _ = table(capsys, *(tmp_path / name for name in (*runs, "dense")))
+    assert {row["run"]: row["rate asked"] for row in cells(out)} == {
+        "budget": "-",
+        "control": "-",
+        "typed": "0.00",
+        "dense": "0.00",
+    }
+
+
 def test_one_run(tmp_path, capsys):
     out, _ = table(capsys, make_run(tmp_path / "one"))
     (row,) = cells(out)
