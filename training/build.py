@@ -14,8 +14,8 @@ from settings.meaning import gate_that_learns, merges_hidden_layers, updates_sur
 from settings.paths import checkpoint_of
 from settings.registry import OPTIMISERS, call_text, parse_call
 from training.earlier_networks import patterns_of, smaller_of, times_smaller, whole_of, widths_of
+from training.earlier_tickets import with_tickets
 from training.terms import check_regulariser
-from training.tickets import with_tickets
 
 
 def build_pruner(model: models.Network, settings: Settings) -> Pruner | Learner | None:

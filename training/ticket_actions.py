@@ -11,6 +11,7 @@ import torch
 from runs.console import note, round_line
 from settings.errors import Failed, Refused
 from training.collapsing import tell_collapse
+from training.earlier_tickets import tickets_in
 from training.experiment import Experiment
 from training.initial_values import KINDS, put_other_values
 from training.tickets import (
@@ -23,7 +24,6 @@ from training.tickets import (
     put_weights,
     rewind_to,
     state_of,
-    tickets_in,
     unpacked,
     weights_of,
 )

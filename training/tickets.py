@@ -13,20 +13,13 @@ from models.shapes import TENSOR, check_values
 from pruning import Pruner
 from pruning.gates.mask import Mask
 from pruning.removal import ungated
-from runs.folder import load_checkpoint
-from settings.arguments import Settings
-from settings.errors import Refused
-from settings.flags import defaults
-from settings.meaning import takes_masks_of
-from settings.paths import checkpoint_of
-from settings.registry import call_text, parse_call
+from settings.registry import parse_call
 from settings.schema import ANYTHING, DictOf, ListOf, Record, Unfit, check
 from training.restoring import take_optimizer
 from training.stages import position
 from training.statistics import recalibrate_statistics
 
 STATE = Record({"model": DictOf(TENSOR, 1), "optimizer": ANYTHING})
-MASK = ".gate.mask"
 TICKETS = Record(optional={"states": DictOf(STATE), "masks": ListOf(DictOf(TENSOR, 1)), "copies": ListOf(DictOf(TENSOR, 1))})
 
 
@@ -93,7 +86,7 @@ def rewind_to(run, place: str) -> None:
 
 def masks_of(run) -> dict[str, Tensor]:
     """The masks in force by unit, packed to a bit an entry."""
-    return {name: _packed(gate.decide()) for name, gate in run.pruner.gates.items()}
+    return {name: packed(gate.decide()) for name, gate in run.pruner.gates.items()}
 
 
 def put_masks(pruner: Pruner, masks: dict[str, Tensor]) -> None:
@@ -108,7 +101,7 @@ def unpacked(run, masks: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: _unpacked(packed, shapes[name]) for name, packed in masks.items()}
 
 
-def _packed(mask: Tensor) -> Tensor:
+def packed(mask: Tensor) -> Tensor:
     return torch.from_numpy(np.packbits(mask.flatten().cpu().numpy()))
 
 
@@ -140,39 +133,6 @@ def _check_masks(masks: dict, run, where: str) -> None:
     for name, packed in masks.items():
         if packed.dtype != torch.uint8 or packed.shape != (-(-gates[name].decide().numel() // 8),):
             raise Unfit(f"{where}.{name} is no mask of {gates[name].decide().numel()} entries")
-
-
-def tickets_in(path: str) -> dict:
-    """What the checkpoint of a run of rounds keeps, or of a run that cut fresh weights at its start: a single ticket.
-
-    The weights that the latter began with are not kept: its "seed", from which they are drawn again, stands for them, and
-    its state is None. Raises Refused where `path`, a run's folder or a checkpoint, is no such run.
-    """
-    state = load_checkpoint(checkpoint_of(path))
-    tickets, asked = state.get("tickets", {}), defaults() | state["settings"]
-    if tickets.get("masks") and tickets.get("states"):
-        return tickets
-    masks = {name.removesuffix(MASK): _packed(mask != 0) for name, mask in state["model"].items() if name.endswith(MASK)}
-    if masks and parse_call(asked["prune_phase"])[0] == "init" and asked["procedure"] == "once" and not asked["init"]:
-        return {"states": {"0it": None}, "masks": [masks], "seed": asked["seed"]}
-    raise Refused(
-        f"'{path}' has no tickets: it is no run of --procedure rounds that has ended its first round, nor one that cut fresh"
-        " weights by --prune_phase init"
-    )
-
-
-def with_tickets(settings: Settings) -> Settings:
-    """The settings in which a procedure that takes an earlier run's masks tells how many there are, and where it rewound to."""
-    if (path := takes_masks_of(settings)) is None:
-        return settings
-    kept, (name, options) = tickets_in(path), parse_call(settings.run.procedure)
-    place, rounds = next(iter(kept["states"])), len(kept["masks"])
-    if (seed := kept.get("seed", settings.run.seed)) != settings.run.seed:
-        raise Refused(f"--seed {settings.run.seed}: '{path}' began with weights of seed {seed}: type --seed {seed}")
-    if options.get("number", 0) > rounds:
-        raise Refused(f"--procedure {settings.run.procedure}: '{path}' has {rounds} rounds")
-    options |= {"n": rounds, "to": place} if name == "control" else {"split": place}
-    return settings.replace(procedure=call_text(name, options))
 
 
 def cut_round(pruner: Pruner, number: int, fraction: float, classifier: float) -> None:

@@ -8,8 +8,8 @@ from promises import PRUNED, STEPS, trains_and_resumes, unchanged
 
 from settings.arguments import parse
 from settings.registry import ACTIONS, PROCEDURES
+from training.earlier_tickets import with_tickets
 from training.stages import plan_of
-from training.tickets import with_tickets
 
 pytestmark = pytest.mark.core
 
