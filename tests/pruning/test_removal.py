@@ -24,6 +24,9 @@ NETWORKS = {
     "pad": lambda: models.build("resnet20(shortcut='pad')", classes=7),
     "basic": lambda: narrow(models.build("resnet18", classes=7), 4),
     "bottleneck": lambda: Bottlenecks(classes=7),
+    "separable": lambda: models.build("mobilenet(width=0.25)", classes=7),
+    "inverted": lambda: narrow(models.build("mobilenetv2", classes=7), 4),  # each stage has a stream of its own
+    "inverted, a quarter": lambda: models.build("mobilenetv2(width=0.25)", classes=7),  # three stages share the stem's
 }
 
 
