@@ -89,6 +89,12 @@ def alone(network: Network, link: Link) -> bool:
     return len(writers) == len(readers) == 1 and {writers[0].unit, link.unit} <= network.units.keys()
 
 
+def in_one(network: Network) -> dict[str, str]:
+    """Return {unit: the unit tied to it} where that alone reads what the first alone writes, so that both are like one layer."""
+    tied = [link for link in network.links if link.ties and alone(network, link) and link.source not in network.outputs]
+    return {next(other.unit for other in network.links if other.target == link.source): link.unit for link in tied}
+
+
 @torch.no_grad()
 def follow(network: Network, kept: dict[str, Tensor], constant_of: dict[str, Tensor] | None = None) -> Channels:
     """Follow the channels through the network once the filters not in `kept` are taken out.

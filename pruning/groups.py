@@ -19,10 +19,11 @@ class Decisions:
     a shortcut without parameters copies, so that a channel that is cut leaves the stream itself. With both, a filter that
     is tied to a channel is decided with all filters that write this channel. A group of a convolution in groups is one
     decision, together with the filters that write what it reads. With "pieces", for parts of filters, each piece is a decision
-    of its own. ValueError for a group that cannot leave.
+    of its own. Unless they count `tied_too`, filters that are tied to a channel have no say in what is decided about them,
+    as where filters are compared that must read the same channels. ValueError for a group that cannot leave.
     """
 
-    def __init__(self, network: Network, names: list[str], policy: str):
+    def __init__(self, network: Network, names: list[str], policy: str, tied_too: bool = True):
         root = same_channels(network)
         tied = {root[link.target] for link in network.links if link.ties}
         members: dict[tuple, list[str]] = {}
@@ -37,6 +38,9 @@ class Decisions:
         # under "free" a stream has the name of its first unit, so that files of counts by layer can name it
         self.network = network
         self.layers = {key[1] if policy == "grouped" else units[0]: units for key, units in members.items()}
+        says = {link.unit for link in network.links if tied_too or not link.ties}
+        self.asked = {layer: [name for name in units if name in says] or units for layer, units in self.layers.items()}
+        self.tied_too = tied_too
         # of each unit, how many of its filters are one decision
         self.sizes = {name: groups[name][1] if name in groups else 1 for name in names}
 
@@ -55,7 +59,7 @@ class Decisions:
         scores = {name: _by_size(score, self.sizes[name]) for name, score in scores.items()}
         return {
             layer: scores[members[0]] if len(members) == 1 else _together([scores[name] for name in members])
-            for layer, members in self.layers.items()
+            for layer, members in self.asked.items()
         }
 
     def gather(self, masks: dict[str, Tensor]) -> dict[str, Tensor]:
