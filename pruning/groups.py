@@ -77,11 +77,25 @@ class Decisions:
 
 
 def check_comparable(network: Network, criterion: str) -> None:
-    """Raise ValueError if a criterion, by its name with options, compares filters that in this network read other channels."""
+    """Raise ValueError if a criterion, by its name with options, compares what in this network cannot be compared.
+
+    These are filters of a convolution in groups, which read other channels, or zeros where there is no ReLU.
+    """
     entry = CRITERIA.entry(criterion)
+    if "zeros of a ReLU" in entry.traits and (linear := _linear(network)):
+        raise ValueError(f"{entry.name} counts the zeros behind a ReLU, and '{linear[0]}' has none")
     if "unlike filters" in entry.traits and (grouped := in_groups(network)):
         where = f"'{grouped[0].unit}' is a convolution in {network.get_submodule(grouped[0].unit).groups} groups"
         raise ValueError(f"{entry.name} compares filters that read the same channels, and {where}")
+
+
+def _linear(network: Network) -> list[str]:
+    """Return the convolutions whose filters may go, and behind which, or behind the joints of whose stream, there is no ReLU."""
+    joints = {link.target: network.get_submodule(link.joint) for link in network.links if link.joint}
+    rectified = {node for node, joint in joints.items() if joint.activation}
+    targets = {link.unit: link.target for link in network.links}
+    units = network.prunable_convolutions.items()
+    return [name for name, unit in units if not unit.activation and targets[name] not in rectified]
 
 
 def same_channels(network: Network) -> dict[str, str]:

@@ -163,6 +163,7 @@ CRITERIA = Registry(
     traits={
         "filters only": ("unit", "units"),
         "unlike filters": ("unit", "units"),  # it compares a layer's filters with each other, which must read the same channels
+        "zeros of a ReLU": ("unit", "units"),  # it counts the zeros that a ReLU makes, of which a linear output has none
         "initial weights": ("unit", "units"),  # it compares with the weights before the first step
         "reads images": ("context",),
         "reads maps": ("context",),
