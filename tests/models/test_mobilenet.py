@@ -14,12 +14,10 @@ from deploy.folding import folded
 from models import Card, Joint, Unit
 from models.layers import conv_unit
 from models.shapes import divisible
-from pruning import OutputGate, Pruner, WeightMask, accounting
+from pruning import Pruner, WeightMask, accounting
 from pruning.channels import in_one
-from pruning.context import Context
 from pruning.derivatives import synaptic_flow
 from pruning.gates.scale import put_scales
-from pruning.granularities import Structured
 from pruning.groups import Decisions
 from pruning.removal import Removal
 from regularizers import reg_cov, reg_cov_ijcai2018, reg_ortho
@@ -107,7 +105,7 @@ def test_relu6_is_behind_all_but_the_linear_bottlenecks():
     seen = {}
     for name, unit in network.all_units.items():
         unit.register_forward_hook(lambda _, __, y, name=name: seen.update({name: (y.min().item(), y.max().item())}))
-    network(20 * torch.randn(4, 3, 16, 16, dtype=torch.float64))
+    network(20 * batch(4)[0])
     for name, (least, most) in seen.items():
         if name.endswith("project"):
             assert least < 0
@@ -119,7 +117,7 @@ def test_relu6_is_behind_all_but_the_linear_bottlenecks():
     assert total.item() == -2
 
 
-def ready(name: str, seed: int = 0, factor: int = 1, size: int = 16):
+def ready(name: str, seed: int = 0, factor: int = 4, size: int = 8):
     """A network in float64 and evaluation mode, with batch norm's statistics of noise, and scales and shifts of both signs."""
     torch.manual_seed(seed)
     network = narrow(models.build(name, classes=4), factor).double()
@@ -136,13 +134,13 @@ def ready(name: str, seed: int = 0, factor: int = 1, size: int = 16):
     return network.eval()
 
 
-def batch(images: int = 24, size: int = 16):
+def batch(images: int = 24, size: int = 8):
     generator = torch.Generator().manual_seed(1)
     return torch.randn(images, 3, size, size, generator=generator, dtype=torch.float64), torch.arange(images) % 4
 
 
 def pruned(network, images: int = 24, **options) -> Pruner:
-    x, labels = batch(images, 8)
+    x, labels = batch(images)
     pruner = Pruner(network, **{"rate": 0.4, "image_size": 8, **options})
     pruner.begin(epochs=4, steps=2, sample=lambda: iter([(x, labels)]))
     pruner.update(pruner.rate)
@@ -157,7 +155,7 @@ def assert_it_leaves_exactly(network):
         for writer in (other.unit for other in network.links if other.target == link.source):
             keep = units[writer].gate.decide()
             assert torch.equal(units[link.unit].gate.decide()[: len(keep)], keep)
-    smaller, x = Removal(network.eval()).compact().eval(), batch(4, 8)[0]
+    smaller, x = Removal(network.eval()).compact().eval(), batch(4)[0]
     torch.testing.assert_close(smaller(x), network(x), rtol=0, atol=1e-10)
     assert accounting.remaining(network, 8) == accounting.dense(smaller, 8)
     return smaller
@@ -169,7 +167,7 @@ CRITERIA_HERE = [name for name, entry in CRITERIA.entries.items() if "zeros of a
 
 @pytest.mark.parametrize("name", CRITERIA_HERE)
 def test_every_criterion_cuts_depthwise_filters_with_their_channels(name):
-    network = ready(V2, factor=4, size=8)
+    network = ready(V2)
     images = 400 if "more images than filters" in CRITERIA.entries[name].traits else 24
     pruned(network, images, criterion=SHORTER.get(name, name))
     assert_it_leaves_exactly(network)
@@ -182,7 +180,7 @@ def test_every_criterion_cuts_depthwise_filters_with_their_channels(name):
     *({"scope": name} for name, entry in SCOPES.entries.items() if not {"filters only", "single weights"} & entry.traits.keys()),
 ], ids=str)  # fmt: skip
 def test_scopes_budgets_and_masks(arch, options):
-    network = ready(arch, factor=2, size=8)
+    network = ready(arch)
     if options.get("scope") in ("preset", "sensitivity"):
         pytest.skip("it names the layers of a file")
     pruned(network, **options)
@@ -195,7 +193,7 @@ def test_scopes_budgets_and_masks(arch, options):
 def test_where_zeros_are_counted_linear_outputs_are_refused_by_name():
     with pytest.raises(ValueError, match=r"^APoZ counts the zeros behind a ReLU, and 'blocks\.0\.project' has none$"):
         pruned(ready(V2), criterion="APoZ")
-    network = ready(V1, factor=2)
+    network = ready(V1)
     pruned(network, criterion="APoZ")
     assert_it_leaves_exactly(network)
 
@@ -221,9 +219,7 @@ def test_a_channel_is_one_decision_from_where_it_is_written_to_where_it_is_read(
     assert layers["blocks.2.expand"] == ["blocks.2.expand", "blocks.2.depthwise"]
     assert layers["blocks.2.project"] == ["blocks.2.project"]
     grouped = Decisions(network, list(network.units), "grouped").layers
-    assert ["blocks.4.project", "blocks.5.project", "blocks.3.project"] not in grouped.values()
     assert ["blocks.3.project", "blocks.4.project", "blocks.5.project"] in grouped.values()
-    assert network.links[-2].unit == "last"
     # a quarter as wide the first two blocks keep the shape, and add to what the stem has written
     quarter = models.build("mobilenetv2(width=0.25)")
     layers = Decisions(quarter, list(quarter.units), "free").layers
@@ -311,7 +307,7 @@ def test_constants_of_the_published_placement_pass_depthwise_filters_relu6_and_l
 @pytest.mark.parametrize("of", ["block", "filter"])
 def test_scales_settle_before_a_relu6(of):
     """Scales from 0 to 3 would move what a ReLU6 cuts off; some blocks or channels are at 0."""
-    network = ready("mobilenetv2", factor=8)
+    network = ready("mobilenetv2", factor=16)
     put_scales(network, of)
     decisions = Decisions(network, list(network.units), "free")
     for members in decisions.layers.values():
@@ -328,8 +324,8 @@ def test_scales_settle_before_a_relu6(of):
 
 @pytest.mark.core
 def test_synaptic_flow_is_the_same_through_every_layer():
-    """All that flows is far beyond 6 in this network; the blocks around which streams lead have a part of it."""
-    network = ready(V1, size=8)
+    """Of a network with ReLU6s, through which far more flows than 6."""
+    network = ready(V1)
     network.blocks[3].depthwise.activation = "relu6"
     for unit in network.units.values():
         unit.layer.weight.data *= 10
@@ -370,7 +366,7 @@ def test_a_smaller_one_is_written_read_and_folded(tmp_path):
     network = ready(V2)
     pruned(network, rate=0.5)
     smaller = Removal(network).compact().float()
-    models.save(tmp_path / "model.pt", smaller, Card(V2, list("abcd"), 16, [0.0] * 3, [1.0] * 3))
+    models.save(tmp_path / "model.pt", smaller, Card(V2, list("abcd"), 8, [0.0] * 3, [1.0] * 3))
     loaded, x = models.load(tmp_path / "model.pt"), batch(3)[0].float()
     assert loaded.shapes() == smaller.shapes()
     torch.testing.assert_close(loaded(x), smaller(x))
@@ -411,10 +407,3 @@ def test_a_run(tmp_path, monkeypatch, capsys, flags):
     shown = capsys.readouterr().out
     if "--compact" in flags:
         assert "result removal: the same outputs" in shown
-
-
-def test_the_gate_is_where_pruning_puts_it():
-    network = ready(V1)
-    assert isinstance(pruned(network).gates["blocks.0.depthwise"], OutputGate)
-    context = Context(network, Structured.groups, lambda: iter([batch()]), 0)
-    assert set(context.shapes) == set(network.all_units)
