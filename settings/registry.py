@@ -165,7 +165,7 @@ NETWORKS = Registry(
         "numerics.py",
         "parts.py",
         "shapes.py",
-    ),
+    ),  # fmt: skip
 )
 CRITERIA = Registry(
     "criterion",
