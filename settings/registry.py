@@ -152,21 +152,8 @@ def _check_effect(what: str, option: Option, known: dict[str, Option], chosen: d
             raise ValueError(f"{what} has no effect beside {other}={chosen[other]!r}")
 
 
-NETWORKS = Registry(
-    "network",
-    "models/*.py",
-    leave_out=(
-        "__init__.py",
-        "coding.py",
-        "files.py",
-        "joint.py",
-        "layers.py",
-        "network.py",
-        "numerics.py",
-        "parts.py",
-        "shapes.py",
-    ),  # fmt: skip
-)
+_PARTS = ("__init__", "coding", "files", "joint", "layers", "network", "numerics", "parts", "shapes")
+NETWORKS = Registry("network", "models/*.py", leave_out=tuple(f"{part}.py" for part in _PARTS))
 CRITERIA = Registry(
     "criterion",
     "pruning/criteria/*.py",
