@@ -31,28 +31,37 @@ def _outside_autocast(penalty):
     return precise
 
 
-def _by_shape(network: Network, linear: bool = False) -> list[tuple[list[Tensor], list[Tensor]]]:
+def _by_shape(network: Network, linear: bool = False, compared: bool = False) -> list[tuple[list[Tensor], list[Tensor]]]:
     """Return the convolutions' weights in force, those of one shape together, and which filters are live; or also `linear` ones.
 
-    Each pair holds a list of weights of one shape, and for each of them (filters,) of 1 and 0.
+    Each pair holds a list of weights of one shape, and for each of them (filters,) of 1 and 0. Where filters are `compared`,
+    each group of a convolution in groups has a weight of its own, and those of one filter, as in a depthwise one, have none.
     """
     by_shape = defaultdict(lambda: ([], []))
     units = network.prunable_convolutions
     if linear:
         units = units | {name: unit for name, unit in network.all_units.items() if unit.is_linear}
     for unit in units.values():
-        if unit.weight.numel() == 0:
+        if unit.weight.numel() == 0 or (compared and not _sets(unit)):
             continue
-        weight = precise(unit.weight_in_force)
-        weights, lives = by_shape[weight.shape]
-        weights.append(weight)
-        lives.append(unit.alive(weight.dtype))
+        weight, live = precise(unit.weight_in_force), unit.alive(precise(unit.weight).dtype)
+        parts = _sets(unit) if compared else 1
+        for part, its_live in zip(weight.chunk(parts), live.chunk(parts), strict=True) if parts > 1 else ((weight, live),):
+            weights, lives = by_shape[part.shape]
+            weights.append(part)
+            lives.append(its_live)
     return list(by_shape.values())
 
 
-def _stacks(network: Network, linear: bool = False) -> list[tuple[Tensor, Tensor]]:
+def _sets(unit: Unit) -> int:
+    """Return how many sets of filters that read the same channels a unit has; none where each filter reads another one."""
+    return 0 if unit.in_groups and unit.filters <= unit.groups else unit.groups
+
+
+def _stacks(network: Network, linear: bool = False, compared: bool = False) -> list[tuple[Tensor, Tensor]]:
     """Return filters as rows, (layers, filters, weights), and which are live, (layers, filters): a pair for each shape."""
-    return [(torch.stack([w.flatten(1) for w in weights]), torch.stack(live)) for weights, live in _by_shape(network, linear)]
+    by_shape = _by_shape(network, linear, compared)
+    return [(torch.stack([weight.flatten(1) for weight in weights]), torch.stack(live)) for weights, live in by_shape]
 
 
 def _sum(network: Network, terms: list[Tensor]) -> Tensor:
@@ -72,15 +81,18 @@ def reg_cov(network: Network, *, weight: float = 0.7) -> Tensor:
 
     It is the mean over layers of the mean |C_ij|, i != j, where C is the Pearson correlation between the layer's flattened
     live filters: 0 where they are uncorrelated, 1 where all are copies of one filter. A layer with one live filter gives 0.
+    Each group of a convolution in groups is a layer of its own; a depthwise one, of which each filter reads another channel,
+    is none, here and in the next two.
     """
+    layers = max(sum(map(_sets, network.prunable_convolutions.values())), 1)
     if not torch.compiler.is_compiling():
-        terms = [MeanCorrelation.apply(torch.stack(live), *weights) for weights, live in _by_shape(network)]
-        return weight * (_sum(network, terms) / len(network.prunable_convolutions))
+        terms = [MeanCorrelation.apply(torch.stack(live), *weights) for weights, live in _by_shape(network, compared=True)]
+        return weight * (_sum(network, terms) / layers)
     terms = []
-    for rows, live in _stacks(network):  # a compiler fuses this by itself
+    for rows, live in _stacks(network, compared=True):  # a compiler fuses this by itself
         filters = live.sum(-1)
         terms.append((correlations(rows, live).abs().sum((-1, -2)) / (filters * (filters - 1)).clamp_min(1)).sum())
-    return weight * (_sum(network, terms) / len(network.prunable_convolutions))
+    return weight * (_sum(network, terms) / layers)
 
 
 @_outside_autocast
@@ -90,7 +102,7 @@ def reg_cov_ijcai2018(network: Network, *, weight: float = 0.7, tau: float = 1e-
     C is the Pearson correlation between the layer's flattened filters; S holds the live filters with mean |w| > tau.
     """
     terms = []
-    for rows, live in _stacks(network):
+    for rows, live in _stacks(network, compared=True):
         live = live * (rows.detach().abs().mean(-1) > tau)
         squares = correlations(rows, live).square().sum((-1, -2))
         # the square root has no derivative at 0
@@ -111,7 +123,7 @@ def reg_ortho(
     here it is fixed, so that no random state is touched. `linear` takes in linear layers, as their code does.
     """
     terms = []
-    for rows, live in _stacks(network, linear):
+    for rows, live in _stacks(network, linear, compared=True):
         rows = rows * live.unsqueeze(-1)
         wide = rows.shape[1] <= rows.shape[2]
         gram = rows @ rows.mT if wide else rows.mT @ rows

@@ -36,7 +36,8 @@ def scan(run, rates: list[float], images: int | None) -> tuple[float, dict[str, 
     split = run.task.valid or run.task.test
     split = split if images is None else split.pick(slice(0, images))
     pruner, losses = run.pruner, {}
-    decisions, scores = Decisions(run.model, list(pruner.units), "free"), pruner.scores()
+    decisions = Decisions(run.model, list(pruner.units), "free", pruner.decisions.tied_too)
+    scores = pruner.scores()
     merged = decisions.merge(scores)
     everything = {name: torch.ones_like(score, dtype=torch.bool) for name, score in merged.items()}
     whole = run.evaluate(split)[run.task.metric]

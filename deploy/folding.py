@@ -36,19 +36,19 @@ class InPlaceJoint(Joint):
     """A joint that overwrites its branch or its stream, because no later layer reads them again."""
 
     def __init__(self, joint: Joint):
-        super().__init__()
+        super().__init__(joint.activation)
         self.width, self.index, self.constant = joint.width, joint.index, joint.constant
 
     def forward(self, branch: Tensor, stream: Tensor) -> Tensor:
         if stream.shape[1] < branch.shape[1]:
             branch[:, : stream.shape[1]] += stream
-            return branch.relu_()
+            return branch.relu_() if self.activation else branch
         stream = self.widened(branch, stream)
         if branch.shape[1] == stream.shape[1] > 0:
             stream.add_(branch)
         elif branch.shape[1]:
             stream.index_add_(1, self.index, branch.to(stream.dtype))
-        return stream.relu_()
+        return stream.relu_() if self.activation else stream
 
 
 def _is_needed_again(network: Network, position: int) -> bool:

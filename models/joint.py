@@ -21,7 +21,7 @@ class _ReluFromTheRight(torch.autograd.Function):
 
 
 class Joint(nn.Module):
-    """A joint adds a residual branch to its stream and applies the ReLU to the sum.
+    """A joint adds a residual branch to its stream and applies the ReLU to the sum, or nothing, without `activation`.
 
     Where every filter that writes a channel is masked, the sum is exactly 0. torch takes the ReLU's derivative there as 0, so
     that these filters have no gradient; with `from_the_right` it is 1. A filter that is live has the same gradient with
@@ -33,8 +33,9 @@ class Joint(nn.Module):
     before batch norm still add. A branch of the stream's whole width writes its channels in their order.
     """
 
-    def __init__(self):
+    def __init__(self, activation: bool = True):
         super().__init__()
+        self.activation = activation
         self.width: int | None = None
         self.from_the_right = False
         self.register_buffer("index", None, persistent=False)
@@ -62,18 +63,24 @@ class Joint(nn.Module):
         return stream
 
     def forward(self, branch: Tensor, stream: Tensor) -> Tensor:
-        """Return ReLU(stream + branch); both are (images, channels, height, width)."""
+        """Return ReLU(stream + branch), or the sum itself; both are (images, channels, height, width)."""
         stream = self.widened(branch, stream)
         if branch.shape[1] == stream.shape[1] > 0:
             stream = stream + branch
         elif branch.shape[1]:
             # index_add would lose the memory format
             stream = stream.clone().index_add_(1, self.index, branch.to(stream.dtype))
+        if not self.activation:
+            return stream
         # in this order a captured evaluation does not depend on the switch
         if torch.is_grad_enabled() and self.from_the_right:
             return _ReluFromTheRight.apply(stream)
         # where nothing was added the stream may still be read elsewhere, and must stay as it is
         return F.relu(stream, inplace=branch.shape[1] > 0)
+
+    def activated(self, x: Tensor) -> Tensor:
+        """Return what the joint's ReLU, if it has one, makes of `x`, which stays as it is."""
+        return F.relu(x) if self.activation else x
 
 
 def subsample(x: Tensor, stride: int) -> Tensor:

@@ -1,20 +1,26 @@
 """This file defines what every network here is made of: units, each with a slot for a gate."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from models.parts import Dropout, WholeMap
 
 
 class Gate(nn.Module):
     """A gate stands in a unit's slot and decides what of the unit is in force. This base passes everything through.
 
     A gate overrides only what it changes. Its own trainable parameters are its `parameters()`. `exact` says whether a
-    filter that the gate masks is as good as removed; `by_filter` whether the gate decides about whole filters; the
-    learning rate of its parameters is `learning_rate` times that of the weights; `term` names its penalty in the loss.
+    filter that the gate masks is as good as removed; `by_filter` whether the gate decides about whole filters; `scales`
+    whether it multiplies by other numbers than 0 and 1; the learning rate of its parameters is `learning_rate` times that of
+    the weights; `term` names its penalty in the loss.
     """
 
     exact = True
     by_filter = True
+    scales = False
     learning_rate = 1.0
     term = "gates"
 
@@ -41,7 +47,10 @@ class Gate(nn.Module):
         return unit.norm(x)
 
     def forward(self, unit: "Unit", x: Tensor) -> Tensor:
-        """Return what the unit hands on of its output `x`, which is behind the ReLU if the unit has one."""
+        """Return what the unit hands on of its output `x`, which is behind the ReLU if the unit has one.
+
+        Before a ReLU6 stands a gate that scales: behind it, what it does could not be written into batch norm.
+        """
         return self.multiplied(x)
 
     def multiplied(self, x: Tensor) -> Tensor:
@@ -60,44 +69,21 @@ class Gate(nn.Module):
         """Write into a unit without gate what this gate does, in evaluation, to what it keeps. A mask does nothing to that."""
 
 
-class WholeMap(nn.Conv2d):
-    """A linear layer that reads a whole map, (channels, size, size): written as a convolution whose kernel is the map.
-
-    So its columns belong to channels as those of any convolution do. Its output is one pixel.
-    """
-
-    def __init__(self, channels: int, outputs: int, size: int):
-        super().__init__(channels, outputs, size)
-
-
-class Dropout(nn.Module):
-    """Dropout sets each number to 0 with probability `rate` while it trains, and divides the others by 1 - rate.
-
-    Srivastava et al., 2014, JMLR 15. `original` is the rate it was made with. The rate in force is a buffer, so that a
-    checkpoint keeps it and a captured pass sees it change.
-    """
-
-    def __init__(self, rate: float):
-        super().__init__()
-        self.original = rate
-        self.register_buffer("rate", torch.tensor(rate))
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return x
-        # drawn in float32: of bfloat16 there are too few numbers below 1
-        kept = torch.rand(x.shape, device=x.device) >= self.rate
-        return x * (kept / (1 - self.rate)).to(x.dtype)
-
-
 class Unit(nn.Module):
     """A unit is a layer, then batch norm, a ReLU and dropout, the last three optional, with an empty slot for a gate.
 
-    `layer` is a Conv2d or a Linear; its outputs are the unit's filters. The gate's output is what dropout takes; with a rate
-    of 0 there is none. ValueError for a convolution whose padding is not a number of zeros.
+    `layer` is a Conv2d or a Linear; its outputs are the unit's filters. `activation` is a ReLU or, as "relu6", one of at most
+    6. The gate's output is what dropout takes; with a rate of 0 there is none. ValueError for a convolution whose padding is
+    not a number of zeros.
     """
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear, norm: bool = True, activation: bool = True, dropout: float = 0.0):
+    def __init__(
+        self,
+        layer: nn.Conv2d | nn.Linear,
+        norm: bool = True,
+        activation: bool | Literal["relu6"] = True,
+        dropout: float = 0.0,
+    ):
         super().__init__()
         if isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or isinstance(layer.padding, str)):
             raise ValueError(
@@ -149,7 +135,7 @@ class Unit(nn.Module):
     def scale(self, by: Tensor) -> None:
         """Multiply what each filter gives by a value, (filters,): in batch norm or, without it, in the layer.
 
-        Behind a ReLU that is the same, as long as no value is negative.
+        Behind a ReLU that is the same, as long as no value is negative; a ReLU6 takes what is multiplied.
         """
         if self.norm is not None:
             self.norm.weight *= by
@@ -185,11 +171,18 @@ class Unit(nn.Module):
         x = self.multiply(x, self.layer.weight) if gate is None else gate.product(self, x)
         if self.norm is not None:
             x = self.norm(x) if gate is None else gate.normalise(self, x)
-        if self.activation:
-            # in place is safe: autograd saves the inputs of the layer and of batch norm, not this output
-            x = F.relu(x, inplace=True)
-        x = x if gate is None else gate(self, x)
+        before = gate is not None and gate.scales and self.activation == "relu6"
+        x = gate(self, x) if before else x
+        # in place is safe: autograd saves the inputs of the layer and of batch norm, not this output
+        x = self.activated(x, inplace=not before)
+        x = x if gate is None or before else gate(self, x)
         return x if self.dropout is None else self.dropout(x)
+
+    def activated(self, x: Tensor, inplace: bool = False) -> Tensor:
+        """Return what the unit's ReLU, if it has one, makes of `x`."""
+        if not self.activation:
+            return x
+        return F.relu6(x, inplace) if self.activation == "relu6" else F.relu(x, inplace)
 
     def resize(self, filters: int, inputs: int, groups: int | None = None) -> None:
         """Give the unit a new weight of shape (filters, inputs, ...), in so many groups; its values are yet to be loaded.
@@ -221,7 +214,13 @@ class Halve(nn.MaxPool2d):
 
 
 def conv_unit(
-    inputs: int, filters: int, kernel: int, stride: int = 1, activation: bool = True, dilation: int = 1, groups: int = 1
+    inputs: int,
+    filters: int,
+    kernel: int,
+    stride: int = 1,
+    activation: bool | Literal["relu6"] = True,
+    dilation: int = 1,
+    groups: int = 1,
 ) -> Unit:
     """Return a unit: a convolution without bias, padded so that it keeps the size, with batch norm."""
     padding = dilation * (kernel // 2)

@@ -86,3 +86,12 @@ def told(value: Tensor) -> str:
 def widened(filters: int, widen: float) -> int:
     """Return so many times as many filters, rounded, and at least one."""
     return max(round(filters * widen), 1)
+
+
+def divisible(filters: float, by: int) -> int:
+    """Return the multiple of `by` nearest to so many filters, at least one, and never less than nine tenths of them.
+
+    So rounds the authors' code of MobileNetV2 (Sandler et al., 2018); halves are rounded up.
+    """
+    rounded = max(int(filters + by / 2) // by * by, by)
+    return rounded + by if rounded < 0.9 * filters else rounded

@@ -89,6 +89,12 @@ def alone(network: Network, link: Link) -> bool:
     return len(writers) == len(readers) == 1 and {writers[0].unit, link.unit} <= network.units.keys()
 
 
+def in_one(network: Network) -> dict[str, str]:
+    """Return {unit: the unit tied to it} where that alone reads what the first alone writes, so that both are like one layer."""
+    tied = [link for link in network.links if link.ties and alone(network, link) and link.source not in network.outputs]
+    return {next(other.unit for other in network.links if other.target == link.source): link.unit for link in tied}
+
+
 @torch.no_grad()
 def follow(network: Network, kept: dict[str, Tensor], constant_of: dict[str, Tensor] | None = None) -> Channels:
     """Follow the channels through the network once the filters not in `kept` are taken out.
@@ -128,9 +134,11 @@ def follow(network: Network, kept: dict[str, Tensor], constant_of: dict[str, Ten
             nodes[link.target] = _Node(filters, constant)
         else:
             stream = nodes.get(link.target, _Node(none, zeros[width]))
-            if (added := network.get_submodule(link.joint).constant) is not None:  # by filters that were removed before
-                constant[: len(added)] += added.cpu()
+            joint = network.get_submodule(link.joint)
+            if joint.constant is not None:  # by filters that were removed before
+                constant[: len(joint.constant)] += joint.constant.cpu()
             _join(channels, link, stream, filters, place, constant)
+            stream.constant = joint.activated(stream.constant)
             nodes[link.target] = stream
     return channels
 
@@ -175,6 +183,7 @@ def _shift(link: Link, unit: Unit, constant: Tensor) -> Tensor:
 def _join(channels: Channels, link: Link, stream: _Node, filters: Tensor, place: Tensor, constant: Tensor) -> None:
     """Add the branch's channels to the stream, and record the joint; channels that the stream does not hold yet go to its end.
 
+    What is recorded is the sum before the joint's ReLU.
     The unit's filter i writes the channel `place[i]`.
     """
     width, writes = len(stream.constant), place[filters]
@@ -187,6 +196,5 @@ def _join(channels: Channels, link: Link, stream: _Node, filters: Tensor, place:
     channels.joints[link.joint] = (len(order), written)
     total = stream.constant + constant
     channels.constants[link.joint] = total[order]
-    # behind the joint's ReLU
-    stream.order, stream.constant = order, total.clamp_min(0)
+    stream.order, stream.constant = order, total
     stream.constant[order] = 0

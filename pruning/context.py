@@ -99,7 +99,7 @@ class Context:
 
         `statistic` maps (images, filters, height, width) to (images, ...). The maps are the unit's output behind its ReLU
         and before its own mask. A unit that writes into a residual stream has no ReLU: its maps are the stream's behind
-        the joint's ReLU or, with `own_maps`, the ReLU of its own output.
+        the joint's ReLU, if that has one, or, with `own_maps`, the same of its own output.
         """
         statistics, joints = {name: [] for name in units}, self._joints()
         with unchanged(self.network, training=False), ExitStack() as watched:
@@ -110,10 +110,11 @@ class Context:
 
                 if unit.activation or name not in joints:
                     watched.enter_context(watch(unit, see))
-                elif self.own_maps:
-                    watched.enter_context(watch(unit, lambda x, see=see: see(x.relu())))
+                    continue
+                joint = self.network.get_submodule(joints[name])
+                if self.own_maps:
+                    watched.enter_context(watch(unit, lambda x, see=see, joint=joint: see(joint.activated(x))))
                 else:
-                    joint = self.network.get_submodule(joints[name])
                     watched.callback(joint.register_forward_hook(lambda _, __, y, see=see: see(y)).remove)
             for images, _ in self.sample():
                 self.network(images)

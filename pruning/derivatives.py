@@ -77,13 +77,26 @@ def hessian_gradients(
     return products
 
 
+@contextmanager
+def _without_ceiling(network: Network) -> Iterator[None]:
+    """Within this block a ReLU6 is a ReLU."""
+    units = [unit for unit in network.all_units.values() if unit.activation == "relu6"]
+    try:
+        for unit in units:
+            unit.activation = True
+        yield
+    finally:
+        for unit in units:
+            unit.activation = "relu6"
+
+
 def synaptic_flow(network: Network, inputs: tuple[int, ...], with_norm: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
     """Return R and {unit: |w dR/dw|} of SynFlow (Tanaka et al., 2020, arXiv 2006.05467), in float64 and the weights' shapes.
 
     R is the sum of all outputs for one input of ones, of shape `inputs`, once every parameter and buffer is replaced by its
     absolute value, in evaluation and in float64, since R spans more than 30 orders of magnitude. Without biases the scores
-    of each layer that all paths go through add up to R. Masks stay in force. Without `with_norm` batch norm passes everything
-    through as it is. The network's own tensors are not touched.
+    of each layer that all paths go through add up to R. Masks stay in force. A ReLU6 is a ReLU: beyond 6 nothing would flow.
+    Without `with_norm` batch norm passes everything through as it is. The network's own tensors are not touched.
     """
     tensors = {
         name: value.detach().abs().double() if value.is_floating_point() else value
@@ -96,7 +109,7 @@ def synaptic_flow(network: Network, inputs: tuple[int, ...], with_norm: bool = T
                 tensors[f"{name}.norm.{part}"].fill_(value)
     weights = {name: tensors[f"{name}.layer.weight"].requires_grad_() for name in units}
     ones = torch.ones(1, *inputs, dtype=torch.float64, device=next(iter(weights.values())).device)
-    with unchanged(network, training=False), torch.enable_grad():
+    with unchanged(network, training=False), _without_ceiling(network), torch.enable_grad():
         outputs = torch.func.functional_call(network, tensors, (ones,))
         total = sum(output.sum() for output in (outputs if isinstance(outputs, tuple) else (outputs,)))
         gradients = torch.autograd.grad(total, list(weights.values()))

@@ -19,10 +19,11 @@ class Decisions:
     a shortcut without parameters copies, so that a channel that is cut leaves the stream itself. With both, a filter that
     is tied to a channel is decided with all filters that write this channel. A group of a convolution in groups is one
     decision, together with the filters that write what it reads. With "pieces", for parts of filters, each piece is a decision
-    of its own. ValueError for a group that cannot leave.
+    of its own. Unless they count `tied_too`, filters that are tied to a channel have no say in what is decided about them,
+    as where filters are compared that must read the same channels. ValueError for a group that cannot leave.
     """
 
-    def __init__(self, network: Network, names: list[str], policy: str):
+    def __init__(self, network: Network, names: list[str], policy: str, tied_too: bool = True):
         root = same_channels(network)
         tied = {root[link.target] for link in network.links if link.ties}
         members: dict[tuple, list[str]] = {}
@@ -37,6 +38,9 @@ class Decisions:
         # under "free" a stream has the name of its first unit, so that files of counts by layer can name it
         self.network = network
         self.layers = {key[1] if policy == "grouped" else units[0]: units for key, units in members.items()}
+        says = {link.unit for link in network.links if tied_too or not link.ties}
+        self.asked = {layer: [name for name in units if name in says] or units for layer, units in self.layers.items()}
+        self.tied_too = tied_too
         # of each unit, how many of its filters are one decision
         self.sizes = {name: groups[name][1] if name in groups else 1 for name in names}
 
@@ -55,7 +59,7 @@ class Decisions:
         scores = {name: _by_size(score, self.sizes[name]) for name, score in scores.items()}
         return {
             layer: scores[members[0]] if len(members) == 1 else _together([scores[name] for name in members])
-            for layer, members in self.layers.items()
+            for layer, members in self.asked.items()
         }
 
     def gather(self, masks: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -73,11 +77,25 @@ class Decisions:
 
 
 def check_comparable(network: Network, criterion: str) -> None:
-    """Raise ValueError if a criterion, by its name with options, compares filters that in this network read other channels."""
+    """Raise ValueError if a criterion, by its name with options, compares what in this network cannot be compared.
+
+    These are filters of a convolution in groups, which read other channels, or zeros where there is no ReLU.
+    """
     entry = CRITERIA.entry(criterion)
+    if "zeros of a ReLU" in entry.traits and (linear := _linear(network)):
+        raise ValueError(f"{entry.name} counts the zeros behind a ReLU, and '{linear[0]}' has none")
     if "unlike filters" in entry.traits and (grouped := in_groups(network)):
         where = f"'{grouped[0].unit}' is a convolution in {network.get_submodule(grouped[0].unit).groups} groups"
         raise ValueError(f"{entry.name} compares filters that read the same channels, and {where}")
+
+
+def _linear(network: Network) -> list[str]:
+    """Return the convolutions whose filters may go, and behind which, or behind the joints of whose stream, there is no ReLU."""
+    joints = {link.target: network.get_submodule(link.joint) for link in network.links if link.joint}
+    rectified = {node for node, joint in joints.items() if joint.activation}
+    targets = {link.unit: link.target for link in network.links}
+    units = network.prunable_convolutions.items()
+    return [name for name, unit in units if not unit.activation and targets[name] not in rectified]
 
 
 def same_channels(network: Network) -> dict[str, str]:

@@ -27,6 +27,10 @@ class Probe(Gate):
         self.gate, self.see, self.differentiable = gate or Gate(), see, differentiable
 
     @property
+    def scales(self) -> bool:
+        return self.gate.scales
+
+    @property
     def live(self) -> Tensor | None:
         return self.gate.live
 

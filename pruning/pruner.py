@@ -11,6 +11,7 @@ from torch import Tensor
 from models import Network
 from models.numerics import without_tf32
 from pruning.budget import Budget, round_up
+from pruning.channels import in_one
 from pruning.context import Context, lift
 from pruning.gated import Gated
 from pruning.gates.mask import Mask
@@ -68,13 +69,17 @@ class Pruner(Gated):
         removable = self.granularity.removable
         if budget is not None and not removable:
             raise ValueError(f"no filter goes as a whole with {prune_type}, and so the {budget} stay as they are")
-        self.decisions = Decisions(network, list(self.units), residual if removable else "pieces")
+        compares = "unlike filters" in scored_by.traits
+        self.decisions = Decisions(network, list(self.units), residual if removable else "pieces", tied_too=not compares)
         make_gate = GATES.get(gate)
         self.gates = {name: self.granularity.gate(unit, make_gate) for name, unit in self.units.items()}
         for name, mask in self.gates.items():
             self.units[name].gate = mask
             if "initial weights" in scored_by.traits:
                 mask.keep_initial(self.units[name].weight)
+        for name, behind in in_one(network).items() if removable else ():
+            if {name, behind} <= self.gates.keys():
+                self.gates[name].masked_behind = self.gates[behind].for_both = True
         self.changes = torch.zeros((), dtype=torch.int64, device=next(network.parameters()).device)
         self.returns = torch.zeros_like(self.changes)
         if residual == "grouped" and removable and not self.decisions.joins:

@@ -115,5 +115,5 @@ def _constants(network: Network, kept: dict[str, Tensor]) -> dict[str, Tensor]:
             continue
         norm = unit.norm
         value = (norm.bias - norm.running_mean * norm.weight / torch.sqrt(norm.running_var + norm.eps)).detach().cpu()
-        constants[name] = (value.clamp_min(0) if unit.activation else value) * ~mask
+        constants[name] = unit.activated(value) * ~mask
     return constants

@@ -152,17 +152,15 @@ def _check_effect(what: str, option: Option, known: dict[str, Option], chosen: d
             raise ValueError(f"{what} has no effect beside {other}={chosen[other]!r}")
 
 
-NETWORKS = Registry(
-    "network",
-    "models/*.py",
-    leave_out=("__init__.py", "coding.py", "files.py", "joint.py", "layers.py", "network.py", "numerics.py", "shapes.py"),
-)
+_PARTS = ("__init__", "coding", "files", "joint", "layers", "network", "numerics", "parts", "shapes")
+NETWORKS = Registry("network", "models/*.py", leave_out=tuple(f"{part}.py" for part in _PARTS))
 CRITERIA = Registry(
     "criterion",
     "pruning/criteria/*.py",
     traits={
         "filters only": ("unit", "units"),
         "unlike filters": ("unit", "units"),  # it compares a layer's filters with each other, which must read the same channels
+        "zeros of a ReLU": ("unit", "units"),  # it counts the zeros that a ReLU makes, of which a linear output has none
         "initial weights": ("unit", "units"),  # it compares with the weights before the first step
         "reads images": ("context",),
         "reads maps": ("context",),

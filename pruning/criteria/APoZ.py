@@ -9,7 +9,7 @@ from pruning.context import Context
 
 
 def APoZ(
-    units: Annotated[dict[str, Unit], "filters only"],
+    units: Annotated[dict[str, Unit], "filters only", "zeros of a ReLU"],
     context: Annotated[Context, "reads images", "reads maps"],
     *,
     counts: Literal["given", "deviation"] = "given",

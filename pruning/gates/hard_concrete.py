@@ -33,6 +33,7 @@ class HardConcrete(Learned):
 
     decides: Annotated[bool, "decides", "of: structured"] = True
     term = "expected_l0"
+    scales = True
 
     def __init__(
         self,

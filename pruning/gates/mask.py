@@ -27,11 +27,13 @@ class Mask(Gate):
     """A mask has the buffer `mask`, of 0 and 1, and knows whether it still moves (`straight_through`).
 
     `joint` says how residual joints take their ReLU's derivative at exactly 0 while masks move, "zero" or "right", and
-    `scored` by which maps criteria see a unit that writes a stream, the "joint"'s or its "own"; see `gates/output.py`.
+    `scored` by which maps criteria see a unit that writes a stream, the "joint"'s or its "own"; see `gates/output.py`. While
+    masks move, filters that are `masked_behind` are masked by the unit that is tied to them, whose mask is `for_both`.
     """
 
     joint = "zero"
     scored = "joint"
+    masked_behind = for_both = False
     soft = False  # whether masks are made behind every epoch too, so that what is evaluated is masked as it then is
 
     def __init__(self, shape, device=None):

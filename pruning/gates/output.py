@@ -72,6 +72,9 @@ class Output(Mask):
     as the code of HRank does; of a channel that is cut as a whole they see 0. With scored='own' they see the ReLU of the
     unit's own output, as if it alone were added, and gradients as with joint='right', so that a cut filter has a score of
     its own.
+
+    A depthwise filter is cut together with the channel that it reads. While masks move, the one mask behind both is in force:
+    so both have a gradient and go on learning. Two masks would stop it twice, as the second filter then reads only zeros.
     """
 
     def __init__(
@@ -91,7 +94,7 @@ class Output(Mask):
 
     def product(self, unit, x: Tensor) -> Tensor:
         weight, layer = unit.layer.weight, unit.layer
-        if not self._passes:
+        if not self._passes or self.for_both:  # what is read for both is sent back to the first filter
             return unit.multiply(x, weight)
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
@@ -118,11 +121,13 @@ class Output(Mask):
         A ReLU behind a straight-through mask must see what is masked, or it stops the gradient. A compiler fuses the
         multiplication anyway.
         """
-        if unit.norm is None or torch.compiler.is_compiling():
+        if unit.norm is None or torch.compiler.is_compiling() or (self._passes and self.masked_behind):
             return False
         return not self._passes or (unit.norm.training and not unit.activation)
 
     def multiplied(self, x: Tensor) -> Tensor:
+        if self._passes and self.masked_behind:
+            return x
         return self._apply_to(x, self.mask.view(-1, *[1] * (x.dim() - 2)))
 
     def forward(self, unit, x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ class Scale(Gate):
     """
 
     learning_rate = 0.0
+    scales = True
 
     def __init__(self, unit: Unit, structures: int):
         super().__init__()
