@@ -11,6 +11,7 @@ from deploy.forms.onnx import onnxruntime_latency
 from deploy.latency import networks
 from models import Card, Network, build, save
 from models.files import content
+from models.layers import initialise
 from runs.console import note
 from settings.arguments import Settings, method
 from settings.paths import began_in
@@ -87,4 +88,6 @@ def dense_network(run: Experiment) -> Network:
     """Return a network of the shape that the run began with, with fresh values."""
     channels, size, _ = run.task.inputs
     network = build(run.settings.network.arch, classes=run.task.outputs, channels=channels, size=size)
+    network.reshape(run.whole_shapes)
+    initialise(network)
     return network.to(run.engine.device, memory_format=torch.channels_last)

@@ -62,4 +62,6 @@ def _chosen(
         what, limit = next((what, limit) for what, limit in budgets.items() if limit)
         ranks = within(network, image_size, layers, what, limit)
     reasons = {name: layer.reason or layer.no_saving(ranks[name]) for name, layer in layers.items()}
-    return Choice({name: ranks[name] for name, reason in reasons.items() if not reason}, {n: why for n, why in reasons.items() if why})
+    return Choice(
+        {name: ranks[name] for name, reason in reasons.items() if not reason}, {n: why for n, why in reasons.items() if why}
+    )

@@ -37,7 +37,9 @@ class Layer:
         written, read = positions(network, image_size), positions(network, image_size, read=True)
         layers = {}
         for name, unit in network.all_units.items():
-            reason = "" if can_be_factorised(unit) else "a convolution in groups" if unit.weight.numel() else "nothing is left of it"
+            reason = (
+                "" if can_be_factorised(unit) else "a convolution in groups" if unit.weight.numel() else "nothing is left of it"
+            )
             if not reason and not kernels and _of_pixels(unit):
                 reason = "svd is of 1x1 convolutions and linear layers"
             layers[name] = cls(unit, read[name], written[name], reason)
@@ -64,7 +66,11 @@ class Layer:
         filters, inputs, *kernel = self.unit.weight.shape
         size = torch.Size(kernel).numel()
         if len(ranks) == 2:
-            parts = [(inputs * ranks[0], self.read), (ranks[0] * ranks[1] * size, self.written), (ranks[1] * filters, self.written)]
+            parts = [
+                (inputs * ranks[0], self.read),
+                (ranks[0] * ranks[1] * size, self.written),
+                (ranks[1] * filters, self.written),
+            ]
         else:
             parts = [(ranks[0] * inputs * size, self.written), (ranks[0] * filters, self.written)]
         whole = self.unit.weight.numel()

@@ -10,6 +10,7 @@ from settings.recipes import RECIPES
 from settings.registry import (
     CRITERIA,
     DATASETS,
+    FACTORISATIONS,
     FORMS,
     GATES,
     GRANULARITIES,
@@ -152,6 +153,8 @@ GROUPS = {
     "and then": (
         Flag("compact", "ending", "ending", "take the pruned filters out: a smaller network with the same outputs, checked, "
              "timed, saved as model.pt", tells_apart=False, no_effect=(effects.nothing_to_take_out,), **SWITCH, **ANY),
+        Flag("factorise", "ending", "method", "put factors of lower rank in place of layers: before the first epoch of a trained "
+             "network (--init), otherwise at the end, after --compact. {listing}", registry=FACTORISATIONS),
         Flag("recalibrate", "ending", "ending", "measure batch norm's statistics anew on so many training batches after the last "
              "mask (default 0)", type=number(int, 0), default=0, metavar="BATCHES", **ANY),
         Flag("finetune_epochs", "ending", "ending", "epochs after --compact (default 0)", type=number(int, 0, 1_000_000),

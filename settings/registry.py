@@ -199,6 +199,7 @@ PHASES = Registry(
     traits={"unused": ("until", "due"), "one cut": ("return",), "what is cut stays cut": ("return",)},
 )
 PROXIES = Registry("score", "pruning/zero_cost.py")
+FACTORISATIONS = Registry("factorisation", "pruning/factorisation.py")
 RECONSTRUCTIONS = Registry(
     "reconstruction",
     "pruning/reconstruction/*.py",
