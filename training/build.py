@@ -6,14 +6,13 @@ import models
 import tasks
 from pruning import Learner, Pruner, accounting, guided, repair
 from pruning.groups import check_comparable
-from runs.checkpoints import load_checkpoint, shapes_of
 from settings.arguments import Settings
 from settings.earlier import with_data_of
 from settings.errors import Refused
 from settings.meaning import gate_that_learns, merges_hidden_layers, updates_survivors
-from settings.paths import checkpoint_of
 from settings.registry import FACTORISATIONS, OPTIMISERS, call_text, parse_call
 from training.earlier_networks import patterns_of, smaller_of, times_smaller, widths_of
+from training.starting import starting_weights
 from training.terms import check_regulariser
 from training.tickets import with_tickets
 
@@ -205,43 +204,3 @@ def _with_ratio(settings: Settings) -> Settings:
     if options.get("budget") != "B" or options.get("times"):
         return settings
     return settings.replace(procedure=call_text(name, options | {"times": times_smaller(options["of"], settings)}))
-
-
-def starting_weights(settings: Settings) -> tuple[str, dict[str, torch.Tensor], dict, dict | None]:
-    """Read the network's name, its tensors, the settings of its run and its shapes from what --init names.
-
-    That is a run's folder, a checkpoint, or a model.pt. Raises Refused if it is none of them, if masks are in force in it, or if
-    it is of another network than the one that was typed.
-    """
-    network = settings.network
-    path = checkpoint_of(network.init)
-    try:
-        state = load_checkpoint(path)
-    except Refused as not_a_checkpoint:
-        try:
-            saved = models.load(path)
-        except Refused as not_a_model:
-            wanted = not_a_model if "'model'" in str(not_a_checkpoint) else not_a_checkpoint
-            raise Refused(f"--init: {wanted}") from None
-        arch, tensors, asked_then = saved.card.arch, saved.state_dict(), saved.card.training.get("settings", {})
-        shapes = saved.shapes()
-    else:
-        arch, asked_then, shapes = state["settings"]["arch"], state["settings"], shapes_of(state)
-        tensors = {name: value for name, value in state["model"].items() if ".gate." not in name}
-        gates = {name: value for name, value in state["model"].items() if ".gate." in name}
-        # what gates that learn have closed, and what they make of the rest, is in no mask and in no scale
-        known = (".gate.mask", ".gate.scale")
-        if any(not name.endswith(known) or (value != 1).any() for name, value in gates.items()):
-            raise Refused(f"--init: '{network.init}' has been pruned; a whole network is needed")
-    if {"arch", "layers"} & settings.typed.keys() and network.arch != arch:
-        raise Refused(f"--init: '{network.init}' is a {arch}, not a {network.arch}")
-    return arch, tensors, asked_then, shapes
-
-
-def starting_classes(settings: Settings) -> list[str] | None:
-    """Return the names of the classes that what --init names was trained on; None where an older run does not say."""
-    path = checkpoint_of(settings.network.init)
-    try:
-        return (load_checkpoint(path).get("data") or {}).get("classes")
-    except Refused:
-        return models.load(path).card.classes

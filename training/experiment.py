@@ -15,13 +15,14 @@ from settings.meaning import gate_that_learns, images_a_class
 from settings.registry import ACTIONS, LEARNING_RATES
 from settings.saved import counted
 from tasks import Task
-from training.build import begin_with, build_network, build_optimizer, build_pruner, check_amounts, starting_classes
+from training.build import begin_with, build_network, build_optimizer, build_pruner, check_amounts
 from training.capture import try_capture
 from training.collapsing import tell_collapse
 from training.engine import Engine, Stop
 from training.evaluation import evaluate
 from training.restoring import restore
 from training.stages import Plan, Stage, plan_of, position
+from training.starting import starting_classes
 from training.team import Team
 from training.terms import build_regulariser, gate_penalties
 from training.tickets import Tickets, state_of

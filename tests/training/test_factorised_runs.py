@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY_DATA, TwoBlocks, run_program
+from conftest import TINY_DATA, run_program
 from promises import differences, records, trains_and_resumes
 
 import modeling
@@ -98,17 +98,31 @@ def test_pruned_filters_go_first_and_the_rest_is_factorised(tmp_path, monkeypatc
 
 @pytest.mark.parametrize("flags", [HALF, [*HALF, *PRUNED]], ids=["trained", "pruned"])
 def test_at_the_end_of_a_run_a_kill_changes_nothing(flags, tmp_path, monkeypatch):
-    flags = [*flags, "--finetune_epochs", "2", "--finetune_lr", "0.01"]
+    flags = [*NARROW, *flags, "--finetune_epochs", "2", "--finetune_lr", "0.01"]
     for at in (1, 2, 3):
         (folder := tmp_path / str(at)).mkdir()
-        whole = trains_and_resumes(folder, monkeypatch, *flags, at=at)
+        whole = trains_and_resumes(folder, monkeypatch, *flags, network=None, at=at)
         assert whole["shapes"]["factors"]
 
 
 @pytest.mark.parametrize("at", [0, 1])
 def test_at_the_begin_of_a_run_a_kill_changes_nothing(at, dense, tmp_path, monkeypatch):
-    flags = ["--init", str(dense), *HALF, "--lr", "0.01"]
-    assert trains_and_resumes(tmp_path, monkeypatch, *flags, network=None, at=at)["results"]["factorisation"]["layers"]
+    """Also with the checkpoint that is written before the first step, when layers are factorised already."""
+    monkeypatch.chdir(tmp_path)
+    train = modeling.train_epoch
+
+    def copies_before(run, epoch, bar):
+        if epoch == at and not Path("part").exists():
+            shutil.copytree("whole", "part")
+        return train(run, epoch, bar)
+
+    monkeypatch.setattr(modeling, "train_epoch", copies_before)
+    run_program(*SMALL, "--init", str(dense), *HALF, "--lr", "0.01", "--out_dir", "whole")
+    run_program("--resume", "part", "--quiet")
+    whole = records("whole")
+    assert differences(whole, records("part")) == []
+    assert whole["results"]["factorisation"]["layers"]
+    assert summary("whole")["test"] == summary("part")["test"]
 
 
 def test_a_factorised_run_and_a_smaller_one_are_begun_with(dense, tmp_path, monkeypatch):
@@ -158,14 +172,17 @@ def test_a_budget_out_of_reach_is_refused_before_anything_is_written(dense, tmp_
 
 def test_what_cannot_be_met_after_pruning_leaves_the_layers(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(models, "build", lambda _, classes=10, **__: TwoBlocks(classes=classes))
     flags = [word for word in SMALL if word != "--quiet"]
-    run_program(*flags, "--prune_type", "structured", "--prune_rate", "0.9", "--compact", "--factorise", "svd(params=0.99)")
+    run_program(
+        *flags, *NARROW, "--prune_type", "structured", "--prune_rate", "0.9", "--compact", "--factorise", "tucker(macs=0.2)"
+    )
     (folder,) = Path("result").iterdir()
-    record = summary(folder)["factorisation"]
-    if not record["layers"]:
-        assert "all layers stay" in capsys.readouterr().err
-        assert record["parameters"]["before"] == record["parameters"]["after"]
+    assert folder.name == "resnet20_widen_0.25-structured-0.9-tucker"
+    record, said = summary(folder)["factorisation"], capsys.readouterr().err
+    assert record["layers"] == []
+    assert "WARNING --factorise tucker(macs=0.2): 0.2 of the MACs cannot be reached" in said
+    assert record["parameters"]["before"] == record["parameters"]["after"]
+    assert summary(folder)["left"]["macs"] == record["macs"]["after"]
 
 
 @pytest.mark.parametrize(("flags", "words"), [
@@ -195,10 +212,9 @@ def test_when_layers_are_factorised(dense):
     assert stages(*PRUNED, "--init", str(dense))[-1] == ("fine-tuning", ("remove", "factorise"))
 
 
-def test_seeds_and_times_are_all_that_two_runs_may_differ_in(dense, tmp_path, monkeypatch):
+def test_two_runs_of_one_command_are_the_same(dense, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("one", "two"):
         run_program(*SMALL, "--init", str(dense), *HALF, "--out_dir", name)
     assert differences(records("one"), records("two")) == []
     assert torch.load("one/checkpoint.pt", weights_only=True)["shapes"]["factors"]
-    assert modeling.train_epoch
