@@ -77,7 +77,7 @@ def _size_lines(result: dict, settings) -> list[str]:
         counts["MACs"] = (*counts["MACs"][:2], f"{how}, {fewer:.2f} times fewer if a product with 0 costs nothing")
         counts["parameters"] = (*counts["parameters"][:2], f"{how}, with biases and batch norm")
     for word, (kept, dense, comment) in counts.items():
-        if dense:  # a network of linear layers has no filters
+        if dense and (word != "filters" or "factorisation" not in result):  # linear layers have none, and factors others
             lines.append(f"result {word}: {kept} of {dense} ({100 * kept / dense:.2f} %) {comment}")
     lines += [
         f"result dropout: {name} {rates['rate']:.4g}, {rates['original']:.4g} before weights were cut"

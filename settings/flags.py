@@ -75,8 +75,8 @@ GROUPS = {
         Flag("pattern", "network", "method", "cut single weights before the first step at random, by the mean pattern that each "
              "stage's kernels have in these runs of --prune_type unstructured or kernels (guided sparsification)", nargs="+",
              metavar="RUN"),
-        Flag("init", "network", "method", "weights of a trained network to begin with: a run's folder, a checkpoint, a model.pt "
-             "of a whole network", metavar="PATH", no_effect=(procedure_effects.weights_are_given,)),
+        Flag("init", "network", "method", "weights of a trained network to begin with: a run's folder, a checkpoint, a model.pt, "
+             "also one of a pruned or factorised network", metavar="PATH", no_effect=(procedure_effects.weights_are_given,)),
         Flag("shortcut", "network", "method", "of ResNet-20 to 110 (default projection)", choices=("projection", "pad"),
              no_effect=(effects.beside_preset, effects.no_shortcut)),
         Flag("dataset", "data", "method", "digits is inside scikit-learn and needs no download; folder reads "

@@ -155,7 +155,17 @@ def _check_effect(what: str, option: Option, known: dict[str, Option], chosen: d
 NETWORKS = Registry(
     "network",
     "models/*.py",
-    leave_out=("__init__.py", "coding.py", "files.py", "joint.py", "layers.py", "network.py", "numerics.py", "shapes.py"),
+    leave_out=(
+        "__init__.py",
+        "coding.py",
+        "files.py",
+        "factorised.py",
+        "joint.py",
+        "layers.py",
+        "network.py",
+        "numerics.py",
+        "shapes.py",
+    ),
 )
 CRITERIA = Registry(
     "criterion",

@@ -173,11 +173,9 @@ def test_a_budget_out_of_reach_is_refused_before_anything_is_written(dense, tmp_
 def test_what_cannot_be_met_after_pruning_leaves_the_layers(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     flags = [word for word in SMALL if word != "--quiet"]
-    run_program(
-        *flags, *NARROW, "--prune_type", "structured", "--prune_rate", "0.9", "--compact", "--factorise", "tucker(macs=0.2)"
-    )
+    run_program(*flags, *NARROW, *PRUNED, "--prune_rate", "0.8", "--factorise", "tucker(macs=0.2)")
     (folder,) = Path("result").iterdir()
-    assert folder.name == "resnet20_widen_0.25-structured-0.9-tucker"
+    assert folder.name == "resnet20_widen_0.25-structured-0.8-tucker"
     record, said = summary(folder)["factorisation"], capsys.readouterr().err
     assert record["layers"] == []
     assert "WARNING --factorise tucker(macs=0.2): 0.2 of the MACs cannot be reached" in said
