@@ -155,17 +155,7 @@ def _check_effect(what: str, option: Option, known: dict[str, Option], chosen: d
 NETWORKS = Registry(
     "network",
     "models/*.py",
-    leave_out=(
-        "__init__.py",
-        "coding.py",
-        "files.py",
-        "factorised.py",
-        "joint.py",
-        "layers.py",
-        "network.py",
-        "numerics.py",
-        "shapes.py",
-    ),
+    leave_out=tuple(f"{name}.py" for name in "__init__ coding factorised files joint layers network numerics shapes".split()),
 )
 CRITERIA = Registry(
     "criterion",

@@ -181,7 +181,8 @@ def begin_with(settings: Settings, state: dict | None = None) -> tuple[Settings,
     cannot be read, or does not fit.
     """
     if settings.run.resume:
-        return settings, None, (state or {}).get("began")
+        own = state is not None and state["settings"]["arch"] == settings.network.arch  # of another run it is refused later
+        return settings, None, state.get("began") if own else None
     if settings.network.init:
         arch, tensors, saved, shapes = starting_weights(settings)
         return with_tickets(with_data_of(settings, saved).replace(arch=arch)), tensors, shapes
