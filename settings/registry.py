@@ -152,10 +152,11 @@ def _check_effect(what: str, option: Option, known: dict[str, Option], chosen: d
             raise ValueError(f"{what} has no effect beside {other}={chosen[other]!r}")
 
 
+PARTS = ("__init__", "coding", "factorised", "files", "joint", "layers", "network", "numerics", "shapes")
 NETWORKS = Registry(
     "network",
     "models/*.py",
-    leave_out=tuple(f"{name}.py" for name in "__init__ coding factorised files joint layers network numerics shapes".split()),
+    leave_out=tuple(f"{name}.py" for name in PARTS),
 )
 CRITERIA = Registry(
     "criterion",
