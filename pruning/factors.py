@@ -56,7 +56,7 @@ class Layer:
 
     def estimated(self, weaken: float) -> list[int]:
         """Return the ranks that EVBMF finds, at least 1, or what lies a part `weaken` of the way from them to the full ranks."""
-        weight = self.unit.weight.detach()
+        weight = self.unit.weight.detach().cpu()  # where float64 is known, and ranks are the same on every device
         unfoldings = [weight.transpose(0, 1), weight] if len(self.full) == 2 else [weight]
         found = [max(evbmf(unfolding.flatten(1))[0], 1) for unfolding in unfoldings]
         return [round(rank + weaken * (full - rank)) for rank, full in zip(found, self.full, strict=True)]
@@ -122,7 +122,7 @@ def factorised(network: Network, ranks: dict[str, list[int]]) -> tuple[Network, 
     """
     smaller, records = copy.deepcopy(network), []
     for name, chosen in ranks.items():
-        weight = network.get_submodule(name).weight.detach()
+        weight = network.get_submodule(name).weight.detach().cpu()
         factors = tucker_factors(weight, chosen) if len(chosen) == 2 else matrix_factors(weight.flatten(1), chosen[0])
         full = full_ranks(network.get_submodule(name), len(chosen))
         put_factors(smaller, name, factors)
