@@ -73,9 +73,9 @@ def _leading(tensor: Tensor, rank: int) -> Tensor:
 def evbmf(matrix: Tensor) -> tuple[int, float]:
     """Return the rank of a noisy matrix by empirical variational Bayes, and the variance of the noise that it estimates.
 
-    Nakajima et al., 2013 (JMLR 14), corollary and theorem on the global solution: with L rows, M >= L columns, alpha = L / M
-    and noise of variance v, a singular value s counts where s^2 > M v x, x = (1 + t)(1 + alpha / t), t = 2.5129 sqrt(alpha);
-    v minimises the free energy. Rows and columns are exchanged where there are more rows.
+    Nakajima et al., 2013 (JMLR 14): with L rows, M >= L columns, alpha = L / M and noise of variance v, a singular value s
+    counts where s^2 > M v x, x = (1 + t)(1 + alpha / t), t = 2.5129 sqrt(alpha); v minimises the free energy. Rows and
+    columns are exchanged where there are more rows.
     """
     matrix = matrix.double()
     matrix = matrix if len(matrix) <= matrix.shape[1] else matrix.T
