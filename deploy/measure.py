@@ -6,11 +6,13 @@ from pathlib import Path
 
 import torch
 
+import models
 from deploy.export import examples, export
 from deploy.forms.onnx import onnxruntime_latency
 from deploy.latency import networks
-from models import Card, Network, build, save
+from models import Card, Network, save
 from models.files import content
+from models.layers import initialise
 from runs.console import note
 from settings.arguments import Settings, method
 from settings.paths import began_in
@@ -86,5 +88,7 @@ def measure_and_export(run: Experiment, result: dict) -> None:
 def dense_network(run: Experiment) -> Network:
     """Return a network of the shape that the run began with, with fresh values."""
     channels, size, _ = run.task.inputs
-    network = build(run.settings.network.arch, classes=run.task.outputs, channels=channels, size=size)
+    network = models.build(run.settings.network.arch, classes=run.task.outputs, channels=channels, size=size)
+    network.reshape(run.whole_shapes)
+    initialise(network)
     return network.to(run.engine.device, memory_format=torch.channels_last)

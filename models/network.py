@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from models.factorised import take_apart
 from models.joint import Joint
 from models.layers import Unit
-from models.shapes import check_shapes, check_values
+from models.shapes import check_factors, check_ranks, check_shapes, check_values
 from settings.registry import NETWORKS
 
 
@@ -34,7 +35,8 @@ class Network(nn.Module):
 
     `outputs` are the nodes that `forward` returns, a tensor for one of them and a tuple for several. `input_channels` is
     that of the images. `storable` is False for a copy that a form has changed beyond what `shapes` tells. With `linear_too`
-    the neurons of hidden linear layers are filters that may be removed, as those of convolutions are.
+    the neurons of hidden linear layers are filters that may be removed, as those of convolutions are. `factors` are the ranks of
+    each unit in whose place a chain of units stands (models/factorised.py), in the order in which they were put there.
     """
 
     outputs: tuple[str, ...] = ("output",)
@@ -45,6 +47,7 @@ class Network(nn.Module):
         self.input_channels: int | None = None
         self.storable = True
         self.linear_too = False
+        self.factors: dict[str, list[int]] = {}
 
     def wire(self, unit: str | None, source: str, target: str, joint: str | None = None, ties: str | None = None) -> None:
         """Declare one step of the wiring, of a unit that the network already has. Steps are executed in the order of the calls.
@@ -124,23 +127,29 @@ class Network(nn.Module):
     def shapes(self) -> dict:
         """Return the widths and indices in force, as plain values that `reshape` takes.
 
-        Of a unit they are its filters, the columns of its weight and, for one in groups that are not ties, its groups.
+        Of a unit they are its filters, the columns of its weight and, for one in groups that are not ties, its groups. A network
+        of which units were taken apart has their ranks at that time, as "factors".
         """
         tied, units = {link.unit for link in self.links if link.ties}, self.all_units
+        factors = {"factors": {name: [*ranks] for name, ranks in self.factors.items()}} if self.factors else {}
         return {
             "units": {
                 name: [unit.filters, unit.weight.shape[1], *([unit.groups] if unit.in_groups and name not in tied else [])]
                 for name, unit in units.items()
             },
             "joints": {name: joint.shape() for name, joint in self.joints.items() if joint.width is not None},
+            **factors,
         }
 
     def reshape(self, shapes: dict) -> None:
         """Give every unit and joint the widths and indices in `shapes`; the values are yet to be loaded.
 
-        A joint without an entry has no index afterwards. Unfit, a ValueError, for shapes that are none of this network, which is
-        whole.
+        A joint without an entry has no index afterwards; units with "factors" are taken apart first, unless they are already.
+        Unfit, a ValueError, for shapes that are none of this network, which is whole.
         """
+        for name, ranks in check_factors(self, shapes).items():
+            check_ranks(self, name, ranks)
+            take_apart(self, name, ranks)
         check_shapes(self, shapes)
         for link in self.links:
             if link.unit is not None:

@@ -3,15 +3,40 @@
 import torch
 from torch import Tensor, nn
 
+from models.factorised import can_be_factorised, full_ranks
 from settings.schema import ANYTHING, COUNT, TRUTH, DictOf, Is, ListOf, Record, Unfit, check, whole
 
 SHAPES = Record(
     {
         "units": DictOf(ListOf(COUNT, 2), 1),
         "joints": DictOf(Record({"width": whole(1), "index": ListOf(COUNT), "constant": TRUTH})),
-    }
+    },
+    {"factors": DictOf(ListOf(whole(1), 1))},
 )
 TENSOR = Is("a tensor", lambda value: isinstance(value, Tensor))
+
+
+def check_factors(network, shapes) -> dict[str, list[int]]:
+    """Return the ranks of the units that these shapes have taken apart and the network has not, by unit.
+
+    Unfit for shapes of another form, and where the network's own factors are not the first of them.
+    """
+    check(shapes, SHAPES, "shapes")
+    factors = {name: list(ranks) for name, ranks in shapes.get("factors", {}).items()}
+    own = len(network.factors)
+    if list(network.factors.items()) != list(factors.items())[:own]:
+        raise Unfit("shapes.factors is not of this network, of which other layers have been factorised")
+    return dict(list(factors.items())[own:])
+
+
+def check_ranks(network, name: str, ranks: list[int]) -> None:
+    """Raise Unfit unless the network has a unit of this name, of which factors of these ranks can stand in place."""
+    where, unit = f"shapes.factors.{name}", network.all_units.get(name)
+    if unit is None or not can_be_factorised(unit):
+        raise Unfit(f"shapes.factors has '{name}', which is no layer of the network that can be factorised")
+    check(len(ranks), whole(1, 1 if unit.is_linear else 2), f"the length of {where}")
+    for rank, full in zip(ranks, full_ranks(unit, len(ranks)), strict=True):
+        check(rank, whole(1, full), where)
 
 
 def check_shapes(network, shapes) -> None:

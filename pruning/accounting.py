@@ -25,11 +25,18 @@ class Count:
 
 
 @torch.no_grad()
-def positions(network: Network, image_size: int) -> dict[str, int]:
-    """Return {unit: output pixels for one square image}: height * width, and 1 for a linear layer."""
+def positions(network: Network, image_size: int, read: bool = False) -> dict[str, int]:
+    """Return {unit: pixels that it writes for one square image}: height * width, and 1 for a linear layer.
+
+    With `read` they are those of what the unit reads.
+    """
     pixels, hooks = {}, []
+
+    def see(name: str, x: Tensor, y: Tensor) -> None:
+        pixels[name] = (x if read else y).shape[2:].numel()
+
     for name, unit in network.all_units.items():
-        hooks.append(unit.register_forward_hook(lambda _, __, y, name=name: pixels.update({name: y.shape[2:].numel()})))
+        hooks.append(unit.register_forward_hook(lambda _, inputs, y, name=name: see(name, inputs[0], y)))
     training, weight = network.training, next(network.parameters())
     image = torch.zeros(1, network.input_channels, image_size, image_size, device=weight.device, dtype=weight.dtype)
     network.eval()(image)

@@ -83,12 +83,13 @@ class Removal:
             # a branch that writes every channel writes them in order, and needs no index
             if constant or len(written) < width:
                 joints[name] = {"width": width, "index": written.tolist(), "constant": constant}
-        units = self.network.shapes()["units"]
+        shapes = self.network.shapes()
+        units = shapes["units"]
         for name, filters in channels.filters.items():
             whole, _, *groups = units[name]
             left = [groups[0] * len(filters) // max(whole, 1)] if groups else []
             units[name] = [len(filters), len(channels.inputs[name]), *left]
-        return {"units": units, "joints": joints}
+        return {**shapes, "joints": joints}
 
 
 def ungated(network: Network) -> Network:

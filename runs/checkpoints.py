@@ -25,6 +25,7 @@ CHECKPOINT = Record(
         "results": RESULTS,
     },
     {
+        "began": ANYTHING,
         "format": COUNT,
         "rows": ANYTHING,
         "to_repair": ANYTHING,
@@ -50,6 +51,12 @@ def load_checkpoint(path: Path) -> dict:
         check_settings(state["settings"], [name for name in of_kind("method") if name != "epochs"])
         rows_fit(state["rows"])
     return state
+
+
+def shapes_of(state: dict) -> dict | None:
+    """The shapes of a checkpoint's network, as Network.reshape takes them: its own or, where the run has not changed them, those
+    that it began with; None in an older checkpoint of a whole network."""
+    return state["shapes"] or state.get("began")
 
 
 def _from_format_1(state: dict) -> dict:

@@ -4,12 +4,12 @@ import sys
 
 from tqdm import tqdm
 
+from runs.factor_lines import WORDS, factorised_line
 from runs.records import weights_left
 from settings.errors import one_line
+from settings.meaning import makes_smaller
 
 STABLE = 2.0  # copies are connected where the barrier between them is lower, in % of error (Frankle et al., 2020)
-# what a network is counted by, as results name it and as lines do
-WORDS = {"filters": "filters", "parameters": "parameters", "macs": "MACs"}
 
 
 def note(settings, line: str) -> None:
@@ -66,7 +66,7 @@ def _size_lines(result: dict, settings) -> list[str]:
     removable = result.get("removable", pruning.prune_type != "unstructured")
     exact = result.get("exact", not pruning.prune_gate.startswith("weight"))
     how = "left after removal" if removable else "not zero"
-    if settings.ending.compact:
+    if makes_smaller(settings):
         how = "left"
     elif removable and not exact:
         how = "left after removal, which is not exact at this gate: batch norm's bias still passes"
@@ -77,7 +77,7 @@ def _size_lines(result: dict, settings) -> list[str]:
         counts["MACs"] = (*counts["MACs"][:2], f"{how}, {fewer:.2f} times fewer if a product with 0 costs nothing")
         counts["parameters"] = (*counts["parameters"][:2], f"{how}, with biases and batch norm")
     for word, (kept, dense, comment) in counts.items():
-        if dense:  # a network of linear layers has no filters
+        if dense and (word != "filters" or "factorisation" not in result):  # linear layers have none, and factors others
             lines.append(f"result {word}: {kept} of {dense} ({100 * kept / dense:.2f} %) {comment}")
     lines += [
         f"result dropout: {name} {rates['rate']:.4g}, {rates['original']:.4g} before weights were cut"
@@ -92,7 +92,7 @@ def _size_lines(result: dict, settings) -> list[str]:
 
 
 def _compact_lines(result: dict) -> list[str]:
-    """The lines that tell what came of removing filters, saving, timing and exporting; empty without --compact."""
+    """The lines that tell what came of removing filters, saving, timing and exporting; empty without any of it."""
     lines = []
     if removal := result.get("removal"):
         how = "the same outputs" if removal["exact"] else "NOT exact at --prune_gate weight"
@@ -100,6 +100,7 @@ def _compact_lines(result: dict) -> list[str]:
             f"result removal: {how}: largest difference {removal['difference']:.1e} of outputs up to "
             f"{removal['largest_output']:.3g}; {removal['same']} of {removal['images']} predictions the same"
         )
+    lines += [f"result {factorised_line(result['factorisation'])}"] if "factorisation" in result else []
     if file := result.get("file"):
         lines.append(f"result file: {file['file']}, {file['bytes'] / 1e6:.3f} MB, dense {file['dense_bytes'] / 1e6:.3f} MB")
     gain = result["dense"]["macs"] / max(result["left"]["macs"], 1)

@@ -20,6 +20,7 @@ from settings.earlier import read_record
 from settings.errors import Refused
 from settings.files import Damaged, Missing, fitting, read_json, read_whole
 from settings.flags import FLAGS, of_kind
+from settings.meaning import makes_smaller
 from settings.paths import began_in
 from settings.saved import counted
 
@@ -151,10 +152,11 @@ class Folder:
             if "form" not in result or not (file := self.path / Path(result["form"]["file"]).name).exists():
                 return None
             result["form"]["file"] = str(file)
-        if settings.ending.compact:
+        if makes_smaller(settings):
             file = self.path / "model.pt"
+            made = {"removal"} if settings.ending.compact else {"factorisation"}
             if (
-                not {"removal", "file", "speed", "exports"} <= result.keys()
+                not made | {"file", "speed", "exports"} <= result.keys()
                 or not file.exists()
                 or len(result["exports"]) < len(settings.ending.export or ())
             ):

@@ -63,6 +63,16 @@ RESULTS = Record(
         ),
         "rounds": ListOf(Record({"round": COUNT, "density": FRACTION, "test": PERCENT}, {"held_out": PERCENT})),
         "connectivity": Record({"split": TEXT, "statistics": TEXT, "pairs": ListOf(PAIR, 1)}),
+        "factorisation": Record(
+            {
+                "layers": ListOf(
+                    Record({"layer": TEXT, "ranks": ListOf(whole(1), 1), "of": ListOf(whole(1), 1), "error": number(0)})
+                ),
+                "whole": DictOf(TEXT),
+                **dict.fromkeys(("parameters", "macs"), Record({"before": COUNT, "after": COUNT})),
+                "accuracy": Record({"before": FINITE, "after": FINITE}),
+            }
+        ),
         "collapse": Record({"empty": ListOf(TEXT), "connected": TRUTH}),
         "removal": Record({"exact": TRUTH, "difference": number(0), "largest_output": number(0), "same": COUNT, "images": COUNT}),
     }

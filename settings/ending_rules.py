@@ -6,8 +6,8 @@ from pathlib import Path
 
 from settings.effects import nothing_to_take_out
 from settings.flags import FLAGS, of_kind
-from settings.meaning import scratch_model, smaller_pieces, zero_filters
-from settings.registry import FORMS
+from settings.meaning import makes_smaller, scratch_model, smaller_pieces, zero_filters
+from settings.registry import FACTORISATIONS, FORMS
 from settings.rules import rule, without_effect
 
 
@@ -63,10 +63,33 @@ def removal_takes_whole_filters(settings) -> str | None:
         return f"--compact takes out whole filters, and --prune_type {settings.pruning.prune_type} prunes none"
 
 
+@rule("new", "saved")
+def one_option_says_which_ranks(settings) -> str | None:
+    if settings.ending.factorise is None:
+        return None
+    name, options = FACTORISATIONS.check(settings.ending.factorise)
+    chosen = [option for option in ("ranks", "fraction", "macs", "params") if options.get(option, "none") != "none"]
+    if len(chosen) != 1:
+        said = " and ".join(chosen) or "none"
+        return f"--factorise {name} needs exactly one of ranks='VBMF', fraction, macs and params, not {said}"
+
+
+@rule("new", "saved")
+def what_is_factorised_has_no_masks(settings) -> str | None:
+    if settings.ending.factorise is None or settings.ending.compact:
+        return None
+    if pieces := smaller_pieces(settings):
+        return f"--factorise multiplies weights out of factors, in which no mask of --prune_type {pieces} can stay"
+    if settings.pruning.prune_type != "none" or zero_filters(settings):
+        return (
+            "--factorise takes apart the layers that pruning leaves: it needs --compact, which takes the pruned filters out first"
+        )
+
+
 @rule("ending")
 def the_smaller_network_is_fine_tuned(settings) -> str | None:
-    if settings.ending.finetune_epochs and not settings.ending.compact:
-        return "--finetune_epochs trains the smaller network: it needs --compact"
+    if settings.ending.finetune_epochs and not makes_smaller(settings):
+        return "--finetune_epochs trains the smaller network: it needs --compact or --factorise"
 
 
 @rule("ending")
@@ -77,8 +100,8 @@ def ending_flags_have_an_effect(settings) -> str | None:
 
 @rule("ending")
 def the_smaller_network_is_exported(settings) -> str | None:
-    if files_to_write(settings) and not (settings.ending.compact or settings.use.evaluate):
-        return "--export writes the smaller network: it needs --compact, or --evaluate MODEL"
+    if files_to_write(settings) and not (makes_smaller(settings) or settings.use.evaluate):
+        return "--export writes the smaller network: it needs --compact or --factorise, or --evaluate MODEL"
 
 
 @rule("ending")

@@ -10,6 +10,7 @@ from settings.recipes import RECIPES
 from settings.registry import (
     CRITERIA,
     DATASETS,
+    FACTORISATIONS,
     FORMS,
     GATES,
     GRANULARITIES,
@@ -74,8 +75,8 @@ GROUPS = {
         Flag("pattern", "network", "method", "cut single weights before the first step at random, by the mean pattern that each "
              "stage's kernels have in these runs of --prune_type unstructured or kernels (guided sparsification)", nargs="+",
              metavar="RUN"),
-        Flag("init", "network", "method", "weights of a trained network to begin with: a run's folder, a checkpoint, a model.pt "
-             "of a whole network", metavar="PATH", no_effect=(procedure_effects.weights_are_given,)),
+        Flag("init", "network", "method", "weights of a trained network to begin with: a run's folder, a checkpoint, a model.pt, "
+             "also one of a pruned or factorised network", metavar="PATH", no_effect=(procedure_effects.weights_are_given,)),
         Flag("shortcut", "network", "method", "of ResNet-20 to 110 (default projection)", choices=("projection", "pad"),
              no_effect=(effects.beside_preset, effects.no_shortcut)),
         Flag("dataset", "data", "method", "digits is inside scikit-learn and needs no download; folder reads "
@@ -152,6 +153,8 @@ GROUPS = {
     "and then": (
         Flag("compact", "ending", "ending", "take the pruned filters out: a smaller network with the same outputs, checked, "
              "timed, saved as model.pt", tells_apart=False, no_effect=(effects.nothing_to_take_out,), **SWITCH, **ANY),
+        Flag("factorise", "ending", "method", "put factors of lower rank in place of layers: before the first epoch of a trained "
+             "network (--init), otherwise at the end, after --compact. {listing}", registry=FACTORISATIONS),
         Flag("recalibrate", "ending", "ending", "measure batch norm's statistics anew on so many training batches after the last "
              "mask (default 0)", type=number(int, 0), default=0, metavar="BATCHES", **ANY),
         Flag("finetune_epochs", "ending", "ending", "epochs after --compact (default 0)", type=number(int, 0, 1_000_000),

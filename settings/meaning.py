@@ -97,6 +97,17 @@ def gate_that_learns(settings) -> Entry | None:
     return gate if settings.pruning.prune_type != "none" and "decides" in gate.traits else None
 
 
+def factorises_first(settings) -> bool:
+    """Whether --factorise comes before the first epoch: where the network has been trained, and nothing is pruned any more."""
+    trained = settings.network.init is not None and parse_call(settings.run.procedure)[0] == "once"
+    return settings.ending.factorise is not None and trained and not settings.ending.compact
+
+
+def makes_smaller(settings) -> bool:
+    """Whether the run ends with a smaller network that is compared, saved and timed."""
+    return settings.ending.compact or settings.ending.factorise is not None
+
+
 def zero_filters(settings) -> bool:
     """Whether --reg sets filters to exactly 0, so that they can be taken out as those under a mask can."""
     reg = settings.training.reg

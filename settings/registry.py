@@ -152,7 +152,7 @@ def _check_effect(what: str, option: Option, known: dict[str, Option], chosen: d
             raise ValueError(f"{what} has no effect beside {other}={chosen[other]!r}")
 
 
-_PARTS = ("__init__", "coding", "files", "joint", "layers", "network", "numerics", "parts", "shapes")
+_PARTS = ("__init__", "coding", "factorised", "files", "joint", "layers", "network", "numerics", "parts", "shapes")
 NETWORKS = Registry("network", "models/*.py", leave_out=tuple(f"{part}.py" for part in _PARTS))
 CRITERIA = Registry(
     "criterion",
@@ -197,6 +197,7 @@ PHASES = Registry(
     traits={"unused": ("until", "due"), "one cut": ("return",), "what is cut stays cut": ("return",)},
 )
 PROXIES = Registry("score", "pruning/zero_cost.py")
+FACTORISATIONS = Registry("factorisation", "pruning/factorisation.py")
 RECONSTRUCTIONS = Registry(
     "reconstruction",
     "pruning/reconstruction/*.py",

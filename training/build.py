@@ -6,15 +6,14 @@ import models
 import tasks
 from pruning import Learner, Pruner, accounting, guided, repair
 from pruning.groups import check_comparable
-from runs.folder import load_checkpoint
 from settings.arguments import Settings
 from settings.earlier import with_data_of
 from settings.errors import Refused
 from settings.meaning import gate_that_learns, merges_hidden_layers, updates_survivors
-from settings.paths import checkpoint_of
-from settings.registry import OPTIMISERS, call_text, parse_call
-from training.earlier_networks import patterns_of, smaller_of, times_smaller, whole_of, widths_of
+from settings.registry import FACTORISATIONS, OPTIMISERS, call_text, parse_call
+from training.earlier_networks import patterns_of, smaller_of, times_smaller, widths_of
 from training.earlier_tickets import with_tickets
+from training.starting import starting_weights
 from training.terms import check_regulariser
 
 
@@ -111,16 +110,24 @@ def parameter_groups(network: models.Network) -> list[dict]:
     ]
 
 
-def build_network(settings: Settings, tensors: dict | None) -> tuple[models.Network, accounting.Count]:
+def build_network(
+    settings: Settings, tensors: dict | None, shapes: dict | None = None
+) -> tuple[models.Network, accounting.Count]:
     """Build a network on the CPU, fresh or with trained `tensors`, and count its filters, parameters and MACs.
 
-    Raises Refused if it does not fit the data, or `tensors` do not fit it.
+    `shapes` are those of a network that is smaller than --arch says. Raises Refused if it does not fit the data, or `tensors` or
+    `shapes` do not fit it.
     """
     arch, outputs, (channels, size, _) = settings.network.arch, tasks.outputs_of(settings.data), tasks.inputs_of(settings.data)
     try:
         model = models.build(arch, classes=outputs, channels=channels, size=size)
     except ValueError as error:
         raise Refused(f"--arch {arch}: {error}") from None
+    try:
+        if shapes is not None:
+            model.reshape(shapes)
+    except ValueError as error:
+        raise Refused(f"what the run begins with is of another network than {arch}: {error}") from None
     model.linear_too = merges_hidden_layers(settings)
     regulariser, options = parse_call(settings.training.reg)
     if regulariser != "none" and not model.prunable_convolutions and not options.get("linear"):
@@ -131,6 +138,7 @@ def build_network(settings: Settings, tensors: dict | None) -> tuple[models.Netw
         raise Refused(f"images of {size} pixels are too small for {arch}") from None
     if not settings.run.resume:
         _check_guided(model, settings.network, size)
+        _check_budget(model, settings.ending.factorise, size)
     if tensors is not None:
         try:
             model.take(tensors)
@@ -156,17 +164,28 @@ def _check_guided(model: models.Network, network, size: int) -> None:
         raise Refused(f"--{flag}: {error}") from None
 
 
-def begin_with(settings: Settings) -> tuple[Settings, dict[str, torch.Tensor] | None]:
+def _check_budget(model: models.Network, asked: str | None, size: int) -> None:
+    """Raise Refused for a budget of --factorise that the network, as it is before training, cannot meet."""
+    if asked and {"macs", "params"} & parse_call(asked)[1].keys():
+        try:
+            FACTORISATIONS.get(asked)(model, size)
+        except ValueError as error:
+            raise Refused(f"--factorise {asked}: {error}") from None
+
+
+def begin_with(settings: Settings, state: dict | None = None) -> tuple[Settings, dict[str, torch.Tensor] | None, dict | None]:
     """Read the file that --init or --scratch names.
 
-    Returns the settings, the file's network as --arch, and the weights to begin with, None for fresh ones. A run that goes
-    on needs no file: its checkpoint holds all. Raises Refused if the file cannot be read, or does not fit.
+    Returns the settings, the file's network as --arch, the weights to begin with, None for fresh ones, and the network's shapes,
+    None for those of --arch. A run that goes on needs no file: its checkpoint, `state`, holds all. Raises Refused if the file
+    cannot be read, or does not fit.
     """
     if settings.run.resume:
-        return settings, None
+        own = state is not None and state["settings"]["arch"] == settings.network.arch  # of another run it is refused later
+        return settings, None, state.get("began") if own else None
     if settings.network.init:
-        arch, tensors, saved = starting_weights(settings)
-        return with_tickets(with_data_of(settings, saved).replace(arch=arch)), tensors
+        arch, tensors, saved, shapes = starting_weights(settings)
+        return with_tickets(with_data_of(settings, saved).replace(arch=arch)), tensors, shapes
     if settings.network.scratch:
         smaller = smaller_of(settings.network.scratch)
         settings = with_data_of(settings, smaller.card.training.get("settings", {}))
@@ -176,8 +195,8 @@ def begin_with(settings: Settings) -> tuple[Settings, dict[str, torch.Tensor] | 
             raise Refused(f"--scratch: '{settings.network.scratch}' has {classes} classes, --dataset {dataset} {outputs}")
         if (channels := smaller.input_channels) != (here := tasks.inputs_of(settings.data)[0]):
             raise Refused(f"--scratch: '{settings.network.scratch}' reads images of {channels} channels, not {here}")
-        return _with_ratio(settings.replace(arch=smaller.card.arch)), None
-    return with_tickets(settings), None
+        return _with_ratio(settings.replace(arch=smaller.card.arch)), None, None
+    return with_tickets(settings), None, None
 
 
 def _with_ratio(settings: Settings) -> Settings:
@@ -186,46 +205,3 @@ def _with_ratio(settings: Settings) -> Settings:
     if options.get("budget") != "B" or options.get("times"):
         return settings
     return settings.replace(procedure=call_text(name, options | {"times": times_smaller(options["of"], settings)}))
-
-
-def starting_weights(settings: Settings) -> tuple[str, dict[str, torch.Tensor], dict]:
-    """Read the network's name, its tensors and the settings of its run from what --init names.
-
-    That is a run's folder, a checkpoint, or a model.pt of a whole network. Raises Refused if it is none of them, has been
-    pruned, or is of another network than the one that was typed.
-    """
-    network = settings.network
-    path = checkpoint_of(network.init)
-    try:
-        state = load_checkpoint(path)
-    except Refused as not_a_checkpoint:
-        try:
-            saved = models.load(path)
-        except Refused as not_a_model:
-            wanted = not_a_model if "'model'" in str(not_a_checkpoint) else not_a_checkpoint
-            raise Refused(f"--init: {wanted}") from None
-        arch, tensors, asked_then = saved.card.arch, saved.state_dict(), saved.card.training.get("settings", {})
-        smaller = saved.shapes() != whole_of(saved).shapes()
-    else:
-        arch, shapes = state["settings"]["arch"], state["shapes"]
-        smaller, asked_then = bool(shapes), state["settings"]
-        tensors = {name: value for name, value in state["model"].items() if ".gate." not in name}
-        gates = {name: value for name, value in state["model"].items() if ".gate." in name}
-        # what gates that learn have closed, and what they make of the rest, is in no mask and in no scale
-        known = (".gate.mask", ".gate.scale")
-        if not smaller and any(not name.endswith(known) or (value != 1).any() for name, value in gates.items()):
-            raise Refused(f"--init: '{network.init}' has been pruned; a whole network is needed")
-    if smaller:
-        raise Refused(f"--init: filters have been taken out of '{network.init}' already")
-    if {"arch", "layers"} & settings.typed.keys() and network.arch != arch:
-        raise Refused(f"--init: '{network.init}' is a {arch}, not a {network.arch}")
-    return arch, tensors, asked_then
-
-
-def starting_classes(settings: Settings) -> list[str] | None:
-    """Return the names of the classes that what --init names was trained on; None where an older run does not say."""
-    path = checkpoint_of(settings.network.init)
-    try:
-        return (load_checkpoint(path).get("data") or {}).get("classes")
-    except Refused:
-        return models.load(path).card.classes

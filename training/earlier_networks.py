@@ -7,7 +7,7 @@ import tasks
 from models.layers import Gate
 from pruning import accounting, guided
 from pruning.gates.scale import Scale
-from runs.checkpoints import load_checkpoint
+from runs.checkpoints import load_checkpoint, shapes_of
 from settings.arguments import Settings
 from settings.errors import Refused
 from settings.flags import defaults
@@ -77,19 +77,27 @@ def _pruned(path: str) -> tuple[models.Network, models.Network, int]:
     file = model_of(path)
     if file.is_file() and file.name != "checkpoint.pt":
         network = models.load(file)
+        _refuse_factors(network.factors, path)
         return network, whole_of(network), network.card.image_size
     state = load_checkpoint(checkpoint_of(path))
+    shapes = shapes_of(state)
+    _refuse_factors((shapes or {}).get("factors"), path)
     asked, tensors = defaults() | state["settings"], state["model"]
     whole = models.build(asked["arch"], channels=asked["channels"], size=asked["image_size"])
     output = next(link.unit for link in whole.links if link.target in whole.outputs)
     classes = len(tensors[f"{output}.layer.weight"]) if f"{output}.layer.weight" in tensors else 0
     with torch.random.fork_rng(devices=[]):
         network = models.build(asked["arch"], classes=classes, channels=asked["channels"], size=asked["image_size"])
-        network.reshape(state["shapes"] or network.shapes())
+        network.reshape(shapes or network.shapes())
         for name, unit in network.all_units.items():
             unit.gate = _gate(unit, asked, tensors, f"{name}.gate.")
     network.take(tensors)
     return network, whole, asked["image_size"]
+
+
+def _refuse_factors(factors, path: str) -> None:
+    if factors:
+        raise ValueError(f"layers of '{path}' have been factorised, so that it has other filters than a whole network")
 
 
 def _gate(unit: models.Unit, asked: dict, tensors: dict, place: str) -> Gate | None:

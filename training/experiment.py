@@ -15,13 +15,14 @@ from settings.meaning import gate_that_learns, images_a_class
 from settings.registry import ACTIONS, LEARNING_RATES
 from settings.saved import counted
 from tasks import Task
-from training.build import begin_with, build_network, build_optimizer, build_pruner, check_amounts, starting_classes
+from training.build import begin_with, build_network, build_optimizer, build_pruner, check_amounts
 from training.capture import try_capture
 from training.collapsing import tell_collapse
 from training.engine import Engine, Stop
 from training.evaluation import evaluate
 from training.restoring import restore
 from training.stages import Plan, Stage, plan_of, position
+from training.starting import starting_classes
 from training.team import Team
 from training.terms import build_regulariser, gate_penalties
 from training.tickets import Tickets, state_of
@@ -33,7 +34,7 @@ class Experiment:
 
     `plan` holds the stages of the run, `stage` is the number of the present one, and an epoch has `steps`. `results` gathers
     what the actions returned, `to_repair` what is kept for the layers that are cut later, `tickets` what is kept to rewind to
-    and to compare, `collapsed` what was last said of collapse. `whole` counts the whole network.
+    and to compare, `collapsed` what was last said of collapse. `whole` counts the network before.
     `penalties`, by name, are terms of the loss; `proximal` takes network and learning rate after the optimiser's step.
 
     `loss` is modeling.losses: it maps (run, inputs, targets) to the network's outputs and the terms of the loss. `losses` is
@@ -186,6 +187,7 @@ class Experiment:
             "stage": self.stage,
             "fixed": {name: self.settings.flat[name] for name in self.now.fixed},
             "shapes": None if shapes == self.whole_shapes else shapes,
+            "began": self.whole_shapes,
             "results": self.results,
             "to_repair": self.to_repair,
             "tickets": self.tickets.plain(),
@@ -210,9 +212,9 @@ def start(
     """
     engine, team, stop = engine or Engine.choose(settings.engine), team or Team(), stop or Stop()
     engine.seed(settings.run.seed)
-    settings, tensors = begin_with(settings)
+    settings, *weights = begin_with(settings, state)
     plan = plan_of(settings)
-    model, whole = build_network(settings, tensors)
+    model, whole = build_network(settings, *weights)
     model = model.to(engine.device, memory_format=torch.channels_last)
     pruner = build_pruner(model, settings)
     size, seed, quiet = settings.training.batch_size, settings.run.seed, settings.run.quiet
@@ -222,11 +224,8 @@ def start(
     elif settings.network.init:
         task.compare_names(starting_classes(settings), f"'{settings.network.init}'")
     settings = settings.replace(augment=task.augment, device=engine.device, amp=engine.amp)
-    steps = task.steps
-    if settings.run.dry_run:
-        plan, steps = plan.shortened(), min(steps, 2)
-    else:
-        plan = plan.fitted(steps)
+    steps = min(task.steps, 2) if settings.run.dry_run else task.steps
+    plan = plan.shortened() if settings.run.dry_run else plan.fitted(steps)
     check_amounts(task.batch, team.size, task.batch * min(settings.pruning.score_batches, task.steps), pruner)
     run = Experiment(
         settings,

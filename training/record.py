@@ -1,5 +1,6 @@
 """This file makes the record of a run: what config.json says, a row for each epoch, and the result for summary.json."""
 
+import math
 import platform
 import re
 from dataclasses import asdict, dataclass, field
@@ -133,9 +134,14 @@ def at_zero(run: Experiment) -> tuple[int, int, int, dict[str, int]]:
 def taken_out(run: Experiment) -> tuple[int, int, int, dict[str, int]]:
     """Of filters that have been taken out: their weights, all weights, their number, and the filters left in each layer."""
     whole, units = run.whole_shapes["units"], run.model.units
-    gone = {name: whole[name][0] - unit.filters for name, unit in units.items()}
-    weights = sum(count * whole[name][1] * units[name].weight.shape[2:].numel() for name, count in gone.items())
-    return weights, run.whole.parameters, sum(gone.values()), {name: unit.filters for name, unit in units.items()}
+    left = {name: (unit.filters, unit.weight.shape[2:].numel()) for name, unit in units.items() if name in whole}
+    for name in run.model.factors.keys() & whole.keys():  # the last factor has the layer's filters
+        chain = run.model.get_submodule(name)
+        if f"{name}.last" in units:
+            left[name] = (chain.last.filters, math.prod(factor.weight.shape[2:].numel() for factor in chain))
+    gone = {name: whole[name][0] - filters for name, (filters, _) in left.items()}
+    weights = sum(count * whole[name][1] * left[name][1] for name, count in gone.items())
+    return weights, run.whole.parameters, sum(gone.values()), {name: filters for name, (filters, _) in left.items()}
 
 
 def shares_left(run: Experiment) -> dict[str, float]:
@@ -174,5 +180,6 @@ def run_name(settings: Settings) -> str:
         parts.append(gate.name)
     elif pruning.prune_type != "none" and not network.pattern and takes_masks_of(settings) is None:
         parts.append(f"{budget}{1 - pruning.prune_rate if budget else pruning.prune_rate:g}")
+    parts += [parse_call(settings.ending.factorise)[0]] if settings.ending.factorise else []
     parts += [settings.training.reg] if settings.training.reg != "none" else []
     return "-".join(re.sub(r"[^\w.]+", "_", part).strip("_") for part in parts if part)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 
 from settings.arguments import Settings
 from settings.errors import Refused
-from settings.meaning import phase_of, zero_filters
+from settings.meaning import factorises_first, phase_of, zero_filters
 from settings.registry import ACTIONS, PROCEDURES, REGULARIZERS
 
 
@@ -89,13 +89,14 @@ def around_the_cut(settings: Settings, enter: tuple[str, ...] = ()) -> list[Stag
 def ending(settings: Settings, stages: list[Stage]) -> list[Stage]:
     """The stage that follows those of a procedure, if something is asked for the end of a run.
 
-    Batch norm's statistics are measured anew, the pruned filters are taken out, unless the procedure does that itself, and
-    the smaller network is fine-tuned, with the regulariser of the stage before; with none where that takes out filters, as
-    they can leave the network only once.
+    Batch norm's statistics are measured anew, the pruned filters are taken out, unless the procedure does that itself, layers
+    are factorised, and the smaller network is fine-tuned, with the regulariser of the stage before; with none where that takes
+    out filters, as they can leave the network only once.
     """
     asked, removed = settings.ending, any("remove" in stage.enter for stage in stages)
     enter = [f"recalibrate(batches={asked.recalibrate})"] if asked.recalibrate else []
     enter += ["remove"] if asked.compact and not removed else []
+    enter += ["factorise"] if asked.factorise and not factorises_first(settings) else []
     if not enter and not asked.finetune_epochs:
         return []
     fixed = ("epochs", "recalibrate", "finetune_lr")
@@ -152,6 +153,8 @@ def plan_of(settings: Settings, steps: int | None = None) -> Plan:
     if settings.network.pattern:
         first = (f"sparsify(like={tuple(settings.network.pattern)!r})", *stages[0].enter)
         stages = [replace(stage, masks_stay=True) for stage in (replace(stages[0], enter=first), *stages[1:])]
+    if factorises_first(settings):
+        stages = [replace(stages[0], enter=("factorise", *stages[0].enter)), *stages[1:]]
     plan = Plan([*stages, *ending(settings, stages)])
     try:
         for stage in plan.stages:

@@ -72,6 +72,8 @@ BREAKS = {
     "gate_learns_these_pieces": [*STRUCTURED, "--prune_gate", "variational"],
     "penalties_are_of_weights_that_are_trained": [*WEIGHTS, "--prune_gate", "supermask", "--reg", "l1"],
     "gate_learns_within_the_run": ["--prune_type", "unstructured", "--prune_gate", "variational", "--epochs", "5"],
+    "one_option_says_which_ranks": ["--factorise", "tucker"],
+    "what_is_factorised_has_no_masks": [*STRUCTURED, "--factorise", "svd(macs=0.5)"],
     "removal_takes_whole_filters": ["--resume", "{here}", "--compact"],
     "the_smaller_network_is_fine_tuned": [*STRUCTURED, "--finetune_epochs", "3"],
     "ending_flags_have_an_effect": ["--resume", "{here}", "--finetune_lr", "0.1"],
