@@ -27,7 +27,7 @@ def grid(low: float, high: float, levels: tuple[int, int] = BYTE) -> tuple[float
 
 
 def quantise(values: Tensor, scale: Tensor | float, zero: int = 0, levels: tuple[int, int] = BYTE) -> Tensor:
-    """Return the integers nearest to real numbers, round(r / S) + Z, held within the levels, int64. A tie goes to the even one."""
+    """Return the integers nearest to real numbers, round(r / S) + Z, within the levels, int64. A tie goes to the even one."""
     return ((values.double() / scale).round() + zero).clamp(*levels).long()
 
 

@@ -75,11 +75,8 @@ def test_a_factor_above_one_is_carried_out_too():
 
 
 def test_a_whole_layer():
-    x, weight, bias = (
-        torch.tensor([[0.2, -0.4, 1.0]]),
-        torch.tensor([[0.5, -0.25, 1.0], [-1.0, 0.75, 0.125]]),
-        torch.tensor([0.1, -0.2]),
-    )
+    x, bias = (torch.tensor(values, dtype=torch.float64) for values in ([[0.2, -0.4, 1.0]], [0.1, -0.2]))
+    weight = torch.tensor([[0.5, -0.25, 1.0], [-1.0, 0.75, 0.125]], dtype=torch.float64)
     s1, z1 = grid(-1.0, 1.0)
     s3, z3 = grid(-2.0, 2.0)
     s2 = 1 / 127
