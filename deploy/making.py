@@ -93,9 +93,8 @@ def _check(form: Form, inside: Callable, task: Task, path: Path) -> None:
     difference, most = float(torch.stack(differences).max()), max(form.tolerance, LARGEST_DIFFERENCE)
     if not difference <= most:  # nor is a difference that is no number
         path.unlink()
-        raise Failed(
-            f"'{path}' would not compute what it should: it differs by {difference:.1e} of the largest output{form.cure}"
-        )
+        words = f"'{path}' would not compute what it should: it differs by {difference:.1e} of the largest output"
+        raise Failed(words + form.cure)
 
 
 @torch.no_grad()

@@ -32,7 +32,7 @@ def int8(
     batches: Annotated[int, "at least 1", "needs train=True"] = 400,
     lr: Annotated[float, "above 0", "needs train=True"] = 1e-4,
     delay: Annotated[float, "at most 1", "needs train=True"] = 0.25,
-) -> "Int8Form":
+) -> Annotated["Int8Form", "an .onnx file"]:
     """Weights and activations in 8 bits, an .onnx file that onnxruntime computes on integers (Jacob et al., 2018)
 
     arXiv 1712.05877. Batch norm is folded; ranges of activations hold what is seen in `calibrate` batches of training
