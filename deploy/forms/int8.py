@@ -107,7 +107,10 @@ class _Integers(Gate):
     def __init__(self, unit: Unit, inputs: _Grid | None, outputs: _Grid | None):
         super().__init__()
         gate, layer = unit.gate, unit.layer
-        self.inputs, self.outputs, scales = inputs, outputs, gate.scales(unit)
+        self.inputs, self.outputs, self.is_empty = inputs, outputs, layer.weight.numel() == 0
+        if self.is_empty:
+            return
+        scales = gate.scales(unit)
         numbers = (layer.weight / scales.view(-1, *[1] * (layer.weight.dim() - 1))).round()
         self.register_buffer("weights", numbers.clamp(-gate.most, gate.most).to(torch.int8))
         self.register_buffer("scales", scales)
@@ -121,7 +124,7 @@ class _Integers(Gate):
 
     def product(self, unit: Unit, x: Tensor) -> Tensor:
         x = x if self.inputs is None else self.inputs(x)
-        if self.weights.numel() == 0:
+        if self.is_empty:
             return unit.multiply(x, unit.layer.weight)
         weight = _read(self.weights, self.scales, self.zeros, axis=0)
         bias = _read(self.biases, self.bias_scales, self.bias_zeros, axis=0) if self.has_bias else None

@@ -21,7 +21,6 @@ from pruning.removal import Removal
 from settings.errors import Failed
 
 CARD = Card("resnet20", list("abcd"), 8, [120.0] * 3, [60.0] * 3)
-WITHIN = {"weights": 127, "bias": 2**31 - 1}
 
 
 def settled(network):
@@ -52,7 +51,7 @@ def without_a_branch() -> models.Network:
 def masked() -> models.Network:
     """Masks on single weights, put into the weights."""
     network = settled(TwoBlocks())
-    Pruner(network, rate=0.5, kind="unstructured").update(0.5)
+    Pruner(network, rate=0.5, prune_type="unstructured").update(0.5)
     return plain(network)
 
 
@@ -162,9 +161,8 @@ def test_each_layer_of_the_file_agrees_with_the_reference_to_one_unit(saved, siz
         assert (got - wanted).abs().max() <= 1
         assert (got == wanted).float().mean() > 0.99
         assert len(got.unique()) > 10
-    ends = [((got == 0) | (got == 255)).float().mean() for got, _ in layers[2:3]]
-    assert (ends[0] > 0.2) is (size == 40) or ends[0] > 0.2
-    assert max(int(got.max()) for got, _ in layers) == 255
+    at_the_ends = ((layers[2][0] == 0) | (layers[2][0] == 255)).float().mean()
+    assert at_the_ends > 0.05 if size > 1 else at_the_ends < 0.01
 
 
 @pytest.mark.core

@@ -88,6 +88,8 @@ BREAKS = {
     "flags_go_with_the_use": ["--evaluate", "{here}/file", "--epochs", "3"],
     "an_image_is_named": ["--predict", "{here}/file"],
     "used_files_exist": ["--evaluate", "absent.pt"],
+    "onnx_files_can_be_read": ["--predict", "{here}/m.onnx", "{here}/file"],
+    "an_onnx_file_is_computed_as_it_is": ["--evaluate", "{here}/m.onnx", "--amp", "bfloat16"],
 }
 NAMES = [rule.__name__ for occasion, rules in RULES.items() if occasion != "saved" for rule in rules]
 
