@@ -1,24 +1,10 @@
-"""This file makes the form in 8 bits, and writes it as an ONNX file that onnxruntime computes on integers."""
+"""This file makes the form in 8 bits."""
 
-import copy
-import json
-import tempfile
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
-from torch import Tensor, nn
-
-from deploy.export import complete, example_of, facts
-from deploy.forms.form import Form
-from deploy.forms.onnx import write_onnx
-from deploy.onnx_file import OnnxNetwork
-from deploy.quantised import Rounded, RoundedJoint, Rounding, calibrate, product, quantised, roundings
-from deploy.quantised import train as train_rounded
-from models import Card, Network, Unit
-from models.layers import Gate
-from runs.storage import replace
+from deploy import quantised
+from deploy.int8_file import Int8Form
+from models import Network
 from tasks import Task
 
 
@@ -32,126 +18,16 @@ def int8(
     batches: Annotated[int, "at least 1", "needs train=True"] = 400,
     lr: Annotated[float, "above 0", "needs train=True"] = 1e-4,
     delay: Annotated[float, "at most 1", "needs train=True"] = 0.25,
-) -> Annotated["Int8Form", "an .onnx file"]:
+) -> Annotated[Int8Form, "an .onnx file"]:
     """Weights and activations in 8 bits, an .onnx file that onnxruntime computes on integers (Jacob et al., 2018)
 
     arXiv 1712.05877. Batch norm is folded; ranges of activations hold what is seen in `calibrate` batches of training
     images, not augmented. With `train` the folded weights are then trained for so many `batches` at learning rate `lr`
     with rounding in the forward pass, and ranges become moving averages; activations are rounded behind the first `delay`
-    of them. Weights of 7 bits are for processors without VNNI, whose sums of products of 8 bits overflow.
+    of them. Weights of 7 bits are for x86 processors without VNNI, which add up two products of 8 bits in 16 and saturate.
     """
-    form = quantised(network, 2 ** (weight_bits - 1) - 1)
-    _calibrate(form, task.sample(calibrate))
+    form = quantised.quantised(network, 2 ** (weight_bits - 1) - 1)
+    quantised.calibrate(form, task.sample(calibrate))
     if train:
-        train_rounded(form, task, batches, lr, delay)
+        quantised.train(form, task, batches, lr, delay)
     return Int8Form(form)
-
-
-_calibrate = calibrate  # the option of this name stands in front of it
-
-
-@dataclass
-class Int8Form(Form):
-    """A form whose `network` rounds, in floats, as the file does on integers."""
-
-    suffix = ".onnx"
-    tolerance = 0.1
-    cure = "; a processor without VNNI needs weight_bits=7"
-
-    def bits(self) -> dict[str, dict[str, int]]:
-        """Return the bits of weights, biases, scales and zero points."""
-        bits = {}
-        for name, unit in self.network.all_units.items():
-            weight, bias = unit.layer.weight, unit.layer.bias
-            if weight.numel():
-                bits[f"{name}.layer.weight"] = {"weights": 8 * weight.numel(), "scales": 32 * unit.filters}
-                if bias is not None:
-                    bits[f"{name}.layer.bias"] = {"biases": 32 * bias.numel(), "scales": 32 * bias.numel()}
-        return bits | {"activations": {"scales": 40 * len(roundings(self.network))}}
-
-    def save(self, path: Path, card: Card, takes_bytes: bool = True) -> int:
-        network = complete(in_file(self.network), card, takes_bytes)
-        about = facts(card, takes_bytes) | {"training": json.dumps(card.training), "weights": json.dumps("int8")}
-        with tempfile.TemporaryDirectory() as folder:
-            draft = Path(folder) / "network.onnx"
-            write_onnx(network, draft, example_of(card, takes_bytes), about)
-            content = draft.read_bytes()
-        replace(path, content)
-        return len(content)
-
-    def read(self, path: Path) -> OnnxNetwork:
-        return OnnxNetwork(path)
-
-
-class _Grid(nn.Module):
-    """A tensor of activations as it is in the file: rounded to uint8, and read from that."""
-
-    def __init__(self, rounding: Rounding):
-        super().__init__()
-        scale, zero = rounding.grid()
-        self.register_buffer("scale", scale)
-        self.register_buffer("zero", zero.to(torch.uint8))
-
-    def forward(self, x: Tensor) -> Tensor:
-        if 0 in x.shape[1:]:
-            return x
-        numbers = torch.onnx.ops.symbolic(
-            "QuantizeLinear", (x, self.scale, self.zero), dtype=torch.uint8, shape=x.shape, version=18
-        )
-        return _read(numbers, self.scale, self.zero)
-
-
-class _Integers(Gate):
-    """A unit's weight and bias as they are in the file, int8 and int32, with the roundings around them."""
-
-    def __init__(self, unit: Unit, inputs: _Grid | None, outputs: _Grid | None):
-        super().__init__()
-        gate, layer = unit.gate, unit.layer
-        self.inputs, self.outputs, self.is_empty = inputs, outputs, layer.weight.numel() == 0
-        if self.is_empty:
-            return
-        scales = gate.scales(unit)
-        numbers = (layer.weight / scales.view(-1, *[1] * (layer.weight.dim() - 1))).round()
-        self.register_buffer("weights", numbers.clamp(-gate.most, gate.most).to(torch.int8))
-        self.register_buffer("scales", scales)
-        self.register_buffer("zeros", torch.zeros(unit.filters, dtype=torch.int8))
-        self.has_bias = layer.bias is not None
-        if self.has_bias:
-            steps = gate.inputs.grid()[0] * scales
-            self.register_buffer("biases", (layer.bias / steps).round().to(torch.int32))
-            self.register_buffer("bias_scales", steps)
-            self.register_buffer("bias_zeros", torch.zeros(unit.filters, dtype=torch.int32))
-
-    def product(self, unit: Unit, x: Tensor) -> Tensor:
-        x = x if self.inputs is None else self.inputs(x)
-        if self.is_empty:
-            return unit.multiply(x, unit.layer.weight)
-        weight = _read(self.weights, self.scales, self.zeros, axis=0)
-        bias = _read(self.biases, self.bias_scales, self.bias_zeros, axis=0) if self.has_bias else None
-        return product(unit, x, weight, bias)
-
-    def forward(self, unit: Unit, x: Tensor) -> Tensor:
-        return x if self.outputs is None else self.outputs(x)
-
-
-def _read(numbers: Tensor, scale: Tensor, zero: Tensor, axis: int | None = None) -> Tensor:
-    """Return the floats that integers stand for, by the operator of the file; along `axis` there is a scale for each part."""
-    attributes = {} if axis is None else {"axis": axis}
-    return torch.onnx.ops.symbolic(
-        "DequantizeLinear", (numbers, scale, zero), attributes, dtype=torch.float32, shape=numbers.shape, version=18
-    )
-
-
-@torch.no_grad()
-def in_file(network: Network) -> Network:
-    """Return a copy, on the CPU, of a network that rounds, which is exported with integers in it. It computes nothing itself."""
-    copied = copy.deepcopy(network).cpu()
-    grids = {rounding: _Grid(rounding) for rounding in roundings(copied)}
-    for unit in copied.all_units.values():
-        gate: Rounded = unit.gate
-        inputs = grids[gate.inputs] if gate.reads_floats else None
-        unit.gate = _Integers(unit, inputs, grids.get(gate.outputs))
-    for joint in copied.joints.values():
-        assert isinstance(joint, RoundedJoint)
-        joint.outputs = grids[joint.outputs]
-    return copied.requires_grad_(False).eval()

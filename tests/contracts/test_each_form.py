@@ -16,6 +16,7 @@ from settings.registry import FORMS
 
 pytestmark = pytest.mark.core
 CARD = Card("resnet20", list("abcd"), 8, [120.0] * 3, [60.0] * 3)
+FEW = {"deep_compression": {"batches": 2}, "int8": {}}
 # another value of each option, with the options that it needs
 OTHERS = {
     "deep_compression": [
@@ -55,7 +56,7 @@ def _two_blocks(monkeypatch):
 @pytest.mark.parametrize("name", FORMS.entries)
 def test_its_file_computes_what_it_does(name, kind, tmp_path):
     network = pruned(kind)
-    form = FORMS.get(name)(copy.deepcopy(network), NoiseTask())
+    form = FORMS.get(name, **FEW[name])(copy.deepcopy(network), NoiseTask())
     path = tmp_path / f"form{form.suffix}"
     size = form.save(path, CARD)
     assert size == path.stat().st_size
@@ -69,13 +70,13 @@ def test_its_file_computes_what_it_does(name, kind, tmp_path):
     assert (got - wanted).abs().max() <= max(form.tolerance, 1e-5) * wanted.abs().max()
     assert 0 < (got - exact).abs().max() <= 0.5 * exact.abs().max()
     first = path.read_bytes()
-    FORMS.get(name)(copy.deepcopy(network), NoiseTask()).save(path, CARD)
+    FORMS.get(name, **FEW[name])(copy.deepcopy(network), NoiseTask()).save(path, CARD)
     assert path.read_bytes() == first
 
 
 def outcome(name: str, **options) -> list[torch.Tensor]:
     """The numbers of a form: what its network gives, and its bits."""
-    form = FORMS.get(name, **options)(pruned("unstructured"), NoiseTask())
+    form = FORMS.get(name, **FEW[name] | options)(pruned("unstructured"), NoiseTask())
     with torch.no_grad():
         outputs = form.network(NoiseTask().batch(7)[0])
     return [outputs, torch.tensor([sum(bits.values()) for bits in form.bits().values()])]

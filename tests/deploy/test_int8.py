@@ -9,8 +9,9 @@ from onnx import numpy_helper
 from toys import InGroups, NoiseTask, toy
 
 import models
-from deploy.forms.int8 import Int8Form, in_file, int8
+from deploy.forms.int8 import int8
 from deploy.forms.onnx import session, write_onnx
+from deploy.int8_file import Int8Form, in_file
 from deploy.integers import accumulated, grid, quantise, real, requantised
 from deploy.making import plain
 from deploy.quantised import Rounding, calibrate, quantised, roundings
