@@ -147,19 +147,19 @@ def onnx_is_installed(settings) -> str | None:
 
 
 @rule("use")
-def onnx_files_can_be_read(settings) -> str | None:
-    use, (model, *_) = use_of(settings)
-    missing = _not_installed("onnx", "onnxruntime")
-    if Path(model).suffix == ".onnx" and missing:
-        return f"--{use} {model} needs packages that are not here: pip install {' '.join(missing)}"
-
-
-@rule("use")
 def an_onnx_file_is_computed_as_it_is(settings) -> str | None:
     _, (model, *_) = use_of(settings)
     for name in ("export", "amp"):
         if Path(model).suffix == ".onnx" and name in settings.typed:
             return f"--{name} has no effect on {model}: an .onnx file is computed as it is"
+
+
+@rule("use")
+def onnx_files_can_be_read(settings) -> str | None:
+    use, (model, *_) = use_of(settings)
+    missing = _not_installed("onnx", "onnxruntime")
+    if Path(model).suffix == ".onnx" and missing:
+        return f"--{use} {model} needs packages that are not here: pip install {' '.join(missing)}"
 
 
 def _not_installed(*packages: str) -> list[str]:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.core
 STRUCTURED = ["--prune_type", "structured"]
 COMPACT = [*STRUCTURED, "--compact"]
 WEIGHTS = ["--prune_type", "unstructured"]
-# for each rule a command line that breaks it; {here} is a folder with a file `file` and a file `old.pt2`
+# for each rule a command line that breaks it; {here} is a folder with the files `file`, `old.pt2` and `m.onnx`
 BREAKS = {
     "names_are_known": ["--lr_schedule", "stepp"],
     "outputs_and_channels_are_the_data_sets": ["--arch", "resnet20(classes=3)"],
@@ -99,6 +99,7 @@ def here(tmp_path, monkeypatch):
     """A folder of a dense run; no package is installed, and one folder cannot be written."""
     (tmp_path / "file").touch()
     (tmp_path / "old.pt2").touch()
+    (tmp_path / "m.onnx").touch()
     (tmp_path / "locked").mkdir()
     saved = defaults() | {"arch": "resnet20", "typed": {}}
     (tmp_path / "config.json").write_text(json.dumps({"settings": saved}))
