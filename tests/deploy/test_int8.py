@@ -16,6 +16,7 @@ from deploy.integers import accumulated, grid, quantise, real, requantised
 from deploy.making import plain
 from deploy.quantised import Rounding, calibrate, quantised, roundings
 from models import Card
+from models.layers import conv_unit
 from pruning import Pruner
 from pruning.gates.scale import put_scales
 from pruning.removal import Removal
@@ -35,11 +36,30 @@ def settled(network):
     return network.float().eval()
 
 
-def pruned(rate: float, gate: str = "output") -> models.Network:
-    """Filters removed: what is left writes into its streams by index and, of gate `weight`, leaves constants behind."""
+def removed() -> models.Network:
+    """What is left writes some channels of its streams, and leaves constants behind."""
     network = settled(narrow(models.build("resnet20", classes=4), 2))
-    Pruner(network, rate=rate, gate=gate).update(rate)
+    Pruner(network, rate=0.5, gate="weight").update(0.5)
     return Removal(network).compact()
+
+
+class ByIndex(models.Network):
+    """A branch that ends in groups, so that it cannot be filled up with rows of zeros."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.inner = conv_unit(3, 6, 3), conv_unit(6, 4, 3)
+        self.last, self.joint = conv_unit(4, 4, 3, activation=False, groups=2), models.Joint()
+        self.classifier = models.Unit(torch.nn.Linear(6, 4), norm=False, activation=False)
+        self.wire("stem", "input", "stream")
+        self.wire("inner", "stream", "inner")
+        self.wire("last", "inner", "stream", "joint")
+        self.wire("classifier", "stream", "output")
+        self.joint.place(width=6, index=[0, 2, 3, 5])
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.classifier(self.joint(self.last(self.inner(x)), x).mean((2, 3)))
 
 
 def without_a_branch() -> models.Network:
@@ -61,8 +81,8 @@ NETWORKS = {
     "padded shortcuts": lambda: settled(narrow(models.build("resnet20(shortcut='pad')", classes=4))),
     "pooling and a hidden linear layer": lambda: settled(narrow(models.build("vgg16", classes=4), 16)),
     "linear layers that read maps": lambda: settled(models.build("lenet5", classes=4, channels=3, size=16)),
-    "removed": lambda: pruned(0.5),
-    "removed, with constants": lambda: pruned(0.5, "weight"),
+    "removed, with constants": removed,
+    "a branch in groups that writes by index": lambda: settled(ByIndex()),
     "a branch is gone": without_a_branch,
     "masks on weights": masked,
     "in groups": lambda: settled(InGroups()),
@@ -143,12 +163,13 @@ class Reference:
                 yield self.tensors[rounded.output[0]].long(), quantise(sum(reals).relu(), float(scale), int(zero))
 
 
-@pytest.fixture
-def saved(tmp_path):
-    """A network in its file, which takes floats."""
-    form = int8(settled(TwoBlocks()), NoiseTask())
-    form.save(tmp_path / "int8.onnx", CARD, takes_bytes=False)
-    return form, tmp_path / "int8.onnx"
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A network, and its file, which takes floats."""
+    torch.manual_seed(0)
+    network, path = settled(TwoBlocks()), tmp_path_factory.mktemp("form") / "int8.onnx"
+    int8(network, NoiseTask()).save(path, CARD, takes_bytes=False)
+    return network, path
 
 
 @pytest.mark.core
@@ -193,10 +214,7 @@ def test_the_scales_are_those_of_onnxruntimes_own_tool(saved, tmp_path):
         def get_next(self):
             return self.left.pop() if self.left else None
 
-    torch.manual_seed(0)
-    network = settled(TwoBlocks())
-    form = int8(network, NoiseTask())
-    form.save(tmp_path / "ours.onnx", CARD, takes_bytes=False)
+    network, ours = saved
     write_onnx(folded(network), tmp_path / "float.onnx", torch.zeros(2, 3, 8, 8), {})
     quantize_static(
         *(str(tmp_path / name) for name in ("float.onnx", "theirs.onnx")),
@@ -217,7 +235,7 @@ def test_the_scales_are_those_of_onnxruntimes_own_tool(saved, tmp_path):
                 inputs, weight = (maker[name].input for name in node.input[:2])
                 yield [torch.from_numpy(values[name].copy()) for name in (*inputs[1:], *weight[:2])]
 
-    pairs = list(zip(*(of_convolutions(tmp_path / f"{name}.onnx") for name in ("ours", "theirs")), strict=True))
+    pairs = list(zip(*map(of_convolutions, (ours, tmp_path / "theirs.onnx")), strict=True))
     assert len(pairs) == 5
     for (scale, zero, weight, scales), (their_scale, their_zero, their_weight, their_scales) in pairs:
         assert torch.allclose(scale, their_scale, rtol=1e-4)
