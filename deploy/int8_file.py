@@ -13,7 +13,7 @@ from deploy.export import complete, example_of, facts
 from deploy.forms.form import Form
 from deploy.forms.onnx import write_onnx
 from deploy.onnx_file import OnnxNetwork
-from deploy.quantised import Rounded, RoundedJoint, Rounding, product, roundings
+from deploy.quantised import Rounding, product, roundings
 from models import Card, Network, Unit
 from models.layers import Gate
 from runs.storage import replace
@@ -117,10 +117,8 @@ def in_file(network: Network) -> Network:
     copied = copy.deepcopy(network).cpu()
     grids = {rounding: _Grid(rounding) for rounding in roundings(copied)}
     for unit in copied.all_units.values():
-        gate: Rounded = unit.gate
-        inputs = grids[gate.inputs] if gate.reads_floats else None
-        unit.gate = _Integers(unit, inputs, grids.get(gate.outputs))
+        inputs = grids[unit.gate.inputs] if unit.gate.reads_floats else None
+        unit.gate = _Integers(unit, inputs, grids.get(unit.gate.outputs))
     for joint in copied.joints.values():
-        assert isinstance(joint, RoundedJoint)
         joint.outputs = grids[joint.outputs]
     return copied.requires_grad_(False).eval()

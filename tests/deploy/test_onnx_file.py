@@ -10,7 +10,6 @@ from conftest import TINY, TINY_DATA, TwoBlocks, run_program
 from toys import NoiseTask
 
 import models
-from deploy import making
 from deploy.export import export
 from deploy.forms.form import CodedForm
 from deploy.forms.int8 import int8
@@ -185,4 +184,3 @@ def test_a_file_that_computes_something_else_is_not_kept(tmp_path, monkeypatch):
     with pytest.raises(Failed, match="would not compute what it should"):
         run_program(*TINY, "--epochs", "1", "--quiet", "--out_dir", "run", "--form", "deep_compression(batches=0)")
     assert not Path("run/deep_compression.pt").exists()
-    assert making.CHECKED > 0
