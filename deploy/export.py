@@ -46,12 +46,9 @@ def export(network: Network, path: str, images: Tensor, card: Card | None = None
     images, suffix = images.detach().cpu().contiguous(), Path(path).suffix
     takes_bytes = images.dtype == torch.uint8
 
-    def complete(form: Network) -> nn.Module:
-        return TakesBytes(form, card.mean, card.std).eval() if takes_bytes else form
-
     form = folded(network).cpu()
     with torch.inference_mode():
-        expected = outputs_of(complete(form)(images))
+        expected = outputs_of(complete(form, card, takes_bytes)(images))
     about = {} if card is None else facts(card, takes_bytes)
     # the example shapes the graph: none of the user's pictures is written, and two, because one would fix their number
     example = torch.zeros(2, *images.shape[1:], dtype=images.dtype)
@@ -60,10 +57,10 @@ def export(network: Network, path: str, images: Tensor, card: Card | None = None
         try:
             if suffix == ".onnx":
                 form, choice = chosen_form(network, (*(images.shape[1:3] if takes_bytes else images.shape[2:]),))
-                write_onnx(complete(form), draft, example, about)
+                write_onnx(complete(form, card, takes_bytes), draft, example, about)
                 outputs = run_onnx(draft, images)
             else:
-                write_pt2(complete(form), draft, example, about)
+                write_pt2(complete(form, card, takes_bytes), draft, example, about)
                 outputs = run_pt2(draft, images)
         except (RuntimeError, TypeError, ValueError) as error:
             raise Failed(f"'{path}' cannot be made: {' '.join(str(error).split())[:200]}") from None
@@ -78,6 +75,19 @@ def export(network: Network, path: str, images: Tensor, card: Card | None = None
     takes = f"takes {'bytes' if takes_bytes else 'normalised floats'} ({', '.join(map(str, ('n', *images.shape[1:])))})"
     form = f"{takes}; {choice}" if choice else takes
     return {"file": str(target), "difference": difference, "bytes": len(content), "form": form}
+
+
+def complete(form: nn.Module, card: Card | None, takes_bytes: bool) -> nn.Module:
+    """Return what a file is made of: the folded network itself or, where it takes bytes, with the card's normalisation inside."""
+    return TakesBytes(form, card.mean, card.std).eval() if takes_bytes else form
+
+
+def example_of(card: Card, takes_bytes: bool) -> Tensor:
+    """Return two images of the shape and type that a file takes, of zeros."""
+    size, channels = card.image_size, len(card.mean)
+    if takes_bytes:
+        return torch.zeros(2, size, size, channels, dtype=torch.uint8)
+    return torch.zeros(2, channels, size, size)
 
 
 def examples(task: Task, settings: Settings) -> Tensor:

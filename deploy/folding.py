@@ -9,13 +9,13 @@ from models import Joint, Link, Network, Unit
 
 
 @torch.no_grad()
-def folded(network: Network, align: int | None = None) -> Network:
+def folded(network: Network, align: int | None = None, in_place: bool = True) -> Network:
     """Return a copy of the network for deployment. It has the same outputs, and evaluation mode only.
 
     A branch that writes by index gets rows of zeros for the other channels of its stream: a vector unit computes 16
     filters at once, so that the rows cost less than an indexed addition. `align` is for runtimes with kernels for blocks
     of channels: every tensor is filled up with channels of zeros to a multiple of it, and a stream has its last width
-    from the start.
+    from the start. Not `in_place`, no joint overwrites what it reads, as for a network that is trained further.
     """
     network = copy.deepcopy(network).eval()
     for unit in network.all_units.values():
@@ -24,7 +24,7 @@ def folded(network: Network, align: int | None = None) -> Network:
         if link.joint is not None:
             joint = network.get_submodule(link.joint)
             _write_by_rows(joint, network.get_submodule(link.unit))
-            if not _is_needed_again(network, position):
+            if in_place and not _is_needed_again(network, position):
                 network.set_submodule(link.joint, InPlaceJoint(joint))
     if align is not None:
         _fill_up(network, align)

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import models
 from deploy.export import examples, export
-from deploy.forms.onnx import onnxruntime_latency
+from deploy.forms import onnx
 from deploy.latency import networks
 from models import Card, Network, save
 from models.files import content
@@ -35,12 +36,22 @@ def timed(whole: Network, smaller: Network, image_size: int, device: str, check:
         measured["PyTorch"].append(networks(whole, smaller, image_size, batch, device))
     check()
     if device == "cpu" and all(find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")):
-        measured["onnxruntime"] = onnxruntime_latency(whole, smaller, image_size, BATCHES)
+        measured["onnxruntime"] = onnx.onnxruntime_latency(whole, smaller, image_size, BATCHES)
     return [
         {"engine": engine, "batch": batch, **row, "where": where}
         for engine, rows in measured.items()
         for batch, row in zip(BATCHES, rows, strict=True)
     ]
+
+
+def timed_files(files: dict[str, Path], image: np.ndarray) -> list[dict]:
+    """Return a row for batches of 1 and 128 images with what each .onnx file takes, by its name, in onnxruntime on the CPU.
+
+    `image` is one of the images that the files take.
+    """
+    where = f"cpu, {torch.get_num_threads()} threads, batch norm folded, medians"
+    rows = onnx.timed_files(files, image, BATCHES)
+    return [{"engine": "onnxruntime", "batch": batch, **row, "where": where} for batch, row in zip(BATCHES, rows, strict=True)]
 
 
 def write(path: Path, whole: Network, smaller: Network, card: Card) -> dict:

@@ -1,4 +1,4 @@
-"""This file puts a model.pt to use: --evaluate tests it, --predict names the classes of image files.
+"""This file puts a model.pt or an .onnx file to use: --evaluate tests it, --predict names the classes of image files.
 
 It imports no pruning code, so that a model file is all that is needed.
 """
@@ -12,6 +12,7 @@ import torch
 import models
 import tasks
 from deploy.export import examples, export
+from deploy.onnx_file import OnnxNetwork
 from runs.console import export_line, note, say_all
 from settings.arguments import Settings
 from settings.earlier import with_data_of
@@ -42,7 +43,7 @@ def predict(model: str, paths: list[str], device: str = "cpu") -> Iterator[str]:
     `paths` are image files, or folders of them. A file that cannot be read is named on stderr; the others are predicted, and
     Failed is raised at the end.
     """
-    network = models.load(model).to(device)
+    network = opened(model).to(device)
     card, files, unreadable = network.card, image_files(paths), 0
     for path in files:
         try:
@@ -58,6 +59,11 @@ def predict(model: str, paths: list[str], device: str = "cpu") -> Iterator[str]:
         yield f"{path}: " + ", ".join(f"{card.classes[number]} {probability:.4f}" for number, probability in ranked)
     if unreadable:
         raise Failed(f"{unreadable} of {len(files)} images could not be read")
+
+
+def opened(path: str) -> models.Network | OnnxNetwork:
+    """Return the network in a model.pt or in an .onnx file, which has its card as `.card`. Refused as by their readers."""
+    return OnnxNetwork(path) if Path(path).suffix == ".onnx" else models.load(path)
 
 
 def image_files(paths: list[str]) -> list[str]:
@@ -77,7 +83,7 @@ def test(settings: Settings, engine: Engine) -> list[str]:
 
     The images are normalised as the model file says. Refused if it does not know a class of the data.
     """
-    network = models.load(settings.use.evaluate).to(engine.device)
+    network = opened(settings.use.evaluate).to(engine.device)
     card = network.card
     task = _test_data(settings, card, engine.device)
     split = task.as_known_to(card)
@@ -86,7 +92,12 @@ def test(settings: Settings, engine: Engine) -> list[str]:
         raise Refused(f"'{settings.use.evaluate}' knows no class {strange}: it has {', '.join(card.classes[:10])}")
     for line in task.notes:
         note(settings, line)
-    note(settings, f"{card.arch} with {sum(p.numel() for p in network.parameters())} parameters on {engine.device}")
+    precision = engine.precision
+    if isinstance(network, OnnxNetwork):
+        precision = f"{network.weights} by onnxruntime"
+        note(settings, f"{card.arch} in an .onnx file, {precision} on the CPU")
+    else:
+        note(settings, f"{card.arch} with {sum(p.numel() for p in network.parameters())} parameters on {engine.device}")
 
     def predict(inputs):
         with engine.autocast():
@@ -94,7 +105,7 @@ def test(settings: Settings, engine: Engine) -> list[str]:
 
     result = evaluate(network, task, split, predict, engine.device, classes=card.classes)
     images = f"{result['images']} images"
-    lines = [f"result test accuracy: {result[task.metric]:.2f}, loss {result['loss']:.4f} ({images}), {engine.precision}"]
+    lines = [f"result test accuracy: {result[task.metric]:.2f}, loss {result['loss']:.4f} ({images}), {precision}"]
     lines += _class_lines(result)
     images = examples(task, settings)
     return lines + [export_line(export(network, path, images, card)) for path in settings.ending.export or ()]

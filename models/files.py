@@ -85,34 +85,41 @@ def load(path: str | Path) -> Network:
     state = newer | read_tensors(Path(path), "model file", {*keys - newer.keys(), "shapes"}, FORMAT)
     with fitting(path, "model file"):
         check(state, CARD)
-        if "settings" in state["training"]:
-            state["training"] |= {"settings": named_as_today(state["training"]["settings"])}
-        _check_card(state)
-        shape = (len(state["mean"]), state["image_size"], state["image_size"])
+        card = card_from({name: state[name] for name in keys})
+        shape = (len(card.mean), card.image_size, card.image_size)
         with torch.device("meta"):
-            network = build(state["arch"], classes=len(state["classes"]), channels=shape[0], size=shape[1])
+            network = build(card.arch, classes=len(card.classes), channels=shape[0], size=shape[1])
             network.reshape(state["shapes"])
         tensors = state["tensors"] if "tensors" in state else _taken_apart(network, state)
         check_values(network.state_dict(), tensors, "tensors")
         check_pass(network, shape)
-        if len(network.outputs) == 1 and network.widths()[network.outputs[0]] != len(state["classes"]):
+        if len(network.outputs) == 1 and network.widths()[network.outputs[0]] != len(card.classes):
             raise Unfit("it has another number of classes than of outputs")
     network.to_empty(device="cpu")
     for name, shape in state["shapes"]["joints"].items():
         network.joints[name].place(**shape)
     network.load_state_dict(tensors)
-    network.card = Card(**{name: state[name] for name in keys})
+    network.card = card
     return network.to(memory_format=torch.channels_last).eval()
 
 
-def _check_card(state: dict) -> None:
-    """Raise Unfit for what no command could have asked for, and for a normalisation that cannot be used."""
+def card_from(values: dict) -> Card:
+    """Return the card that a file holds, by its `values`.
+
+    Unfit for what no command could have asked for, and for a normalisation that cannot be used.
+    """
+    check(values, Record({entry.name: CARD.required[entry.name] for entry in fields(Card)}))
     for name in ("arch", "image_size", "fit"):
-        check_value(name, state[name], name)
-    if len(state["mean"]) != len(state["std"]):
+        check_value(name, values[name], name)
+    if len(values["mean"]) != len(values["std"]):
         raise Unfit("its mean and std are of different channels")
-    if (settings := state["training"].get("settings")) is not None:
-        check_settings(settings, [*(name for name in of_kind("method") if name != "epochs"), "data_dir"], "training.settings")
+    training = values["training"]
+    if "settings" in training:
+        training = training | {"settings": named_as_today(training["settings"])}
+        check_settings(
+            training["settings"], [*(name for name in of_kind("method") if name != "epochs"), "data_dir"], "training.settings"
+        )
+    return Card(**values | {"training": training})
 
 
 def _in_one(tensors: dict[str, Tensor], coded: dict[str, Coded]) -> dict:

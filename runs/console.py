@@ -115,11 +115,19 @@ def _form_lines(result: dict) -> list[str]:
         return []
     parts = ", ".join(f"{part} {bits / 8 / form['bytes']:.1%}" for part, bits in form["bits"].items() if bits)
     times = form["dense_bytes"] / form["bytes"]
-    return [
-        f"result form: {form['file']}, {form['bytes']} bytes, {times:.1f} times smaller than dense float32",
-        f"result form parts: {parts}",
-        f"result form test accuracy: {form['after']:.2f} as read from the file, {form['before']:.2f} before",
-    ]
+    size = f"result form: {form['file']}, {form['bytes']} bytes, {times:.1f} times smaller than dense float32"
+    if "float_bytes" in form:
+        size += f", {form['float_bytes'] / form['bytes']:.1f} times smaller than its own .onnx file in float32"
+    accuracy = f"result form test accuracy: {form['after']:.2f} as read from the file, {form['before']:.2f} before"
+    if "same" in form:
+        accuracy += f"; {form['same']} of {form['images']} predictions the same"
+    lines = [size, f"result form parts: {parts}", accuracy]
+    for row in form.get("speed", ()):
+        own, other = row["form"]["ms"], row["float32"]["ms"]
+        line = f"result form latency: {row['engine']}, batch {row['batch']}: {own:.2f} ms, float32 {other:.2f} ms, "
+        line += f"{other / own:.2f} times as fast; {row['where']}{_spread(row, 'form', 'float32')}"
+        lines.append(line)
+    return lines
 
 
 def repaired_line(record: dict) -> str:
@@ -197,27 +205,32 @@ def latency_line(row: dict, gain: float) -> str:
     line += f"{dense['ms'] / compact['ms']:.2f} times as fast ({gain:.2f} in MACs)"
     if "peak_mb" in dense:
         line += f", peak memory {compact['peak_mb']:.1f} MB, dense {dense['peak_mb']:.1f} MB"
-    line += f"; {row['where']}"
-    if "middle_ms" in dense:
-        middles = ["{:.2f} to {:.2f} ms".format(*network["middle_ms"]) for network in (compact, dense)]
-        line += f"; the middle half of {dense['rounds']} rounds: {middles[0]}, dense {middles[1]}"
-    if too_wide(row):
-        low, high = speed_range(row)
-        line += f": {low:.2f} to {high:.2f} times as fast, TOO WIDE to mean anything, the machine is busy"
-    return line
+    return f"{line}; {row['where']}{_spread(row)}"
 
 
-def speed_range(row: dict) -> tuple[float, float]:
-    """How many times as fast as dense the smaller network is at the least and at the most, by both networks' quartiles."""
-    (low, high), (dense_low, dense_high) = row["compact"]["middle_ms"], row["dense"]["middle_ms"]
-    return dense_low / high, dense_high / low
+def _spread(row: dict, own: str = "compact", other: str = "dense") -> str:
+    """The end of a line on latency: the middle half of the rounds of both, and a warning where it is too wide."""
+    if "middle_ms" not in row[other]:
+        return ""
+    middles = ["{:.2f} to {:.2f} ms".format(*row[name]["middle_ms"]) for name in (own, other)]
+    words = f"; the middle half of {row[other]['rounds']} rounds: {middles[0]}, {other} {middles[1]}"
+    if too_wide(row, own, other):
+        low, high = speed_range(row, own, other)
+        words += f": {low:.2f} to {high:.2f} times as fast, TOO WIDE to mean anything, the machine is busy"
+    return words
 
 
-def too_wide(row: dict) -> bool:
+def speed_range(row: dict, own: str = "compact", other: str = "dense") -> tuple[float, float]:
+    """How many times as fast as the other network its own one is at the least and at the most, by both networks' quartiles."""
+    (low, high), (other_low, other_high) = row[own]["middle_ms"], row[other]["middle_ms"]
+    return other_low / high, other_high / low
+
+
+def too_wide(row: dict, own: str = "compact", other: str = "dense") -> bool:
     """Whether a row's latencies spread so far, by the factor 2, that their medians mean nothing; older rows do not say."""
-    if "middle_ms" not in row["dense"]:
+    if "middle_ms" not in row[other]:
         return False
-    low, high = speed_range(row)
+    low, high = speed_range(row, own, other)
     return high > 2 * low
 
 

@@ -77,15 +77,20 @@ RESULTS = Record(
         "removal": Record({"exact": TRUTH, "difference": number(0), "largest_output": number(0), "same": COUNT, "images": COUNT}),
     }
 )
+TIMES = Record({"ms": number(0, above=True)}, {"middle_ms": ListOf(number(0), 2), "rounds": COUNT, "peak_mb": number(0)})
 FORM = Record(
     {
         "file": TEXT,
         **dict.fromkeys(("bytes", "dense_bytes"), whole(1)),
         "bits": DictOf(COUNT),
         **dict.fromkeys(("before", "after"), FINITE),
-    }
+    },
+    {
+        **dict.fromkeys(("same", "images"), COUNT),
+        "float_bytes": whole(1),
+        "speed": ListOf(Record({"engine": TEXT, "batch": whole(1), "where": TEXT, "float32": TIMES, "form": TIMES})),
+    },
 )
-TIMES = Record({"ms": number(0, above=True)}, {"middle_ms": ListOf(number(0), 2), "rounds": COUNT, "peak_mb": number(0)})
 SPEED = All(
     (
         Record({"engine": TEXT, "batch": whole(1), "where": TEXT, "dense": TIMES, "compact": TIMES}),

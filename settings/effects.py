@@ -18,6 +18,7 @@ from settings.meaning import (
     scratch_model,
     smaller_pieces,
     updates_survivors,
+    writes_onnx,
     zero_filters,
 )
 from settings.registry import (
@@ -203,9 +204,9 @@ def no_shortcut(settings) -> str | None:
 
 
 def no_export(settings) -> str | None:
-    """--export_input, where nothing is exported."""
-    if not settings.ending.export:
-        return "has no effect without --export"
+    """--export_input, where nothing is exported and no form is an .onnx file."""
+    if not (settings.ending.export or writes_onnx(settings)):
+        return "has no effect without --export, or a --form that is an .onnx file"
 
 
 def not_of_the_data_set(flag: str) -> Condition:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from settings.effects import nothing_to_take_out
 from settings.flags import FLAGS, of_kind
-from settings.meaning import makes_smaller, scratch_model, smaller_pieces, zero_filters
+from settings.meaning import makes_smaller, scratch_model, smaller_pieces, writes_onnx, zero_filters
 from settings.registry import FACTORISATIONS, FORMS
 from settings.rules import rule, without_effect
 
 
 def use_of(settings) -> tuple[str, list[str]]:
-    """Which of "evaluate" and "predict" is asked for, and the paths that it names: a model file, then images."""
+    """Which of "evaluate" and "predict" is asked for, and the paths that it names: a model.pt or .onnx file, then images."""
     typed = settings.typed
     return ("evaluate", [typed["evaluate"]]) if "evaluate" in typed else ("predict", typed["predict"])
 
@@ -162,7 +162,28 @@ def exports_can_be_written(settings) -> str | None:
 
 @rule("ending")
 def onnx_is_installed(settings) -> str | None:
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
-    for file in files_to_write(settings):
-        if file.suffix == ".onnx" and missing:
-            return f"--export {file} needs packages that are not here: pip install {' '.join(missing)}"
+    asked = [f"--export {file}" for file in files_to_write(settings) if file.suffix == ".onnx"]
+    asked += [f"--form {settings.ending.form}"] if writes_onnx(settings) else []
+    missing = _not_installed("onnx", "onnxscript", "onnxruntime")
+    if asked and missing:
+        return f"{asked[0]} needs packages that are not here: pip install {' '.join(missing)}"
+
+
+@rule("use")
+def an_onnx_file_is_computed_as_it_is(settings) -> str | None:
+    _, (model, *_) = use_of(settings)
+    for name in ("export", "amp"):
+        if Path(model).suffix == ".onnx" and name in settings.typed:
+            return f"--{name} has no effect on {model}: an .onnx file is computed as it is"
+
+
+@rule("use")
+def onnx_files_can_be_read(settings) -> str | None:
+    use, (model, *_) = use_of(settings)
+    missing = _not_installed("onnx", "onnxruntime")
+    if Path(model).suffix == ".onnx" and missing:
+        return f"--{use} {model} needs packages that are not here: pip install {' '.join(missing)}"
+
+
+def _not_installed(*packages: str) -> list[str]:
+    return [name for name in packages if importlib.util.find_spec(name) is None]

@@ -163,13 +163,13 @@ GROUPS = {
              no_effect=(effects.no_finetuning,), **ANY),
         Flag("export", "ending", "ending", "write .onnx (checked by onnxruntime) or .pt2 files", nargs="+", metavar="FILE",
              tells_apart=False, **ANY, **EVALUATE),
-        Flag("export_input", "ending", "ending", "what these files take: bytes (n, height, width, channels), which they "
-             "normalise themselves, or normalised floats (n, channels, height, width) (default bytes)",
+        Flag("export_input", "ending", "ending", "what these files, and a form's .onnx file, take: bytes (n, height, width, "
+             "channels), which they normalise themselves, or normalised floats (n, channels, height, width) (default bytes)",
              choices=("bytes", "normalised"),
              tells_apart=False, no_effect=(effects.no_export,), **ANY, **EVALUATE),
         Flag("form", "ending", "ending", "another representation of the network, in a file of the run's folder. {listing}",
              registry=FORMS, tells_apart=False, **ANY),
-        Flag("evaluate", "use", "use", "test a model.pt, on its own data set or on --dataset", metavar="MODEL"),
+        Flag("evaluate", "use", "use", "test a model.pt or .onnx file, on its own data set or on --dataset", metavar="MODEL"),
         Flag("predict", "use", "use", "classes and probabilities of image files, or of those in a folder", nargs="+",
              metavar=("MODEL", "IMAGE")),
     ),

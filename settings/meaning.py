@@ -2,6 +2,7 @@
 
 from settings.registry import (
     CRITERIA,
+    FORMS,
     GATES,
     GRANULARITIES,
     PHASES,
@@ -139,6 +140,13 @@ def merges_hidden_layers(settings) -> bool:
     """Whether --reconstruct names a method for layers that alone write their channels, linear ones too."""
     method = settings.pruning.reconstruct
     return method != "none" and "hidden layers" in RECONSTRUCTIONS.entry(method).traits
+
+
+def writes_onnx(settings) -> bool:
+    """Whether --form names a form that is an .onnx file."""
+    form = settings.ending.form
+    known = form is not None and parse_call(form)[0] in FORMS.entries
+    return known and "an .onnx file" in FORMS.entry(form).traits
 
 
 def updates_survivors(settings) -> bool:

@@ -235,7 +235,8 @@ REGULARIZERS = Registry(
     # it sets filters to exactly 0, which can then be taken out; it trains scales, which are put on the network for it
     traits={"zero filters": ("network",), "learned scales": ("network",)},
 )
-FORMS = Registry("form", "deploy/forms/*.py", leave_out=("__init__.py", "form.py", "onnx.py", "pt2.py", "quiet.py"))
+_NO_FORMS = ("__init__.py", "form.py", "onnx.py", "pt2.py", "quiet.py")
+FORMS = Registry("form", "deploy/forms/*.py", leave_out=_NO_FORMS, traits={"an .onnx file": ("return",)})
 OPTIMISERS = Registry("optimiser", "training/optimisers.py", traits={"no momentum": ("return",)})
 LEARNING_RATES = Registry("learning-rate schedule", "training/learning_rates.py")
 

@@ -160,6 +160,12 @@ def normalised(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return ((pixels.float() - mean.to(pixels.device)) / std.to(pixels.device)).permute(0, 3, 1, 2)
 
 
+def as_bytes(inputs: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Turn normalised floats back into the bytes that they were: the inverse of `normalised`, exact for what it gave."""
+    pixels = inputs.permute(0, 2, 3, 1) * std.to(inputs.device) + mean.to(inputs.device)
+    return pixels.round().clamp(0, 255).to(torch.uint8).contiguous()
+
+
 def _statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean and the standard deviation of each channel of bytes (n, height, width, channels), exactly."""
     values = torch.arange(256, dtype=torch.float64)

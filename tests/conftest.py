@@ -117,6 +117,7 @@ def _unmeasured(request, monkeypatch):
     monkeypatch.setattr(latency, "WARM_UP", 1)
     if request.node.get_closest_marker("measures") is None:
         monkeypatch.setattr(measure, "timed", lambda *_: [])
+        monkeypatch.setattr(measure, "timed_files", lambda *_: [])
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from torch import nn
 
 from models import Joint, Network, Unit
 from models.layers import conv_unit, initialise
+from tasks.classification import Classification
 
 
 class Separable(Network):
@@ -183,3 +184,26 @@ def images_for(network: Network, batch: int = 3, size: int = 11) -> torch.Tensor
 
 def outputs_of(output) -> list[torch.Tensor]:
     return list(output) if isinstance(output, tuple) else [output]
+
+
+class NoiseTask:
+    """A task of four classes of 8x8 images: noise, with a bright corner that tells the class. Always the same batches."""
+
+    losses = staticmethod(Classification.losses)
+
+    def __init__(self, channels: int = 3, size: int = 8):
+        self.channels, self.size = channels, size
+
+    def batch(self, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        draw = torch.Generator().manual_seed(seed)
+        images = torch.randn(8, self.channels, self.size, self.size, generator=draw)
+        targets = torch.randint(0, 4, (8,), generator=draw)
+        for image, target in zip(images, targets.tolist(), strict=True):
+            image[:, 4 * (target // 2) :, 4 * (target % 2) :][:, :4, :4] += 1
+        return images, targets
+
+    def sample(self, batches: int):
+        return [self.batch(seed) for seed in range(batches)]
+
+    def batches(self, epoch: int):
+        return [self.batch(100 + 3 * epoch + number) for number in range(3)]

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch.func import functional_call
 
-from deploy.forms.form import Form
+from deploy.forms.form import CodedForm
 from deploy.sharing import shared
 from models import Network
 from models.coding import encode
@@ -26,7 +26,7 @@ def deep_compression(
     index_bits: Literal[1, 2, 3, 4, 5, 6, 7, 8] = 5,
     batches: int = 100,
     lr: float = 1e-4,
-) -> Form:
+) -> CodedForm:
     """Prune, share, Huffman: a file in which each weight is a few bits (Han, Mao and Dally, 2016).
 
     In each layer k-means finds at most 2^bits - 1 values for the weights that are not 0; number 0 stands for the zeros that
@@ -47,7 +47,7 @@ def deep_compression(
         for name, weight in network.named_parameters():
             if name in numbers:
                 weight.copy_(codebooks[name][numbers[name]])
-    return Form(network, coded)
+    return CodedForm(network, coded)
 
 
 def _train(network: Network, task: Task, batches: int, numbers: dict, codebooks: dict, lr: float) -> None:

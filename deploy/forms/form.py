@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import models
 from models import Card, Network
 from models.coding import Coded
 from models.files import save
@@ -10,9 +11,37 @@ from models.files import save
 
 @dataclass
 class Form:
-    """A form of a network: `network` computes what the file will, `coded` are its weights in few bits, by name."""
+    """A form of a network: `network` computes what the file will. `suffix` is that of the file's name.
+
+    What a subclass reads from its file may differ from `network` by `tolerance`, a fraction of the largest output; where
+    it differs by more, the message ends with `cure`.
+    """
 
     network: Network
+    suffix = ".pt"
+    tolerance = 0.0
+    cure = ""
+
+    def bits(self) -> dict[str, dict[str, int]]:
+        """Return the bits of each tensor by the part of the file that they belong to."""
+        raise NotImplementedError
+
+    def save(self, path: Path, card: Card, takes_bytes: bool = True) -> int:
+        """Write the file, return its size in bytes. OSError if it cannot be written.
+
+        A file that says what it takes, pictures as bytes or normalised floats, is told by `takes_bytes`.
+        """
+        raise NotImplementedError
+
+    def read(self, path: Path):
+        """Return what maps normalised images to outputs, made from the file alone. Refused for a file that cannot be used."""
+        raise NotImplementedError
+
+
+@dataclass
+class CodedForm(Form):
+    """A form in which `coded` are the weights in few bits, by name, in a file as `models.load` reads it."""
+
     coded: dict[str, Coded]
 
     def bits(self) -> dict[str, dict[str, int]]:
@@ -24,6 +53,8 @@ class Form:
                 bits[name] = {part: 32 * value.numel()}
         return bits
 
-    def save(self, path: Path, card: Card) -> int:
-        """Write the file that `models.load` reads; return its size in bytes. OSError if it cannot be written."""
+    def save(self, path: Path, card: Card, takes_bytes: bool = True) -> int:
         return save(path, self.network, card, self.coded)
+
+    def read(self, path: Path) -> Network:
+        return models.load(path).to(next(self.network.parameters()).device)

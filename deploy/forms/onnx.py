@@ -1,5 +1,7 @@
 """This file writes a network as an ONNX file, and runs and times such files by onnxruntime."""
 
+import hashlib
+import json
 import tempfile
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from models import Network
 
 # the oldest versions that have the operators of these networks, so that older runtimes read the files
 OPSET, IR = 18, 8
+DIGEST = "digest"
 # onnxruntime's blocked kernels want multiples of 16 channels; more than twice the work has never paid
 BLOCK, MOST_WORK = 16, 2
 # how much faster the blocks must be, for each size of a batch, to be worth a file that holds zeros
@@ -24,7 +27,8 @@ WORTH, TRIED = 1.1, (1, 16)
 def write_onnx(form: nn.Module, path: Path, example: Tensor, about: dict[str, str]) -> None:
     """Write a folded network that takes any number of images like those of `example`, with the weights inside.
 
-    `about` becomes the file's metadata. What the exporter knows of the machine's files is left out.
+    `about` becomes the file's metadata, with a digest of all else. What the exporter knows of the machine's files is left
+    out.
     """
     import onnx
 
@@ -47,9 +51,17 @@ def write_onnx(form: nn.Module, path: Path, example: Tensor, about: dict[str, st
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
     model.ir_version = IR
-    onnx.helper.set_model_props(model, about)
+    onnx.helper.set_model_props(model, about | {DIGEST: json.dumps(digest(model))})
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
+
+
+def digest(model) -> str:
+    """Return what tells that an ONNX model is whole: the SHA-256 of all but its metadata."""
+    bare = type(model)()
+    bare.CopyFrom(model)
+    del bare.metadata_props[:]
+    return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()
 
 
 def run_onnx(path: Path, images: Tensor) -> list[Tensor]:
@@ -57,8 +69,8 @@ def run_onnx(path: Path, images: Tensor) -> list[Tensor]:
     return [torch.from_numpy(output) for output in session(path).run(None, {"images": images.numpy()})]
 
 
-def session(path: Path):
-    """Open an onnxruntime session for a file, on the CPU with as many threads as torch has."""
+def session(path: Path | bytes):
+    """Open an onnxruntime session for a file, or for its content, on the CPU with as many threads as torch has."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -66,7 +78,8 @@ def session(path: Path):
     options.log_severity_level = 3
     # threads that spin while idle would take the cores from whatever is timed next
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    source = path if isinstance(path, bytes) else str(path)
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
 def chosen_form(network: Network, size: tuple[int, int], batches: tuple[int, ...] = TRIED) -> tuple[Network, str]:
@@ -97,19 +110,26 @@ def onnxruntime_latency(whole: Network, smaller: Network, image_size: int, batch
 
 def timed(forms: dict[str, Network], size: tuple[int, int], batches: tuple[int, ...]) -> list[dict[str, dict]]:
     """Return, for each batch size, what each folded network takes in onnxruntime, measured in turns; see `summed_up`."""
-    rows, sessions = [], {}
-    channels = next(iter(forms.values())).input_channels
+    image = np.zeros((1, next(iter(forms.values())).input_channels, *size), dtype=np.float32)
     with tempfile.TemporaryDirectory() as folder:
+        paths = {name: Path(folder) / f"{name}.onnx" for name in forms}
         for name, form in forms.items():
-            path = Path(folder) / f"{name}.onnx"
-            write_onnx(form, path, torch.zeros(2, channels, *size), {})
-            sessions[name] = session(path)
-        for batch in batches:
-            images = np.zeros((batch, channels, *size), dtype=np.float32)
-            took = in_turns(
-                {name: lambda opened=opened, x=images: opened.run(None, {"images": x}) for name, opened in sessions.items()}
-            )
-            rows.append({name: summed_up(seconds) for name, seconds in took.items()})
+            write_onnx(form, paths[name], torch.from_numpy(np.repeat(image, 2, axis=0)), {})
+        return timed_files(paths, image, batches)
+
+
+def timed_files(paths: dict[str, Path], image: np.ndarray, batches: tuple[int, ...]) -> list[dict[str, dict]]:
+    """Return, for each batch size, what each file takes in onnxruntime, measured in turns; see `summed_up`.
+
+    `image` is one of the images that all files take.
+    """
+    sessions, rows = {name: session(path) for name, path in paths.items()}, []
+    for batch in batches:
+        images = np.repeat(image, batch, axis=0)
+        took = in_turns(
+            {name: lambda opened=opened, x=images: opened.run(None, {"images": x}) for name, opened in sessions.items()}
+        )
+        rows.append({name: summed_up(seconds) for name, seconds in took.items()})
     return rows
 
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.core
 STRUCTURED = ["--prune_type", "structured"]
 COMPACT = [*STRUCTURED, "--compact"]
 WEIGHTS = ["--prune_type", "unstructured"]
-# for each rule a command line that breaks it; {here} is a folder with a file `file` and a file `old.pt2`
+# for each rule a command line that breaks it; {here} is a folder with the files `file`, `old.pt2` and `old.onnx`
 BREAKS = {
     "names_are_known": ["--lr_schedule", "stepp"],
     "outputs_and_channels_are_the_data_sets": ["--arch", "resnet20(classes=3)"],
@@ -90,6 +90,8 @@ BREAKS = {
     "flags_go_with_the_use": ["--evaluate", "{here}/file", "--epochs", "3"],
     "an_image_is_named": ["--predict", "{here}/file"],
     "used_files_exist": ["--evaluate", "absent.pt"],
+    "onnx_files_can_be_read": ["--predict", "{here}/old.onnx", "{here}/file"],
+    "an_onnx_file_is_computed_as_it_is": ["--evaluate", "{here}/old.onnx", "--amp", "bfloat16"],
 }
 NAMES = [rule.__name__ for occasion, rules in RULES.items() if occasion != "saved" for rule in rules]
 
@@ -99,6 +101,7 @@ def here(tmp_path, monkeypatch):
     """A folder of a dense run; no package is installed, and one folder cannot be written."""
     (tmp_path / "file").touch()
     (tmp_path / "old.pt2").touch()
+    (tmp_path / "old.onnx").touch()
     (tmp_path / "locked").mkdir()
     saved = defaults() | {"arch": "resnet20", "typed": {}}
     (tmp_path / "config.json").write_text(json.dumps({"settings": saved}))
