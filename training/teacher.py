@@ -22,7 +22,7 @@ from settings.registry import DISTILLATIONS
 from settings.schema import TEXT, DictOf, Maybe, Record, check
 from training.earlier_networks import Known, read_network
 
-STATE = Record({"file": Maybe(TEXT), "losses": DictOf(TENSOR)}, {"dense": DictOf(TENSOR, 1)})
+STATE = Record({"file": Maybe(TEXT), "losses": DictOf(TENSOR), "own": Maybe(DictOf(TENSOR, 1))})
 
 
 class Teaching:
@@ -144,17 +144,17 @@ class Teaching:
 
     def state(self) -> dict:
         """What a checkpoint keeps of the teaching: the hash of the teacher's file, the losses' parameters, or the own network."""
-        own = {"dense": self.teacher.state_dict()} if self.active and self.file is None else {}
-        return {"file": self.file, "losses": self.modules.state_dict(), **own}
+        own = self.teacher.state_dict() if self.active and self.file is None else None
+        return {"file": self.file, "losses": self.modules.state_dict(), "own": own}
 
     def take(self, saved) -> None:
         """Go on with what a checkpoint keeps. Unfit, a ValueError, where that is not of these networks and losses."""
         check(saved, STATE, "teaching")
         check_values(self.modules.state_dict(), saved["losses"], "teaching.losses")
         self.modules.load_state_dict(saved["losses"])
-        if self.file is None and "dense" in saved:
-            check_values(self.teacher.state_dict(), saved["dense"], "teaching.dense")
-            self.teacher.load_state_dict(saved["dense"])
+        if self.file is None and saved["own"] is not None:
+            check_values(self.teacher.state_dict(), saved["own"], "teaching.own")
+            self.teacher.load_state_dict(saved["own"])
             self.active = True
 
     def __str__(self) -> str:
