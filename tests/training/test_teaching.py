@@ -189,7 +189,7 @@ def test_the_teacher_sees_images_as_when_it_was_trained(teacher):
 @pytest.mark.parametrize("at", [1, 2])
 def test_with_masks_moving_and_removal_it_goes_on_where_it_was(tmp_path, monkeypatch, teacher, at):
     """Before the second epoch, in which masks move, and before the first one of fine-tuning, after removal."""
-    flags = [*PRUNED, "--layers", "20", "--compact", "--finetune_epochs", "1", "--amp", "off", "--lr", "0.02"]
+    flags = [*PRUNED, "--layers", "20", "--compact", "--finetune_epochs", "1", "--lr", "0.02"]
     flags += ["--teacher", str(teacher), "--distill", "KD + FitNet + AT"]
     state = trains_and_resumes(tmp_path, monkeypatch, *flags, network=None, at=at)
     assert all(row["train"][name] > 0 for row in state["rows"] for name in ("KD", "FitNet", "AT"))
@@ -235,7 +235,7 @@ def test_removal_leaves_a_hint_and_its_momentum_as_they_were(teacher):
 @pytest.mark.core
 def test_a_run_teaches_itself_by_what_it_was_before_the_cut(tmp_path, monkeypatch):
     flags = ["--layers", "20", *PRUNED, "--prune_phase", "after", "--prune_until", "0.5", "--compact", "--finetune_epochs", "1"]
-    flags += ["--amp", "off", "--teacher", "dense", "--distill", "KD + FitNet"]
+    flags += ["--teacher", "dense", "--distill", "KD + FitNet"]
     state = trains_and_resumes(tmp_path, monkeypatch, *flags, network=None, at=2)
     assert ["KD" in row["train"] for row in state["rows"]] == [False, True, True]
     assert state["teaching"]["file"] is None
