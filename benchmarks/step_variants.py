@@ -102,7 +102,7 @@ class Forward:
 
 
 def taught(arch: str, batch: int, device: str, flags: list[str]) -> dict:
-    """A step with each loss of distillation.py, by its name, and the teacher's pass; the teacher is a network of the same kind."""
+    """A step with each loss of distillation.py, by its name, and the pass of the teacher, a network of the same kind."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.pt"
         network = models.build(arch, classes=10, channels=1)

@@ -249,7 +249,7 @@ def test_a_run_teaches_itself_by_what_it_was_before_the_cut(tmp_path, monkeypatc
     "how",
     [
         ["--prune_phase", "after", "--prune_until", "0.5"],
-        ["--prune_phase", "iterative(rounds=2, start=0.667)"],
+        ["--prune_phase", "iterative(rounds=2, start=0.75)"],
         ["--prune_phase", "after", "--prune_until", "0.5", "--reconstruct", "lasso"],
         ["--procedure", "rounds(n=1)", "--epochs", "1"],
     ],
