@@ -50,13 +50,14 @@ def DKD(
     T^2 (alpha x KL between [p, 1 - p], p the probability of the true class, + beta x KL between the probabilities of the
     other classes among themselves), averaged over images; in epoch e, counted from 1, times min(e / warmup, 1).
     """
+    own = student.targets.unsqueeze(1)
     true = F.one_hot(student.targets, student.logits.shape[1]).bool()
     parts = []
     for seen in (teacher, student):
         scaled = precise(seen.logits) / temperature
         every = F.log_softmax(scaled, 1)
         others = scaled.masked_fill(true, -torch.inf)
-        both = torch.stack([every[true], every.masked_fill(true, -torch.inf).logsumexp(1)], 1)
+        both = torch.cat([every.gather(1, own), every.masked_fill(true, -torch.inf).logsumexp(1, keepdim=True)], 1)
         parts.append((both, F.log_softmax(others, 1).masked_fill(true, 0.0)))
     (both_t, others_t), (both_s, others_s) = parts
     target = (both_t.exp() * (both_t - both_s)).sum(1).mean()
