@@ -105,8 +105,8 @@ def taught(arch: str, batch: int, device: str, flags: list[str]) -> dict:
     """A step with each loss of distillation.py, by its name, and the pass of the teacher, a network of the same kind."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.pt"
-        network = models.build(arch, classes=10, channels=1)
-        models.save(file, network, models.Card(arch, [str(digit) for digit in range(10)], 32, [127.5], [127.5]))
+        network = models.build(arch, classes=10)
+        models.save(file, network, models.Card(arch, [str(digit) for digit in range(10)], 32, [127.5] * 3, [127.5] * 3))
         chosen = {
             name: Own(arch, batch, device, [*flags, "--teacher", str(file), "--distill", name]) for name in DISTILLATIONS.entries
         }
