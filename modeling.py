@@ -49,13 +49,15 @@ from training.team import Team
 
 
 def losses(run: Experiment, inputs, targets):
-    """Compute the network's outputs, and the terms of the loss by name: the task's, the regulariser's and the gates'.
+    """Compute the network's outputs, and the terms of the loss by name: the task's, the teacher's, the regulariser's, the gates'.
 
     A step minimises the sum of the terms. This is the pass that --compile captures.
     """
     with run.engine.autocast():
         outputs = run.network(inputs)
     terms = run.task.losses(outputs, targets)
+    if run.teaching is not None:
+        terms = run.teaching.added(terms, inputs, outputs, targets)
     for name, penalty in run.penalties.items():
         terms[name] = penalty(run.model)
     return outputs, terms
@@ -196,7 +198,7 @@ def describe(run: Experiment) -> None:
     if run.pruner is not None and run.pruner.shared:
         decisions = len(run.pruner.decisions)
         lines.append(f"amounts are of {decisions} decisions, each about one or more of {run.pruner.entries} filters")
-    lines += taken_over(settings)
+    lines += [*taken_over(settings), *([str(run.teaching)] if run.teaching else [])]
     lines += run.task.notes
     if run.task.batch < settings.training.batch_size:
         size = settings.training.batch_size

@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import models
-from benchmarks.step_variants import Apart, Own, wait
+from benchmarks.step_variants import Apart, Own, taught, wait
 from pruning import accounting
 from settings.errors import guard
 
@@ -99,6 +99,8 @@ def variants(arch: str, batch: int, options) -> dict:
     chosen = {"dense": Own(arch, batch, options.device, plain), "ours": Own(arch, batch, options.device, [*OURS, *plain])}
     if options.compile:
         chosen["ours, not compiled"] = Own(arch, batch, options.device, [*OURS, "--no_compile"])
+    if options.teacher:
+        chosen |= taught(arch, batch, options.device, plain)
     if not options.skip_published:
         images = chosen["dense"].run.task.train
         chosen["published"] = Apart(arch, batch, images, options.device, options.workers)
@@ -184,6 +186,7 @@ def main(argv: list[str]) -> None:
     by_default, switch = torch.cuda.is_available(), argparse.BooleanOptionalAction
     parser.add_argument("--compile", action=switch, default=by_default, help="dense and ours compiled")
     parser.add_argument("--skip_published", action="store_true")
+    parser.add_argument("--teacher", action="store_true", help="a row for each distillation loss, and the teacher's pass")
     parser.add_argument("--workers", type=int, default=2, help="of the published engine's loader")
     parser.add_argument("--memory", type=float, default=20, help="GB; what needs more is passed over (default 20)")
     parser.add_argument("--json", type=Path, help="file that the rows are added to")

@@ -5,13 +5,17 @@ its authors' program.
 """
 
 import multiprocessing
+import tempfile
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
 import modeling
+import models
 from benchmarks.published import Published
 from settings.arguments import parse
+from settings.registry import DISTILLATIONS
 from tasks.images import Images
 
 
@@ -82,6 +86,31 @@ class Own:
     def masks(self) -> None:
         """Score all filters and make their masks anew."""
         self.run.pruner.update(0.6)
+
+
+class Forward:
+    """The pass of a teacher alone: what distillation costs at the least, beside the student's own step."""
+
+    def __init__(self, own: Own):
+        self.own = own
+
+    def step(self) -> None:
+        """Let the teacher look at the next batch."""
+        inputs, _ = self.own.next()
+        with torch.no_grad(), self.own.run.engine.autocast():
+            self.own.run.teaching.teacher(inputs)
+
+
+def taught(arch: str, batch: int, device: str, flags: list[str]) -> dict:
+    """A step with each loss of distillation.py, by its name, and the pass of the teacher, a network of the same kind."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.pt"
+        network = models.build(arch, classes=10)
+        models.save(file, network, models.Card(arch, [str(digit) for digit in range(10)], 32, [127.5] * 3, [127.5] * 3))
+        chosen = {
+            name: Own(arch, batch, device, [*flags, "--teacher", str(file), "--distill", name]) for name in DISTILLATIONS.entries
+        }
+    return {**chosen, "teacher's pass": Forward(chosen["KD"])}
 
 
 def serve(line, arch: str, batch: int, images, device: str, workers: int, threads: int) -> None:

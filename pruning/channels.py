@@ -25,7 +25,8 @@ class Channels:
     (n,) int64; both empty for a unit that no output depends on any longer. Columns are input channels, but for a
     convolution in groups those of one group. `joints`: of each joint, the stream's width and the channels that the
     branch writes to. `constants`: of each joint, what removed filters would have added, (width,). `shifts`: of each unit,
-    what constant input channels would have added to its product away from the image's border, (filters,).
+    what constant input channels would have added to its product away from the image's border, (filters,). `nodes`: of each
+    node of the wiring, the channels that it still holds, in their order.
     """
 
     filters: dict[str, Tensor] = field(default_factory=dict)
@@ -33,6 +34,7 @@ class Channels:
     joints: dict[str, tuple[int, Tensor]] = field(default_factory=dict)
     constants: dict[str, Tensor] = field(default_factory=dict)
     shifts: dict[str, Tensor] = field(default_factory=dict)
+    nodes: dict[str, Tensor] = field(default_factory=dict)
 
 
 def read_by_some(
@@ -140,6 +142,7 @@ def follow(network: Network, kept: dict[str, Tensor], constant_of: dict[str, Ten
             _join(channels, link, stream, filters, place, constant)
             stream.constant = joint.activated(stream.constant)
             nodes[link.target] = stream
+    channels.nodes = {name: node.order for name, node in nodes.items()}
     return channels
 
 

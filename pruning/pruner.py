@@ -148,6 +148,10 @@ class Pruner(Gated):
             self.update(self.rate_due(self.updates[number]))
         return len(rounds) > 0
 
+    def has_begun(self, epoch: int, step: int) -> bool:
+        """Say whether masks are made before this training step for the first time, or have been made before."""
+        return epoch * self.steps + step >= self.positions[0]
+
     def rate_due(self, progress: float) -> float:
         """Return the fraction that the schedule cuts at an update of this progress."""
         rate = {"rate": self.rate} if "rate" in inspect.signature(self.schedule).parameters else {}

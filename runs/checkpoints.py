@@ -30,6 +30,7 @@ CHECKPOINT = Record(
         "rows": ANYTHING,
         "to_repair": ANYTHING,
         "tickets": Record(optional={"states": DictOf(ANYTHING), "masks": ListOf(ANYTHING), "copies": ListOf(ANYTHING)}),
+        "teaching": ANYTHING,  # checked against the teacher and its losses
         "steps": whole(1),
         "data": Maybe(Record(optional={"classes": ListOf(TEXT, 1)})),
         "after": ANYTHING,

@@ -8,7 +8,16 @@ from settings.earlier import folder_of, saved_settings, with_data_of_run
 from settings.errors import Refused
 from settings.files import fitting, nowhere
 from settings.flags import DESCRIPTIONS, FLAGS, GROUPS, SECTIONS, defaults, of_kind
-from settings.meaning import finds_counts, gate_that_learns, of_procedure, rounds_of, says_amounts, scope_decides, scratch_model
+from settings.meaning import (
+    finds_counts,
+    gate_that_learns,
+    of_procedure,
+    rounds_of,
+    says_amounts,
+    scope_decides,
+    scratch_model,
+    teaching_run,
+)
 from settings.parsing import Parser
 from settings.recipes import of_recipe
 from settings.registry import CRITERIA, REGULARIZERS, call_text, parse_call, presets
@@ -95,7 +104,7 @@ def asked(argv: list[str]) -> Settings:
     kind = (recipe | typed).get("prune_type", "none")
     stands_for = of_procedure(procedure, kind) | recipe | _of_preset(typed) | _of_pattern(typed)
     settings = Settings(defaults() | stands_for | typed, typed)
-    return with_data_of_run(settings, settings.network.init or scratch_model(settings))
+    return with_data_of_run(settings, settings.network.init or scratch_model(settings) or teaching_run(settings))
 
 
 def typed_flags(argv: list[str]) -> dict:
@@ -174,6 +183,9 @@ def resolved(asked: Settings) -> Settings:
     elif "odecay" not in asked.typed and ("weight" in options or training.odecay is None):
         changes["odecay"] = options.get("weight", REGULARIZERS.entries[name].options["weight"].default)
     changes["finetune_lr"] = asked.ending.finetune_lr or 0.01 * training.lr
+    if training.teacher is not None:
+        changes["distill"] = training.distill if "distill" in asked.typed else "KD"
+        changes["teacher"] = (training.teacher == "dense" and asked.network.init) or training.teacher
     return asked.replace(**changes)
 
 

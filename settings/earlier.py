@@ -1,7 +1,7 @@
 """This file gives every command that takes an earlier run that run's own settings.
 
---resume goes on with all of them. --init, --scratch, --evaluate, sensitivity.py and the benchmarks that take a run take its
-data settings: the data set, where it is, the size of its images and how they are normalised and held out.
+--resume goes on with all of them. --init, --scratch, --teacher, --evaluate, sensitivity.py and the benchmarks that take a
+run take its data settings: the data set, where it is, the size of its images and how they are normalised and held out.
 """
 
 from pathlib import Path
@@ -9,6 +9,7 @@ from pathlib import Path
 from settings.errors import Refused
 from settings.files import Missing, fitting, read_json
 from settings.flags import FLAGS, SECTIONS, defaults
+from settings.meaning import teaching_run
 from settings.paths import located
 from settings.recipes import RECIPES, RETRAINS
 from settings.saved import CONFIG, check_settings, named_as_today
@@ -36,7 +37,8 @@ def saved_settings(folder: Path) -> dict | None:
     except Missing:
         return None
     saved = record["settings"]
-    return saved | {"data_dir": located(saved["data_dir"], folder, record.get("began_in"))}
+    files = {name: saved[name] for name in ("data_dir", "teacher") if saved.get(name) is not None}
+    return saved | {name: located(path, folder, record.get("began_in")) for name, path in files.items()}
 
 
 def with_data_of(settings, saved: dict):
@@ -65,8 +67,8 @@ def retrains(settings) -> bool:
 
 
 def taken_over(settings) -> list[str]:
-    """The lines that tell which settings are those of the run that --init or --scratch names."""
-    path, plain = settings.network.init or settings.network.scratch, defaults()
+    """The lines that tell which settings are those of the run that --init, --scratch or --teacher names."""
+    path, plain = settings.network.init or settings.network.scratch or teaching_run(settings), defaults()
     names = [name for name in SECTIONS["data"] if name not in settings.typed and name != "augment"]
     flags = [f"--{name} {getattr(settings.data, name)}" for name in names if getattr(settings.data, name) != plain[name]]
     lines = [f"data as in '{path}': {' '.join(flags)}"] if path and flags else []

@@ -4,12 +4,13 @@ The parser and its help, the sections of the settings, what may change on --resu
 are all derived from it. `FLAGS` maps a name to its flag, `SECTIONS` a section of the settings to the names of its flags.
 """
 
-from settings import effects, procedure_effects
+from settings import effects, procedure_effects, teacher_effects
 from settings.parsing import Flag, frequency, number
 from settings.recipes import RECIPES
 from settings.registry import (
     CRITERIA,
     DATASETS,
+    DISTILLATIONS,
     FACTORISATIONS,
     FORMS,
     GATES,
@@ -177,6 +178,14 @@ GROUPS = {
         _training("reg", "none, or: {listing} (default none)", default="none", registry=REGULARIZERS),
         _training("odecay", "alpha, its weight in the loss (default: the weight that --reg lists)", type=number(float, 0),
                   no_effect=(effects.no_penalty,)),
+    ),
+    "teacher": (
+        # where it is may change: a run knows its teacher by the file's hash
+        Flag("teacher", "training", "engine", "a trained network that teaches this one: a run's folder, a checkpoint or a "
+             "model.pt; or dense, the network as it is before anything is cut", metavar="PATH", tells_apart=True,
+             no_effect=(teacher_effects.nothing_taught, teacher_effects.nothing_dense), **ANY),
+        _training("distill", "by which losses, one or several as in \"KD + AT\". {listing} (default none, with --teacher KD)",
+                  default="none", registry=DISTILLATIONS, no_effect=(teacher_effects.no_teacher,)),
     ),
     "optimisation": (
         _training("epochs", "default 300", type=number(int, 1, 1_000_000), default=300, on_resume="more", noted=True),

@@ -70,6 +70,21 @@ def cuts_itself(settings) -> bool:
     return "cuts" in PROCEDURES.entry(settings.run.procedure).traits or takes_masks_of(settings) is not None
 
 
+def trains_dense_first(settings) -> bool:
+    """Whether a run that begins with fresh weights trains the whole network for some steps before anything is cut."""
+    if settings.pruning.prune_type == "none" or settings.network.pattern or gate_that_learns(settings):
+        return False
+    if cuts_itself(settings):
+        return takes_masks_of(settings) is None
+    phase, options = phase_of(settings), parse_call(settings.pruning.prune_phase)[1]
+    return phase.name == "after" or (phase.name == "iterative" and options.get("start", 0) > 0)
+
+
+def teaching_run(settings) -> str | None:
+    """The path of the run, or of the file, whose network teaches, or None."""
+    return None if settings.training.teacher == "dense" else settings.training.teacher
+
+
 def says_amounts(settings) -> float | None:
     """What the procedure leaves at last, as a fraction, where it itself says how much is cut; 1 where an earlier run says it."""
     entry = PROCEDURES.entry(settings.run.procedure)

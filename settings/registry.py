@@ -18,7 +18,7 @@ import re
 from functools import cached_property, partial
 from pathlib import Path
 
-from settings.signatures import Entry, Option, read_entry, suggest
+from settings.signatures import Entry, check_effect, check_value, read_entry, suggest
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -47,7 +47,7 @@ class Registry:
 
     `kind` is the word used in messages; `pattern` is a glob below the repository's root; files in `leave_out` hold no
     entries. `traits` says which words may stand at which parameter: {word: parameters}, "return" for what is returned and
-    "option" for any option; a word that ends in a colon is followed by a value.
+    "option" for any option; a word that ends in a colon is followed by a value. With `as_written` classes keep their names.
     """
 
     def __init__(
@@ -57,8 +57,10 @@ class Registry:
         leave_out: tuple = ("__init__.py",),
         root: Path = ROOT,
         traits: dict[str, tuple[str, ...]] | None = None,
+        as_written: bool = False,
     ):
         self.kind, self.pattern, self.leave_out, self.root, self.words = kind, pattern, leave_out, root, traits or {}
+        self.as_written = as_written
 
     @cached_property
     def entries(self) -> dict[str, Entry]:
@@ -74,7 +76,7 @@ class Registry:
             for node in nodes:
                 if node.name.startswith("_") or node.name in bases:
                     continue
-                entry = read_entry(node, module, self.kind, self.words)
+                entry = read_entry(node, module, self.kind, self.words, self.as_written)
                 if entry.name in entries:
                     raise ValueError(f"two files define {self.kind} '{entry.name}': {entries[entry.name].module}, {module}")
                 entries[entry.name] = entry
@@ -90,9 +92,9 @@ class Registry:
             if option not in known:
                 legal = suggest(option, known) if known else "it has none"
                 raise ValueError(f"{self.kind} '{name}' has no option '{option}': {legal}")
-            _check_value(f"option '{option}' of {self.kind} '{name}'", known[option], value)
+            check_value(f"option '{option}' of {self.kind} '{name}'", known[option], value)
         for option in options:
-            _check_effect(f"option '{option}' of {self.kind} '{name}'", known[option], known, options)
+            check_effect(f"option '{option}' of {self.kind} '{name}'", known[option], known, options)
         missing = [option for option, declared in known.items() if declared.required and option not in options]
         if missing:
             raise ValueError(f"{self.kind} '{name}' needs a value for '{missing[0]}'")
@@ -119,40 +121,31 @@ class Registry:
         return function
 
 
-def _check_value(what: str, option: Option, value) -> None:
-    """Raise ValueError unless `value` is one of the option's choices or, where it has none, of the type of its default."""
-    if option.choices:
-        if value not in option.choices:
-            raise ValueError(f"{what} is one of {', '.join(map(repr, option.choices))}, not {value!r}")
-        return
-    if option.default is None:
-        if option.required and not isinstance(value, str):
-            raise ValueError(f"{what} is a name in quotes, not {value!r}")
-        return
-    expected = type(option.default)
-    whole_for_float = expected is float and type(value) is int
-    if type(value) is not expected and not whole_for_float:
-        raise ValueError(f"{what} is {expected.__name__} like {option.default!r}, not {value!r}")
-    of_numbers = expected is tuple and any(type(item) in (int, float) for item in option.default)
-    numbers = value if of_numbers else (value,) if expected in (int, float) else ()
-    for number in numbers:
-        if type(number) not in (int, float):
-            raise ValueError(f"{what} holds numbers, and {number!r} has the wrong type")
-        if not option.admits(number):
-            raise ValueError(f"{what} is a number of {option.range}, not {number!r}")
+class Combined(Registry):
+    """A registry of which several entries may be chosen at once, as in `one + other(option=1)`."""
+
+    def parts(self, text: str) -> list[str]:
+        """The single choices in a text, in their order. ValueError where it is none."""
+        try:
+            node, parts = ast.parse(text.strip(), mode="eval").body, []
+            while isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+                parts.insert(0, ast.unparse(node.right))
+                node = node.left
+            return [ast.unparse(node), *parts]
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            raise ValueError(f"cannot read '{text}': write name or name(option=value, ...), several joined by +") from None
+
+    def check(self, text: str) -> tuple[str, dict]:
+        """The name and the options of the first choice; ValueError for any that is wrong, or is made twice."""
+        checked = [super(Combined, self).check(part) for part in self.parts(text)]
+        names = [name for name, _ in checked]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"{self.kind} '{name}' is chosen twice")
+        return checked[0]
 
 
-def _check_effect(what: str, option: Option, known: dict[str, Option], chosen: dict) -> None:
-    """Raise ValueError if an option that was chosen has no effect beside the others; `chosen` holds values by name."""
-    for other, needed in option.needs:
-        if chosen.get(other, known[other].default) != needed:
-            raise ValueError(f"{what} has no effect without {other}={needed!r}")
-    for other in option.unless:
-        if chosen.get(other, known[other].default) != known[other].default:
-            raise ValueError(f"{what} has no effect beside {other}={chosen[other]!r}")
-
-
-_PARTS = ("__init__", "coding", "factorised", "files", "joint", "layers", "network", "numerics", "parts", "shapes")
+_PARTS = ("__init__", "coding", "factorised", "files", "joint", "layers", "network", "numerics", "parts", "seen", "shapes")
 NETWORKS = Registry("network", "models/*.py", leave_out=tuple(f"{part}.py" for part in _PARTS))
 CRITERIA = Registry(
     "criterion",
@@ -234,6 +227,14 @@ REGULARIZERS = Registry(
     "regularizers.py",
     # it sets filters to exactly 0, which can then be taken out; it trains scales, which are put on the network for it
     traits={"zero filters": ("network",), "learned scales": ("network",)},
+)
+DISTILLATIONS = Combined(
+    "distillation loss",
+    "distillation.py",
+    # it compares the maps of stages that both networks have; or the last map, or the embedding; and an option: the terms of
+    # the task are multiplied by what it leaves of 1
+    traits={"maps": ("student",), "features": ("student",), "rest is the task's": ("option",)},
+    as_written=True,
 )
 _NO_FORMS = ("__init__.py", "form.py", "onnx.py", "pt2.py", "quiet.py")
 FORMS = Registry("form", "deploy/forms/*.py", leave_out=_NO_FORMS, traits={"an .onnx file": ("return",)})

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from settings.flags import FLAGS
-from settings.meaning import cuts_itself, network_is_typed, phase_of, smaller_pieces
+from settings.meaning import cuts_itself, network_is_typed, phase_of, smaller_pieces, teaching_run
 from settings.recipes import of_recipe
 from settings.registry import CRITERIA, NETWORKS, SCOPES, parse_call
 
@@ -155,6 +155,13 @@ def init_exists(settings) -> str | None:
     path = settings.network.init
     if path is not None and not (path and Path(path).exists()):
         return f"--init: nothing at '{path}'"
+
+
+@rule("new")
+def teacher_exists(settings) -> str | None:
+    path = teaching_run(settings)
+    if path is not None and not (path and Path(path).exists()):
+        return f"--teacher: nothing at '{path}'"
 
 
 @rule("new")

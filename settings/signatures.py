@@ -61,6 +61,39 @@ class Entry:
     traits: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
+def check_value(what: str, option: Option, value) -> None:
+    """Raise ValueError unless `value` is one of the option's choices or, where it has none, of the type of its default."""
+    if option.choices:
+        if value not in option.choices:
+            raise ValueError(f"{what} is one of {', '.join(map(repr, option.choices))}, not {value!r}")
+        return
+    if option.default is None:
+        if option.required and not isinstance(value, str):
+            raise ValueError(f"{what} is a name in quotes, not {value!r}")
+        return
+    expected = type(option.default)
+    whole_for_float = expected is float and type(value) is int
+    if type(value) is not expected and not whole_for_float:
+        raise ValueError(f"{what} is {expected.__name__} like {option.default!r}, not {value!r}")
+    of_numbers = expected is tuple and any(type(item) in (int, float) for item in option.default)
+    numbers = value if of_numbers else (value,) if expected in (int, float) else ()
+    for number in numbers:
+        if type(number) not in (int, float):
+            raise ValueError(f"{what} holds numbers, and {number!r} has the wrong type")
+        if not option.admits(number):
+            raise ValueError(f"{what} is a number of {option.range}, not {number!r}")
+
+
+def check_effect(what: str, option: Option, known: dict[str, Option], chosen: dict) -> None:
+    """Raise ValueError if an option that was chosen has no effect beside the others; `chosen` holds values by name."""
+    for other, needed in option.needs:
+        if chosen.get(other, known[other].default) != needed:
+            raise ValueError(f"{what} has no effect without {other}={needed!r}")
+    for other in option.unless:
+        if chosen.get(other, known[other].default) != known[other].default:
+            raise ValueError(f"{what} has no effect beside {other}={chosen[other]!r}")
+
+
 def suggest(word: str, known) -> str:
     """The end of the message for an unknown word: the known word that is nearest to it, or all known ones."""
     known = sorted(known)
@@ -144,13 +177,15 @@ def _of_any_option(word) -> bool:
     return isinstance(word, str) and any(pattern.fullmatch(word) for pattern in (LIMIT, NEEDS, UNLESS))
 
 
-def read_entry(node: ast.FunctionDef | ast.ClassDef, module: str, kind: str, known: dict[str, tuple[str, ...]]) -> Entry:
-    """The entry that the source of a function or class makes, in the file `module`.
+def read_entry(
+    node: ast.FunctionDef | ast.ClassDef, module: str, kind: str, known: dict[str, tuple[str, ...]], as_written: bool = False
+) -> Entry:
+    """The entry that the source of a function or class makes, in the file `module`; `as_written` is as in the registry.
 
     `kind` is the word for it in messages; `known` maps each trait to the parameters where it may stand, or to "class" for
     the annotation of a class's attribute. Raises ValueError for a trait that is unknown, or that stands elsewhere.
     """
-    name = _snake(node.name) if isinstance(node, ast.ClassDef) else node.name.removesuffix("_")
+    name = _snake(node.name) if isinstance(node, ast.ClassDef) and not as_written else node.name.removesuffix("_")
     summary = (ast.get_docstring(node) or "").split("\n")[0]
     signature = _signature(node)
     options, traits = _options(signature) if signature else {}, {}

@@ -15,7 +15,7 @@ ROWS = [
     ["runs.storage"],
     ["models"],
     ["tasks", "runs"],
-    ["pruning", "regularizers"],
+    ["pruning", "regularizers", "distillation"],
     ["training"],
     ["deploy"],
     ["modeling", "report", "sensitivity", "proxies"],

@@ -60,6 +60,8 @@ def remove(run: Experiment) -> dict:
     old_optimizer = run.optimizer
     run.go_on_with(smaller)
     removal.carry(old_optimizer, smaller, run.optimizer)
+    if run.teaching is not None:
+        run.teaching.carry(removal, old_optimizer, run.optimizer)
     return {"removal": comparison, "collapse": collapsed}
 
 

@@ -1,5 +1,7 @@
 """This file builds the network, its masks and its optimiser from the settings, and refuses what cannot be built."""
 
+from collections.abc import Sequence
+
 import torch
 
 import models
@@ -80,20 +82,20 @@ def check_amounts(batch: int, processes: int, sample: int, pruner: Pruner | None
             raise Refused(f"--score_batches: {error}") from None
 
 
-def build_optimizer(network: models.Network, training, device: str) -> torch.optim.Optimizer:
-    """Build the optimiser that --optimizer names, over the parameters of a network and of its gates.
+def build_optimizer(network: models.Network, training, device: str, others: Sequence = ()) -> torch.optim.Optimizer:
+    """Build the optimiser that --optimizer names, over the parameters of a network and of its gates, and over `others`.
 
     `training` is that section of the settings. Raises Refused for options that torch refuses.
     """
     fused = device != "mps"
     try:
-        return OPTIMISERS.get(training.optimizer)(parameter_groups(network), training, fused)
+        return OPTIMISERS.get(training.optimizer)(parameter_groups(network, others), training, fused)
     except ValueError as error:
         raise Refused(f"--optimizer {training.optimizer}: {error}") from None
 
 
-def parameter_groups(network: models.Network) -> list[dict]:
-    """Divide a network's parameters into the groups of an optimiser: the weights, then those of gates that learn.
+def parameter_groups(network: models.Network, others: Sequence = ()) -> list[dict]:
+    """Divide a network's parameters into the groups of an optimiser: the weights, `others`, and those of gates that learn.
 
     Gates have no weight decay, and a group for each `Gate.learning_rate`, which stands in the group as `scale`. What a gate
     has frozen is in no group.
@@ -104,7 +106,7 @@ def parameter_groups(network: models.Network) -> list[dict]:
         by_scale.setdefault(gate.learning_rate, []).extend(gate.parameters())
     of_gates = {id(parameter) for parameters in by_scale.values() for parameter in parameters}
     weights = [parameter for parameter in network.parameters() if id(parameter) not in of_gates and parameter.requires_grad]
-    groups = [{"params": weights}]
+    groups = [{"params": weights}, *([{"params": list(others)}] if others else [])]
     return groups + [
         {"params": parameters, "weight_decay": 0.0, "scale": scale} for scale, parameters in by_scale.items() if parameters
     ]

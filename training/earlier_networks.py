@@ -1,5 +1,8 @@
 """This file reads what earlier runs have left of a network: a smaller one to train anew, and what pruned ones look like."""
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import torch
 
 import models
@@ -10,9 +13,26 @@ from pruning.gates.scale import Scale
 from runs.checkpoints import load_checkpoint, shapes_of
 from settings.arguments import Settings
 from settings.errors import Refused
+from settings.files import Damaged, Missing
 from settings.flags import defaults
 from settings.paths import checkpoint_of, model_of
 from settings.registry import GATES, GRANULARITIES
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of the data that a network was trained on.
+
+    They are its numbers of classes and of channels, the pixels of a side, and, where a run says so, the classes' names and
+    the mean and the deviation of each channel.
+    """
+
+    outputs: int
+    channels: int
+    side: int
+    classes: list[str] | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
 
 
 def smaller_of(path: str) -> models.Network:
@@ -53,46 +73,55 @@ def patterns_of(paths: list[str]) -> guided.Patterns:
 
 def _fractions(path: str) -> guided.Fractions:
     """Return the fractions of filters kept in each stage of one pruned network."""
-    network, whole, size = _pruned(path)
+    network, whole, known = read_network(path)
+    _refuse_factors(network.factors, path)
     kept = accounting.kept_filters(network) if _by_filter(network) else {}
     if all(kept.get(name, unit.filters) == unit.filters for name, unit in whole.units.items()):
         raise ValueError(f"no filter has been cut from '{path}'")
-    return guided.fractions(whole, kept, size)
+    return guided.fractions(whole, kept, known.side)
 
 
 def _patterns(path: str) -> guided.Patterns:
     """Return the patterns of the kernels in each stage of one pruned network."""
-    network, _, size = _pruned(path)
+    network, _, known = read_network(path)
+    _refuse_factors(network.factors, path)
     if _by_filter(network):
         raise ValueError(f"no single weight has been cut from '{path}'")
-    return guided.patterns(network.eval(), size)
+    return guided.patterns(network.eval(), known.side)
 
 
 def _by_filter(network: models.Network) -> bool:
     return all(unit.gate is None or unit.gate.by_filter for unit in network.all_units.values())
 
 
-def _pruned(path: str) -> tuple[models.Network, models.Network, int]:
-    """Read the network of a model.pt, a run's folder or a checkpoint: with its gates, as a whole, and its size of images."""
-    file = model_of(path)
-    if file.is_file() and file.name != "checkpoint.pt":
+def read_network(path: str | Path) -> tuple[models.Network, models.Network, Known]:
+    """Read the network of a model.pt, a run's folder or a checkpoint: with its gates, as a whole, and what is known of its data.
+
+    Raises Refused where it is none of them.
+    """
+    file = model_of(path) if model_of(path).is_file() else checkpoint_of(path)
+    try:
+        state = load_checkpoint(file)
+    except Refused as not_a_checkpoint:
+        if isinstance(not_a_checkpoint, Missing | Damaged):
+            raise
         network = models.load(file)
-        _refuse_factors(network.factors, path)
-        return network, whole_of(network), network.card.image_size
-    state = load_checkpoint(checkpoint_of(path))
+        card = network.card
+        shape = (len(card.classes), network.input_channels, card.image_size)
+        return network, whole_of(network), Known(*shape, card.classes, card.mean, card.std)
     shapes = shapes_of(state)
-    _refuse_factors((shapes or {}).get("factors"), path)
     asked, tensors = defaults() | state["settings"], state["model"]
     whole = models.build(asked["arch"], channels=asked["channels"], size=asked["image_size"])
+    data = state.get("data") or {}  # an older run does not say
     output = next(link.unit for link in whole.links if link.target in whole.outputs)
-    classes = len(tensors[f"{output}.layer.weight"]) if f"{output}.layer.weight" in tensors else 0
+    classes = len(tensors.get(f"{output}.layer.weight", data.get("classes") or ()))
     with torch.random.fork_rng(devices=[]):
         network = models.build(asked["arch"], classes=classes, channels=asked["channels"], size=asked["image_size"])
         network.reshape(shapes or network.shapes())
         for name, unit in network.all_units.items():
             unit.gate = _gate(unit, asked, tensors, f"{name}.gate.")
     network.take(tensors)
-    return network, whole, asked["image_size"]
+    return network, whole, Known(classes, asked["channels"], asked["image_size"], *map(data.get, ("classes", "mean", "std")))
 
 
 def _refuse_factors(factors, path: str) -> None:

@@ -9,20 +9,20 @@ import models
 import tasks
 from pruning import Learner, Pruner, accounting
 from pruning.dropout import scale_dropout
-from settings.arguments import Settings, method
+from settings.arguments import Settings
 from settings.errors import Refused
 from settings.meaning import gate_that_learns, images_a_class
 from settings.registry import ACTIONS, LEARNING_RATES
-from settings.saved import counted
 from tasks import Task
 from training.build import begin_with, build_network, build_optimizer, build_pruner, check_amounts
 from training.capture import try_capture
 from training.collapsing import tell_collapse
 from training.engine import Engine, Stop
 from training.evaluation import evaluate
-from training.restoring import restore
+from training.restoring import restore, state_of_run
 from training.stages import Plan, Stage, plan_of, position
 from training.starting import starting_classes
+from training.teacher import Teaching, teaching_of
 from training.team import Team
 from training.terms import build_regulariser, gate_penalties
 from training.tickets import Tickets, state_of
@@ -34,8 +34,8 @@ class Experiment:
 
     `plan` holds the stages of the run, `stage` is the number of the present one, and an epoch has `steps`. `results` gathers
     what the actions returned, `to_repair` what is kept for the layers that are cut later, `tickets` what is kept to rewind to
-    and to compare, `collapsed` what was last said of collapse. `whole` counts the network before.
-    `penalties`, by name, are terms of the loss; `proximal` takes network and learning rate after the optimiser's step.
+    and to compare, `collapsed` what was last said of collapse. `whole` counts the network before. `teaching` is a teacher with
+    its losses; `penalties`, by name, are terms of the loss; `proximal` takes network and learning rate after the optimiser.
 
     `loss` is modeling.losses: it maps (run, inputs, targets) to the network's outputs and the terms of the loss. `losses` is
     the same function of (inputs, targets), and `predict` maps inputs to outputs; both are captured where --compile asks.
@@ -54,6 +54,7 @@ class Experiment:
     whole: accounting.Count
     steps: int
     loss: Callable | None = None
+    teaching: Teaching | None = None
     stage: int = 0
     results: dict = field(default_factory=dict)
     to_repair: dict = field(default_factory=dict)
@@ -70,6 +71,8 @@ class Experiment:
         penalties, self.proximal = build_regulariser(self.reg, self.settings.training)
         self.penalties = penalties | gate_penalties(model)
         self.network = self.team.wrap(model)
+        if self.teaching is not None:
+            self.network = self.teaching.wrapped(self.network, self.team)
 
         def predict(inputs):
             with engine.autocast():
@@ -128,6 +131,8 @@ class Experiment:
         rate = self.learning_rate(epoch, step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)
+        if self.teaching is not None:
+            self.teaching.epoch.fill_(epoch + 1)
 
     def move_masks(self, epoch: int, step: int | None) -> None:
         """Let masks change, become fixed or stay, as the phase says: before a step, or with None behind an epoch's last one.
@@ -137,6 +142,8 @@ class Experiment:
         if self.pruner is None or self.now.masks_stay:
             return
         epoch -= self.plan.first_epoch(self.stage)
+        if self.teaching is not None and step is not None and self.pruner.has_begun(epoch, step):
+            self.teaching.begin(self.model, self.team)
         if self.pruner.after_epoch(epoch) if step is None else self.pruner.before_step(epoch, step):
             self.team.same_([buffer for gate in self.pruner.gates.values() for buffer in gate.buffers()])
             self.pruner.overwrite()
@@ -147,6 +154,8 @@ class Experiment:
         """Go on to the stage of this number: carry out its actions, and add to `results` what they return."""
         self.stage = number
         with self.stop.at_once(f"before the stage {self.now.name}"):
+            if self.teaching is not None and number > 0:
+                self.teaching.begin(self.model, self.team)
             for action in self.now.enter:
                 self.results |= ACTIONS.get(action)(self)
             if not gate_that_learns(self.settings):
@@ -169,31 +178,15 @@ class Experiment:
     def go_on_with(self, network: models.Network) -> None:
         """Put this network, which has no masks, in place of the present one, with a fresh optimiser."""
         self.model, self.pruner = network, None
-        self.optimizer = build_optimizer(network, self.settings.training, self.engine.device)
+        if self.teaching is not None:
+            self.teaching.follow(network)
+        others = self.teaching.parameters if self.teaching else ()
+        self.optimizer = build_optimizer(network, self.settings.training, self.engine.device, others)
         self.capture()
 
     def state(self) -> dict:
-        """All that the next epoch depends on, as tensors and plain values: what a checkpoint holds.
-
-        The order of the data depends on seed and epoch alone.
-        """
-        cuda = torch.cuda.get_rng_state_all() if self.engine.device == "cuda" else []
-        shapes = self.model.shapes()
-        return {
-            "settings": counted(method(self.settings)),
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "random": [torch.get_rng_state(), *cuda],
-            "stage": self.stage,
-            "fixed": {name: self.settings.flat[name] for name in self.now.fixed},
-            "shapes": None if shapes == self.whole_shapes else shapes,
-            "began": self.whole_shapes,
-            "results": self.results,
-            "to_repair": self.to_repair,
-            "tickets": self.tickets.plain(),
-            "steps": self.steps,
-            "data": self.task.record(),
-        }
+        """All that the next epoch depends on, as tensors and plain values: what a checkpoint holds."""
+        return state_of_run(self)
 
 
 def start(
@@ -217,12 +210,15 @@ def start(
     model, whole = build_network(settings, *weights)
     model = model.to(engine.device, memory_format=torch.channels_last)
     pruner = build_pruner(model, settings)
+    teaching, known = teaching_of(settings, model, engine, state)
     size, seed, quiet = settings.training.batch_size, settings.run.seed, settings.run.quiet
     task = tasks.load(settings.data, batch_size=size, seed=seed, device=engine.device, quiet=quiet)
     if state:
         task.check(state.get("data"))
     elif settings.network.init:
         task.compare_names(starting_classes(settings), f"'{settings.network.init}'")
+    if teaching is not None:
+        teaching.meet(task, known)
     settings = settings.replace(augment=task.augment, device=engine.device, amp=engine.amp)
     steps = min(task.steps, 2) if settings.run.dry_run else task.steps
     plan = plan.shortened() if settings.run.dry_run else plan.fitted(steps)
@@ -236,11 +232,12 @@ def start(
         plan,
         model,
         pruner,
-        optimizer=build_optimizer(model, settings.training, engine.device),
+        optimizer=build_optimizer(model, settings.training, engine.device, teaching.parameters if teaching else ()),
         schedule=LEARNING_RATES.get(settings.training.lr_schedule),
         whole=whole,
         steps=steps,
         loss=loss,
+        teaching=teaching,
     )
     if state:
         restore(run, state)

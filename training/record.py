@@ -160,6 +160,7 @@ def config(run: Experiment) -> dict:
         "plan": run.plan.record(),
         "metric": run.task.metric,
         "data": run.task.record(),
+        "teacher": None if run.teaching is None else run.teaching.file,
         "filters": {name: unit.filters for name, unit in run.model.units.items()},
         "prunable": run.pruner.entries if run.pruner else 0,
         "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__, "numpy": np.__version__},
@@ -181,5 +182,5 @@ def run_name(settings: Settings) -> str:
     elif pruning.prune_type != "none" and not network.pattern and takes_masks_of(settings) is None:
         parts.append(f"{budget}{1 - pruning.prune_rate if budget else pruning.prune_rate:g}")
     parts += [parse_call(settings.ending.factorise)[0]] if settings.ending.factorise else []
-    parts += [settings.training.reg] if settings.training.reg != "none" else []
+    parts += [word for word in (settings.training.reg, settings.training.distill) if word != "none"]
     return "-".join(re.sub(r"[^\w.]+", "_", part).strip("_") for part in parts if part)

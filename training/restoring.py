@@ -8,9 +8,35 @@ from pruning.removal import ungated
 from settings.arguments import method
 from settings.errors import Refused
 from settings.registry import OPTIMISERS
+from settings.saved import counted
 from settings.schema import ANYTHING, COUNT, DictOf, Is, ListOf, Record, Unfit, check, number, plain, whole
 
 OF_THE_DEVICE = {"params", "lr", "initial_lr", "fused", "foreach", "capturable", "differentiable"}
+
+
+def state_of_run(run) -> dict:
+    """Return all that the next epoch of a run depends on, as tensors and plain values: what a checkpoint holds.
+
+    The order of the data depends on seed and epoch alone.
+    """
+    cuda = torch.cuda.get_rng_state_all() if run.engine.device == "cuda" else []
+    shapes = run.model.shapes()
+    return {
+        "settings": counted(method(run.settings)),
+        "model": run.model.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "random": [torch.get_rng_state(), *cuda],
+        "stage": run.stage,
+        "fixed": {name: run.settings.flat[name] for name in run.now.fixed},
+        "shapes": None if shapes == run.whole_shapes else shapes,
+        "began": run.whole_shapes,
+        "results": run.results,
+        "to_repair": run.to_repair,
+        "tickets": run.tickets.plain(),
+        "steps": run.steps,
+        "data": run.task.record(),
+        **({} if run.teaching is None else {"teaching": run.teaching.state()}),
+    }
 
 
 def restore(run, state: dict) -> None:
@@ -44,6 +70,8 @@ def take_network(run, state: dict) -> None:
         check_pass(smaller, run.task.inputs)
         run.go_on_with(smaller.to(memory_format=torch.channels_last))
     run.model.take(state["model"])
+    if run.teaching is not None:
+        run.teaching.take(state["teaching"])
     begun = len(state["rows"]) > run.plan.first_epoch(run.stage)
     take_optimizer(run.optimizer, run.settings.training, state["optimizer"], begun)
 

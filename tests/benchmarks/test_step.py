@@ -13,6 +13,7 @@ import models
 from benchmarks import step, step_variants
 from benchmarks.published import Published
 from pruning.scopes import global_
+from settings.registry import DISTILLATIONS
 from tasks.images import Images
 
 
@@ -37,6 +38,14 @@ def test_the_benchmark_prints_every_variant(capsys, tmp_path, monkeypatch):
     assert (tmp_path / "rows.jsonl").read_text().count("\n") == 1
     step.main(["--networks", "resnet50", "--batches", "1024", "--memory", "1", "--device", "cpu"])
     assert "not measured" in capsys.readouterr().out
+
+
+def test_a_step_with_each_distillation_loss_is_a_row(capsys):
+    flags = ["--networks", "resnet20", "--batches", "8", "--steps", "1", "--warmup", "0", "--device", "cpu", "--skip_published"]
+    step.main([*flags, "--teacher"])
+    out = capsys.readouterr().out
+    for name in (*DISTILLATIONS.entries, "teacher's pass"):
+        assert re.search(rf"\| {name} \| \d+\.\d \(", out), out
 
 
 def test_the_published_mask_is_its_rule(published):

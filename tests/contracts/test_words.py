@@ -12,7 +12,7 @@ pytestmark = pytest.mark.core
 
 REGISTRIES = {name: value for name, value in vars(registry).items() if isinstance(value, registry.Registry)}
 # these are methods of the literature; the others are this program's own words for when, where and what
-METHODS = ("CRITERIA", "REGULARIZERS", "OPTIMISERS", "NETWORKS", "LEARNING_RATES")
+METHODS = ("CRITERIA", "REGULARIZERS", "OPTIMISERS", "NETWORKS", "LEARNING_RATES", "DISTILLATIONS")
 OWN = {("CRITERIA", "random"): "a control"}  # what has neither a source nor a formula, and why
 SOURCE_OR_FORMULA = re.compile(r"\b(19|20)\d\d\b|[=^|]|\bsum\b")
 

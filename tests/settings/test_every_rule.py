@@ -32,6 +32,7 @@ BREAKS = {
     "one_flag_says_when": [*STRUCTURED, "--rounds", "3", "--prune_phase", "init"],
     "weights_are_trained_or_fresh": ["--init", "{here}", "--scratch", "{here}/file"],
     "init_exists": ["--init", "nothing"],
+    "teacher_exists": ["--teacher", "nothing"],
     "one_flag_weighs_the_penalty": ["--reg", "reg_cov(weight=0.5)", "--odecay", "0.7"],
     "a_unit_has_one_gate": [*STRUCTURED, "--reg", "sss"],
     "scales_are_put_on_whole_networks": ["--widths", "{here}", "--reg", "sss"],

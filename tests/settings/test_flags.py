@@ -2,7 +2,7 @@
 
 import pytest
 
-from settings import arguments, effects, procedure_effects
+from settings import arguments, effects, procedure_effects, teacher_effects
 from settings.arguments import parse
 from settings.errors import Refused
 from settings.flags import FLAGS, GROUPS, SECTIONS, of_kind
@@ -52,9 +52,12 @@ WITHOUT = {
     "procedure_says_amounts": [*STRUCTURED, "--procedure", "rounds"],
     "weights_are_given": [*STRUCTURED, "--procedure", "control(of='run')"],
     "masks_are_given": [*STRUCTURED, "--procedure", "control(of='run')"],
+    "no_teacher": [],
+    "nothing_taught": ["--distill", "none"],
+    "nothing_dense": STRUCTURED,
 }
 # conditions that hold in the plain command: what must be typed for the flag to have its effect
-WITH = {"several_cuts": ["--prune_phase", "after"]}
+WITH = {"several_cuts": ["--prune_phase", "after"], "no_teacher": ["--teacher", "run"]}
 # conditions that are about an option in a flag's value
 TYPED = {"gate_option_without_effect": "output(joint='right')", "nothing_returns": "global(hysteresis=0.1)"}
 VALUES = {
@@ -87,6 +90,8 @@ VALUES = {
     "finetune_lr": "0.1",
     "reconstruct": "lasso",
     "init": "run",
+    "teacher": "dense",
+    "distill": "AT",
     "procedure": "layerwise",
 }
 # the default of these is a file that its registry reads
@@ -144,7 +149,7 @@ def test_a_flag_with_effect_is_not(condition):
 
 
 def test_every_condition_is_in_the_table():
-    files = [effects, procedure_effects]
+    files = [effects, procedure_effects, teacher_effects]
     public = [(file, item) for file in files for name, item in vars(file).items() if not name.startswith("_")]
     defined = {item for file, item in public if getattr(item, "__module__", "") == file.__name__}
     named = {condition for _, condition in PAIRS if "<locals>" not in condition.__qualname__}
@@ -214,4 +219,4 @@ def test_the_default_is_in_the_registry(flag):
 def test_what_makes_a_row_of_the_table_of_runs():
     """Seeds and machines do not; precision does."""
     apart = {name for name, flag in FLAGS.items() if flag.makes_a_row}
-    assert apart == {*of_kind("method", "ending"), "amp"} - {"seed", "compact", "export", "export_input", "form"}
+    assert apart == {*of_kind("method", "ending"), "amp", "teacher"} - {"seed", "compact", "export", "export_input", "form"}
