@@ -62,6 +62,12 @@ RESULTS = Record(
             )
         ),
         "rounds": ListOf(Record({"round": COUNT, "density": FRACTION, "test": PERCENT}, {"held_out": PERCENT})),
+        "generations": ListOf(
+            Record(
+                {"generation": COUNT, "accuracy": PERCENT},
+                {"teacher": PERCENT, "correct": PERCENT} | dict.fromkeys(("unlabelled", "passed", "used", "of_classes"), COUNT),
+            )
+        ),
         "connectivity": Record({"split": TEXT, "statistics": TEXT, "pairs": ListOf(PAIR, 1)}),
         "collapse": Record({"empty": ListOf(TEXT), "connected": TRUTH}),
         "removal": Record({"exact": TRUTH, "difference": number(0), "largest_output": number(0), "same": COUNT, "images": COUNT}),

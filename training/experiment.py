@@ -93,7 +93,7 @@ class Experiment:
 
     def batches(self, epoch: int) -> Iterator:
         """The training batches of an epoch, as (inputs, targets): this process's part of each."""
-        return self.task.batches(epoch, (self.team.rank, self.team.size))
+        return self.task.batches(epoch, (self.team.rank, self.team.size), self.now.noise)
 
     def sample(self) -> Iterator:
         """The training images that criteria measure on, in batches: all, where the criterion takes so many of each class."""
@@ -189,6 +189,7 @@ class Experiment:
             "results": self.results,
             "to_repair": self.to_repair,
             "tickets": self.tickets.plain(),
+            "pseudo_labels": self.task.pseudo_labels(),
             "steps": self.steps,
             "data": self.task.record(),
         }
@@ -228,21 +229,12 @@ def start(
     else:
         plan = plan.fitted(steps)
     check_amounts(task.batch, team.size, task.batch * min(settings.pruning.score_batches, task.steps), pruner)
-    run = Experiment(
-        settings,
-        engine,
-        team,
-        stop,
-        task,
-        plan,
-        model,
-        pruner,
-        optimizer=build_optimizer(model, settings.training, engine.device),
-        schedule=LEARNING_RATES.get(settings.training.lr_schedule),
-        whole=whole,
-        steps=steps,
-        loss=loss,
+    optimizer, schedule = (
+        build_optimizer(model, settings.training, engine.device),
+        LEARNING_RATES.get(settings.training.lr_schedule),
     )
+    parts = (settings, engine, team, stop, task, plan, model, pruner)
+    run = Experiment(*parts, optimizer=optimizer, schedule=schedule, whole=whole, steps=steps, loss=loss)
     if state:
         restore(run, state)
     else:

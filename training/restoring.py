@@ -7,7 +7,7 @@ from models.shapes import TENSOR, check_pass, check_values, told
 from pruning.removal import ungated
 from settings.arguments import method
 from settings.errors import Refused
-from settings.registry import OPTIMISERS
+from settings.registry import OPTIMISERS, parse_call
 from settings.schema import ANYTHING, COUNT, DictOf, Is, ListOf, Record, Unfit, check, number, plain, whole
 
 OF_THE_DEVICE = {"params", "lr", "initial_lr", "fused", "foreach", "capturable", "differentiable"}
@@ -30,6 +30,8 @@ def restore(run, state: dict) -> None:
         take_network(run, state)
         run.to_repair = what_to_repair(run, state)
         run.tickets.take(state.get("tickets", {}), run, len(state["rows"]))
+        if any(parse_call(action)[0] == "pseudo_label" for stage in run.plan.stages[: run.stage + 1] for action in stage.enter):
+            run.task.unlabelled.take(state.get("pseudo_labels"), run.task.outputs)
         run.begin_stage(begun=True)
         take_random(state["random"], run.engine.device)
     except ValueError as error:
