@@ -29,6 +29,7 @@ CHECKPOINT = Record(
         "rows": ANYTHING,
         "to_repair": ANYTHING,
         "tickets": Record(optional={"states": DictOf(ANYTHING), "masks": ListOf(ANYTHING), "copies": ListOf(ANYTHING)}),
+        "pseudo_labels": ANYTHING,  # Unlabelled.take
         "steps": whole(1),
         "data": Maybe(Record(optional={"classes": ListOf(TEXT, 1)})),
         "after": ANYTHING,

@@ -157,13 +157,14 @@ def round_line(record: dict) -> str:
 
 def generation_line(record: dict) -> str:
     """The line that tells what a generation of noisy students came to, and what it has learned from; 0 is the first teacher."""
-    line = f"generation {record['generation']}: accuracy {record['accuracy']:.2f} (where validated)"
-    if "teacher" not in record:
+    accuracy = f"accuracy {record['accuracy']:.2f} (where validated)" if "accuracy" in record else "not measured"
+    line, taught = f"generation {record['generation']}: {accuracy}", record.get("taught")
+    if taught is None:
         return line
-    right = f", {record['correct']:.2f} % of their pseudo-labels right" if "correct" in record else ""
-    passed = f"{record['passed']} of {record['unlabelled']} unlabelled images passed{right}"
-    used = f"{record['used']} used, with repeats, of {record['of_classes']} classes"
-    return f"{line}, its teacher {record['teacher']:.2f}; {passed}, {used}"
+    right = f", {taught['correct']:.2f} % of their pseudo-labels right" if "correct" in taught else ""
+    passed = f"{taught['passed']} of {taught['unlabelled']} unlabelled images passed{right}"
+    used = f"{taught['used']} used, with repeats, of {taught['of_classes']} classes"
+    return f"{line}, its teacher {taught['teacher']:.2f}; {passed}, {used}"
 
 
 def connectivity_lines(record: dict) -> list[str]:

@@ -34,16 +34,16 @@ def pseudo_label(
     What the options say the procedure `noisy_student` says. Returns the records of the generations so far. Raises Failed if no
     image passes the filter.
     """
-    taught = run.results | measure_generation(run)
+    records = measure_generation(run)["generations"]
     confidence = 0.0 if run.settings.run.dry_run else confidence  # two steps make nobody sure of anything
     wanted = {"labels": labels, "confidence": confidence, "balance": balance, "images_a_class": images_a_class, "ratio": ratio}
     try:
         facts = run.task.unlabelled.label(probabilities(run), **wanted)
     except ValueError as error:
         raise Failed(f"--procedure noisy_student, generation {number}: {error}") from None
-    record = {"generation": number, "teacher": taught["generations"][-1]["accuracy"], **facts}
     _begin_afresh(run)
-    return {"generations": [*taught["generations"], record]}
+    teacher = {"teacher": records[-1]["accuracy"]}
+    return {"generations": [*records, {"generation": number, "taught": teacher | facts}]}
 
 
 def measure_generation(run: Experiment) -> dict:
