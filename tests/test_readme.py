@@ -104,6 +104,8 @@ class Block:
         for flag in ("--resume", "--init", "--evaluate", "--predict", "--scratch"):
             if flag in flags:
                 self.stand_in(flags[flags.index(flag) + 1])
+        if "--unlabelled" in flags and not Path(folder := flags[flags.index("--unlabelled") + 1]).exists():
+            shutil.copytree(Path(TINY_DATA[3]) / "test", folder)
         if {"--evaluate", "--predict"} & {*flags}:
             image = next(Path(TINY_DATA[TINY_DATA.index("--data_dir") + 1]).glob("test/*/*.png"))
             for name in re.findall(r"\w+\.png", " ".join(flags)):
