@@ -16,9 +16,10 @@ KEPT = Record({"images": TENSOR, "targets": TENSOR, "ratio": whole(1)})
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """The labels that a teacher has given: of these `images`, (n,) numbers, one may be there several times.
+    """The labels that a teacher has given: `targets` are classes, (n,), or probabilities, (n, classes), of all n images.
 
-    `targets` are classes, (n,), or probabilities, (n, classes). A batch holds `ratio` of them for each labelled image.
+    Used are these `images`, (used,) numbers, of which one may be there several times. A batch holds `ratio` of them for each
+    labelled image.
     """
 
     images: Tensor
@@ -59,7 +60,7 @@ class Unlabelled:
         passed, chosen = choose(probabilities, confidence, share if balance else 0)
         if not len(passed):
             raise ValueError(f"no unlabelled image has a confidence above {confidence:g}: the largest is {float(best.max()):.3f}")
-        targets = kinds[chosen] if labels == "hard" else probabilities[chosen]
+        targets = kinds if labels == "hard" else probabilities
         self.pseudo = PseudoLabels(*(part.to(self.pixels.device) for part in (chosen, targets)), ratio)
         facts = {"unlabelled": len(probabilities), "passed": len(passed), "used": len(chosen)}
         facts["of_classes"] = len(kinds[chosen].unique())
@@ -70,9 +71,9 @@ class Unlabelled:
 
     def views(self, labelled: int, augmentation: Augmentation, generator: torch.Generator) -> tuple[Views, Tensor]:
         """Return the views that go with so many labelled images, in their order, and the target of each."""
-        rows = self.pseudo.order(labelled * self.pseudo.ratio, generator).to(self.pixels.device)
-        views = Views(self.pixels, self.pseudo.images[rows].cpu(), augmentation, generator)
-        return views, self.pseudo.targets[rows]
+        rows = self.pseudo.order(labelled * self.pseudo.ratio, generator)
+        views = Views(self.pixels, self.pseudo.images[rows.to(self.pixels.device)].cpu(), augmentation, generator)
+        return views, self.pseudo.targets[views.order]
 
     def plain(self) -> dict:
         """Return the pseudo-labels as a checkpoint keeps them; empty where there are none."""
@@ -87,13 +88,12 @@ class Unlabelled:
         images, targets = saved["images"], saved["targets"]
         if images.dtype != torch.int64 or images.dim() != 1 or not len(images):
             raise Unfit("pseudo_labels.images are no numbers of images")
-        if images.min() < 0 or images.max() >= len(self):
+        if images.min() < 0 or images.max() >= len(self) or targets.shape[:1] != (len(self),):
             raise Unfit(f"pseudo_labels are of other unlabelled images than these {len(self)}")
-        soft = targets.dtype == torch.float32 and targets.shape == (len(images), classes)
-        hard = targets.dtype == torch.int64 and targets.shape == (len(images),)
-        inside = targets.min() >= 0 and (targets.max() <= 1 if soft else targets.max() < classes) if soft or hard else False
-        if not inside or not targets.isfinite().all():
-            raise Unfit(f"pseudo_labels.targets are neither classes nor probabilities of {len(images)} images")
+        soft = targets.dtype == torch.float32 and targets.shape[1:] == (classes,)
+        hard = targets.dtype == torch.int64 and targets.dim() == 1
+        if not (soft or hard) or not (targets >= 0).all() or not (targets <= (1 if soft else classes - 1)).all():
+            raise Unfit("pseudo_labels.targets are neither classes nor probabilities")
         self.pseudo = PseudoLabels(images.to(self.pixels.device), targets.to(self.pixels.device), saved["ratio"])
 
 

@@ -26,7 +26,7 @@ def pseudo_label(
     labels: Literal["soft", "hard"] = "soft",
     confidence: Annotated[float, "below 1"] = 0.3,
     balance: bool = True,
-    images_a_class: Annotated[int, "at most 10000000"] = 0,
+    images_a_class: Annotated[int, "at most 1000000"] = 0,
     ratio: Annotated[int, "at least 1", "at most 100"] = 5,
 ) -> dict:
     """Let the network label the unlabelled images for the generation of this number, and put a fresh one in its place.

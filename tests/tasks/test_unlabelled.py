@@ -77,7 +77,7 @@ def test_images_are_taken_for_what_the_teacher_says(labels):
     # an equal share of 7 images for 3 classes is 2; of the six that passed, image 1 is taken for another class
     assert facts == {"unlabelled": 7, "passed": 6, "used": 4, "of_classes": 2, "correct": round(100 * 5 / 6, 4)}
     assert images.pseudo.images.tolist() == [0, 5, 2, 4]
-    assert torch.equal(images.pseudo.targets, SAID[[0, 5, 2, 4]] if labels == "soft" else torch.tensor([0, 0, 1, 1]))
+    assert torch.equal(images.pseudo.targets, SAID if labels == "soft" else torch.tensor([0, 0, 1, 2, 1, 0, 0]))
     again = Unlabelled(images.pixels)
     again.take(images.plain(), 3)
     assert all(torch.equal(value, again.plain()[name]) for name, value in images.plain().items() if name != "ratio")
@@ -90,16 +90,17 @@ def test_images_are_taken_for_what_the_teacher_says(labels):
     [
         ({"images": torch.tensor([7])}, "of other unlabelled images than these 7"),
         ({"images": torch.tensor([0.0])}, "no numbers of images"),
-        ({"targets": torch.zeros(2, 4)}, "neither classes nor probabilities"),
-        ({"targets": torch.tensor([0, 3])}, "neither classes nor probabilities"),
-        ({"targets": torch.full((2, 3), torch.nan)}, "neither classes nor probabilities"),
+        ({"targets": torch.zeros(6, 3)}, "of other unlabelled images than these 7"),
+        ({"targets": torch.zeros(7, 4)}, "neither classes nor probabilities"),
+        ({"targets": torch.tensor([0, 1, 2, 3, 0, 0, 0])}, "neither classes nor probabilities"),
+        ({"targets": torch.full((7, 3), torch.nan)}, "neither classes nor probabilities"),
         ({"ratio": 0}, "pseudo_labels.ratio"),
     ],
 )
 def test_pseudo_labels_of_something_else_are_refused(change, message):
     images = Unlabelled(torch.zeros(7, 8, 8, 3, dtype=torch.uint8))
     with pytest.raises(Unfit, match=message):
-        images.take({"images": torch.tensor([0, 6]), "targets": torch.zeros(2, 3), "ratio": 1} | change, 3)
+        images.take({"images": torch.tensor([0, 6]), "targets": torch.zeros(7, 3), "ratio": 1} | change, 3)
     with pytest.raises(Unfit):
         images.take(None, 3)
 

@@ -14,7 +14,7 @@ def noisy_student(
     labels: Literal["soft", "hard"] = "soft",
     confidence: Annotated[float, "below 1"] = 0.3,
     balance: bool = True,
-    images_a_class: Annotated[int, "at most 10000000", "needs balance=True"] = 0,
+    images_a_class: Annotated[int, "at most 1000000", "needs balance=True"] = 0,
     ratio: Annotated[int, "at least 1", "at most 100"] = 5,
 ) -> Annotated[list[Stage], "unlabelled images", "augment: randaugment"]:
     """Train a teacher, and then students of it, each of which is the next one's teacher (Xie et al., 2020).
