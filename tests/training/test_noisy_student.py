@@ -194,7 +194,7 @@ def test_pictures_of_a_folder_are_learned_from(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("_small")
 @pytest.mark.parametrize(
-    ("change", "message"), [({}, "it has no|not a table"), ({"images": torch.tensor([99])}, "other unlabelled images")]
+    ("change", "message"), [({}, "pseudo_labels has no 'images'"), ({"images": torch.tensor([99])}, "other unlabelled images")]
 )
 def test_a_checkpoint_without_its_pseudo_labels_is_refused(tmp_path, monkeypatch, change, message):
     monkeypatch.chdir(tmp_path)
