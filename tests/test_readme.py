@@ -196,7 +196,7 @@ def test_the_manual_names_what_there_is(help_text):
     for flag in {*flags} - {"--help"}:
         assert f"`{flag}`" in MANUAL, f"{flag} is not in the manual"
     choices = {choice for listed in re.findall(r"^  --\w+ \{(.*?)\}", help_text, re.MULTILINE) for choice in listed.split(",")}
-    assert {"structured", "crop_flip", "ksc2020"} <= choices
+    assert {"structured", "balanced", "ksc2020"} <= choices
     for choice in choices:
         assert choice.isdecimal() or f"`{choice}`" in MANUAL, f"{choice} is not in the manual"
     for known in vars(registry).values():
