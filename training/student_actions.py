@@ -3,18 +3,16 @@
 training/actions.py says what an action is.
 """
 
-from itertools import islice
 from typing import Annotated, Literal
 
 import torch
-from torch import Tensor
 
 from models.layers import initialise
 from pruning.removal import ungated
 from runs.console import generation_line, note
 from settings.errors import Failed
 from training.build import build_pruner
-from training.evaluation import images_at_once
+from training.evaluation import probabilities
 from training.experiment import Experiment
 from training.terms import check_regulariser
 
@@ -53,20 +51,6 @@ def measure_generation(run: Experiment) -> dict:
     records[-1] = records[-1] | {"accuracy": accuracy}
     note(run.settings, generation_line(records[-1]))
     return {"generations": records}
-
-
-@torch.no_grad()
-def probabilities(run: Experiment) -> Tensor:
-    """Return what the network, in evaluation, says of the unlabelled images, (images, classes) in float32 on the CPU."""
-    few = 2 if run.settings.run.dry_run else None
-    run.model.eval()
-    said = []
-    for inputs, _ in islice(run.task.unlabelled_batches(images_at_once(run.task)), few):
-        run.stop.check("while images were labelled")
-        said.append(run.predict(inputs).float().softmax(1))
-    found = torch.cat(said)
-    run.team.same_([found])
-    return found.cpu()
 
 
 def _begin_afresh(run: Experiment) -> None:

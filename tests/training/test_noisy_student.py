@@ -16,8 +16,8 @@ from models.layers import Dropout
 from settings.arguments import parse
 from settings.errors import Failed, Refused
 from training import student_actions
+from training.evaluation import probabilities
 from training.procedures.noisy_student import noisy_student
-from training.student_actions import probabilities
 
 pytestmark = pytest.mark.core
 
