@@ -14,7 +14,7 @@ from settings.registry import NETWORKS
 
 pytestmark = pytest.mark.core
 
-RESIDUAL = [name for name, entry in NETWORKS.entries.items() if "drop_path" in entry.options]
+RESIDUAL = ["resnet20", "resnet18", "resnext11"]  # the shallowest of each file
 
 
 def test_rates_rise_to_that_of_the_last_block():
