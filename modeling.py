@@ -79,7 +79,10 @@ def train_epoch(run: Experiment, epoch: int, bar) -> dict:
 
     `bar` is the progress bar. Raises Failed, naming epoch and step, if the loss is not finite.
     """
-    run.model.train()
+    if run.now.noise:
+        run.model.train()
+    else:
+        run.model.train_without_dropout()
     meter, last_shown, first = run.task.meter(run.engine.device), time.monotonic(), run.first_step(epoch)
     bar.update(first * run.task.batch)
     for step, (inputs, targets) in zip(range(first, run.steps), islice(run.batches(epoch), first, None), strict=False):

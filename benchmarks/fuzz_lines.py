@@ -33,6 +33,8 @@ PLAIN = {
     "pattern": ["rounds", "pruned"],
     "init": ["dense", "dense/checkpoint.pt", "smaller/model.pt"],
     "data_dir": ["pictures"],
+    "labelled": ["0.3"],
+    "unlabelled": ["pictures"],
     "image_size": ["8", "16", "24"],
     "test_size": ["0.3"],
     "target_macs": ["0.5"],

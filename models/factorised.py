@@ -14,7 +14,7 @@ class Chain(nn.Sequential):
     With two ranks, [R3, R4], they are those of Tucker-2 (Kim et al., 2016, arXiv 1511.06530): `first`, 1x1 from S channels to
     R3, `core`, DxD from R3 to R4 with the stride, padding and dilation, and `last`, 1x1 from R4 to T filters. With one rank, [R],
     they are the two factors of a matrix: `first` with the layer's own kernel and geometry to R, and `last`, 1x1 or linear, to
-    T. Only `last` has what followed the layer: its bias, batch norm, ReLU and dropout.
+    T. Only `last` has what followed the layer: its bias, batch norm, ReLU and dropout; dropout of its inputs is that of `first`.
     """
 
 
@@ -58,8 +58,10 @@ def _factors(unit: Unit, ranks: list[int]) -> dict[str, Unit]:
         layers["core"] = _wide(unit, ranks[1], ranks[0])
     factors = {part: Unit(layer, norm=False, activation=False) for part, layer in layers.items()}
     last = Unit(_narrow(unit, widths[-2], filters, bias=unit.layer.bias), norm=False, activation=unit.activation)
-    last.norm, last.dropout = unit.norm, unit.dropout
-    return factors | {"last": last}
+    factors["last"], last.norm = last, unit.norm
+    dropping = factors["first" if unit.drops_inputs else "last"]
+    dropping.dropout, dropping.drops_inputs = unit.dropout, unit.drops_inputs
+    return factors
 
 
 def _wide(unit: Unit, outputs: int, inputs: int | None = None) -> nn.Module:

@@ -73,8 +73,8 @@ class Unit(nn.Module):
     """A unit is a layer, then batch norm, a ReLU and dropout, the last three optional, with an empty slot for a gate.
 
     `layer` is a Conv2d or a Linear; its outputs are the unit's filters. `activation` is a ReLU or, as "relu6", one of at most
-    6. The gate's output is what dropout takes; with a rate of 0 there is none. ValueError for a convolution whose padding is
-    not a number of zeros.
+    6. Dropout takes the gate's output or, with `drops_inputs`, the layer's input; with a rate of 0 there is none. ValueError
+    for a convolution whose padding is not a number of zeros.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class Unit(nn.Module):
         norm: bool = True,
         activation: bool | Literal["relu6"] = True,
         dropout: float = 0.0,
+        drops_inputs: bool = False,
     ):
         super().__init__()
         if isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or isinstance(layer.padding, str)):
@@ -94,7 +95,7 @@ class Unit(nn.Module):
         kind = nn.BatchNorm2d if isinstance(layer, nn.Conv2d) else nn.BatchNorm1d
         self.norm = kind(width) if norm else None
         self.activation = activation
-        self.dropout = Dropout(dropout) if dropout else None
+        self.dropout, self.drops_inputs = Dropout(dropout) if dropout else None, drops_inputs
         self.in_groups = self.groups > 1  # also once all but one have been taken out
         self.gate: Gate | None = None
 
@@ -168,6 +169,8 @@ class Unit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the unit's output for its input `x`, with the gate applied."""
         gate = self.gate
+        if self.dropout is not None and self.drops_inputs:
+            x = self.dropout(x)
         x = self.multiply(x, self.layer.weight) if gate is None else gate.product(self, x)
         if self.norm is not None:
             x = self.norm(x) if gate is None else gate.normalise(self, x)
@@ -176,7 +179,7 @@ class Unit(nn.Module):
         # in place is safe: autograd saves the inputs of the layer and of batch norm, not this output
         x = self.activated(x, inplace=not before)
         x = x if gate is None or before else gate(self, x)
-        return x if self.dropout is None else self.dropout(x)
+        return x if self.dropout is None or self.drops_inputs else self.dropout(x)
 
     def activated(self, x: Tensor, inplace: bool = False) -> Tensor:
         """Return what the unit's ReLU, if it has one, makes of `x`."""

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from models.factorised import take_apart
-from models.joint import Joint
+from models.joint import DropPath, Joint
 from models.layers import Unit
+from models.parts import Dropout
 from models.shapes import check_factors, check_ranks, check_shapes, check_values
 from settings.registry import NETWORKS
 
@@ -166,11 +167,11 @@ class Network(nn.Module):
         self.load_state_dict(tensors)
 
     def train_without_dropout(self) -> None:
-        """Go into training mode, as for batch norm to take its batches' statistics, but leave dropout in evaluation."""
+        """Go into training mode, as for batch norm to take its batches' statistics, but drop no number and no branch."""
         self.train()
-        for unit in self.all_units.values():
-            if unit.dropout is not None:
-                unit.dropout.eval()
+        for module in self.modules():
+            if isinstance(module, Dropout | DropPath):
+                module.eval()
 
     def widths(self) -> dict[str, int]:
         """Return {node: number of channels} once all units have written to it."""

@@ -82,7 +82,7 @@ def check_values(own: dict[str, Tensor], tensors: dict[str, Tensor], what: str) 
             raise Unfit(f"{where} holds a number that is not finite")
         if name.endswith(("running_var", "num_batches_tracked")) and (value < 0).any():
             raise Unfit(f"{where} is negative")
-        if name.endswith(".dropout.rate") and not 0 <= value < 1:
+        if name.endswith((".dropout.rate", ".drop_path.rate")) and not 0 <= value < 1:
             raise Unfit(f"{where} is no rate from 0 to 1")
         if name.endswith(".gate.mask") and not ((value == 0) | (value == 1)).all():
             raise Unfit(f"{where} is not of zeros and ones")

@@ -31,6 +31,7 @@ CHECKPOINT = Record(
         "to_repair": ANYTHING,
         "tickets": Record(optional={"states": DictOf(ANYTHING), "masks": ListOf(ANYTHING), "copies": ListOf(ANYTHING)}),
         "teaching": ANYTHING,  # checked against the teacher and its losses
+        "pseudo_labels": ANYTHING,  # Unlabelled.take
         "steps": whole(1),
         "data": Maybe(Record(optional={"classes": ListOf(TEXT, 1)})),
         "after": ANYTHING,

@@ -51,6 +51,7 @@ def closing_lines(result: dict, settings, task) -> list[str]:
         )
     lines += [f"result {selected_line(record)}" for record in result.get("selections", ())]
     lines += [f"result {round_line(record)}" for record in result.get("rounds", ())]
+    lines += [f"result {generation_line(record)}" for record in result.get("generations", ())]
     lines += [f"result {line}" for line in connectivity_lines(result["connectivity"])] if "connectivity" in result else []
     lines += [f"result collapse: {line}"] if (line := collapse_line(result.get("collapse"))) else []
     lines += _size_lines(result, settings)
@@ -161,6 +162,18 @@ def round_line(record: dict) -> str:
     """The line that tells what a round of pruning came to."""
     held_out = f"held out {record['held_out']:.2f}, " if "held_out" in record else ""
     return f"round {record['round']}: density {100 * record['density']:.2f} %, accuracy {held_out}test {record['test']:.2f}"
+
+
+def generation_line(record: dict) -> str:
+    """The line that tells what a generation of noisy students came to, and what it has learned from; 0 is the first teacher."""
+    accuracy = f"accuracy {record['accuracy']:.2f} (where validated)" if "accuracy" in record else "not measured"
+    line, taught = f"generation {record['generation']}: {accuracy}", record.get("taught")
+    if taught is None:
+        return line
+    right = f", {taught['correct']:.2f} % of their pseudo-labels right" if "correct" in taught else ""
+    passed = f"{taught['passed']} of {taught['unlabelled']} unlabelled images passed{right}"
+    used = f"{taught['used']} used, with repeats, of {taught['of_classes']} classes"
+    return f"{line}, its teacher {taught['teacher']:.2f}; {passed}, {used}"
 
 
 def connectivity_lines(record: dict) -> list[str]:

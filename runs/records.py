@@ -50,6 +50,10 @@ PRUNED = Record({name: ROW.optional[name] for name in ("num_total", "kept_filter
 PAIR = Record(
     {"places": ListOf(FRACTION, 2), "errors": ListOf(PERCENT, 2), "half_way": PERCENT, "barrier": FINITE},
 )
+# by which teacher a generation was taught, and what it has learned from
+TAUGHT = Record(
+    {"teacher": PERCENT, **dict.fromkeys(("unlabelled", "passed", "used", "of_classes"), COUNT)}, {"correct": PERCENT}
+)
 RESULTS = Record(
     optional={
         "recalibration": Record({"batches": COUNT, "before": FINITE, "after": FINITE}),
@@ -62,6 +66,7 @@ RESULTS = Record(
             )
         ),
         "rounds": ListOf(Record({"round": COUNT, "density": FRACTION, "test": PERCENT}, {"held_out": PERCENT})),
+        "generations": ListOf(Record({"generation": COUNT}, {"accuracy": PERCENT, "taught": TAUGHT})),
         "connectivity": Record({"split": TEXT, "statistics": TEXT, "pairs": ListOf(PAIR, 1)}),
         "factorisation": Record(
             {

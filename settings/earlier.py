@@ -37,8 +37,8 @@ def saved_settings(folder: Path) -> dict | None:
     except Missing:
         return None
     saved = record["settings"]
-    files = {name: saved[name] for name in ("data_dir", "teacher") if saved.get(name) is not None}
-    return saved | {name: located(path, folder, record.get("began_in")) for name, path in files.items()}
+    began, paths = record.get("began_in"), ("data_dir", "teacher", "unlabelled")
+    return saved | {name: located(saved[name], folder, began) for name in paths if saved.get(name) is not None}
 
 
 def with_data_of(settings, saved: dict):
@@ -54,7 +54,8 @@ def with_data_of(settings, saved: dict):
                 f"--recipe {settings.run.recipe}: '{init}' does not say at which learning rate it was trained: type --lr"
             )
         settings = settings.replace(lr=saved["lr"] / RETRAINS[settings.run.recipe])
-    data = {name: saved[name] for name in SECTIONS["data"] if saved.get(name) is not None}
+    # pictures without classes are its procedure's
+    data = {name: saved[name] for name in SECTIONS["data"] if saved.get(name) is not None and name != "unlabelled"}
     if settings.typed.get("dataset", data.get("dataset")) != data.get("dataset"):
         return settings
     chosen = settings.typed.keys() | RECIPES.get(settings.run.recipe, {}).keys()

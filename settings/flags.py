@@ -8,6 +8,7 @@ from settings import effects, procedure_effects, teacher_effects
 from settings.parsing import Flag, frequency, number
 from settings.recipes import RECIPES
 from settings.registry import (
+    AUGMENTATIONS,
     CRITERIA,
     DATASETS,
     DISTILLATIONS,
@@ -97,7 +98,12 @@ GROUPS = {
                  "it, always the same images", type=number(float, 0, 1, above=True, below=True), **EVALUATE),
         Flag("class_weights", "data", "method", "of the loss: balanced lets each class count alike, however many training images "
              "it has (default none)", choices=("none", "balanced"), default="none"),
-        Flag("augment", "data", "method", "default crop_flip, for digits and mnist crop", choices=("crop_flip", "crop", "none")),
+        Flag("labelled", "data", "method", "fraction of each class's training images that keep their labels, chosen by --seed; "
+             "of the others none is read", type=number(float, 0, 1, above=True, below=True)),
+        Flag("unlabelled", "data", "engine", "a folder of pictures without classes, for a procedure that learns from them",
+             metavar="DIR", no_effect=(procedure_effects.learns_from_labels_alone,), **ANY),
+        Flag("augment", "data", "method", "how training images are changed at random. {listing} (default crop_flip, for digits "
+             "and mnist crop)", registry=AUGMENTATIONS),
         Flag("normalise", "data", "method", "by the training set's channel mean and deviation, or all by 0.5 (default dataset)",
              choices=("dataset", "half"), default="dataset"),
     ),

@@ -44,11 +44,16 @@ def of_procedure(procedure: str, prune_type: str = "none") -> dict:
     What it leaves is checked and saved as with --compact. ValueError for a procedure that is unknown.
     """
     traits = PROCEDURES.entry(procedure).traits
-    own = {flag: traits[flag][0] for flag in ("prune_imp", "prune_gate", "reg") if flag in traits}
+    own = {flag: traits[flag][0] for flag in ("prune_imp", "prune_gate", "reg", "augment") if flag in traits}
     own |= {"compact": True} if "removes" in traits else {}
     if "prune_scope" in traits and prune_type != "structured":
         own["prune_scope"] = traits["prune_scope"][0]
     return own | ({"prune_type": "structured"} if "prune_imp" in own else {}) | ({"odecay": None} if "reg" in own else {})
+
+
+def learns_from_unlabelled(settings) -> bool:
+    """Whether the procedure learns from images without labels too."""
+    return "unlabelled images" in PROCEDURES.entry(settings.run.procedure).traits
 
 
 def masks_stay(settings) -> str | None:

@@ -1,6 +1,6 @@
 """This file says when a flag has no effect because of --procedure; settings/effects.py says what a condition is."""
 
-from settings.meaning import cuts_itself, says_amounts, takes_masks_of, updates_survivors
+from settings.meaning import cuts_itself, learns_from_unlabelled, says_amounts, takes_masks_of, updates_survivors
 from settings.registry import PROCEDURES
 
 
@@ -52,3 +52,10 @@ def no_repair(settings) -> str | None:
     procedure = PROCEDURES.entry(settings.run.procedure)
     if "repairs layer by layer" in procedure.traits and settings.pruning.reconstruct == "none":
         return f"{procedure.name} cuts and repairs layer by layer: it needs --reconstruct"
+
+
+def learns_from_labels_alone(settings) -> str | None:
+    """--unlabelled, with a procedure that does not learn from such pictures."""
+    if not learns_from_unlabelled(settings):
+        *_, last = [name for name, entry in PROCEDURES.entries.items() if "unlabelled images" in entry.traits]
+        return f"has no effect without --procedure {last}"

@@ -6,6 +6,8 @@ from pathlib import Path
 from settings.meaning import (
     cuts_itself,
     finds_counts,
+    gate_that_learns,
+    learns_from_unlabelled,
     of_procedure,
     phase_of,
     says_amounts,
@@ -190,3 +192,34 @@ def copies_have_one_mask(settings) -> str | None:
     pruned, name = settings.pruning.prune_type != "none", parse_call(settings.run.procedure)[0]
     if name == "connectivity" and pruned and takes_masks_of(settings) is None and phase_of(settings).name != "init":
         return "--procedure connectivity compares copies with one mask: it needs --prune_phase init, or of= a run of rounds"
+
+
+@rule("new", "saved")
+def unlabelled_images_are_named(settings) -> str | None:
+    data, name = settings.data, PROCEDURES.entry(settings.run.procedure).name
+    if data.labelled is not None and data.unlabelled is not None:
+        return "--labelled and --unlabelled both say which images have no labels: choose one"
+    if learns_from_unlabelled(settings) and data.labelled is None and data.unlabelled is None:
+        return f"--procedure {name} learns from images without labels: it needs --labelled 0.1, or --unlabelled DIR"
+
+
+@rule("new")
+def unlabelled_images_exist(settings) -> str | None:
+    path = settings.data.unlabelled
+    if path is not None and not (path and Path(path).is_dir()):
+        return f"--unlabelled: no folder at '{path}'"
+
+
+@rule("new", "saved")
+def students_have_fresh_weights(settings) -> str | None:
+    given = [name for name in ("init", "widths", "pattern") if getattr(settings.network, name)]
+    if learns_from_unlabelled(settings) and given:
+        return f"--procedure noisy_student trains whole networks from fresh weights: leave out --{given[0]}"
+
+
+@rule("new", "saved")
+def the_last_student_alone_is_pruned(settings) -> str | None:
+    if learns_from_unlabelled(settings) and (gate := gate_that_learns(settings)):
+        return (
+            f"--procedure noisy_student prunes its last student alone, and --prune_gate {gate.name} cuts from the first step on"
+        )

@@ -199,11 +199,12 @@ RECONSTRUCTIONS = Registry(
     traits={"surviving weights": ("survivors",), "hidden layers": ("problem",)},
 )
 DATASETS = Registry("data set", "tasks/datasets/*.py")  # its options are the flags that it listens to
-TASKS = Registry(
-    "task",
-    "tasks/*.py",
-    leave_out=("__init__.py", "downloads.py", "images.py", "listing.py", "meters.py", "pictures.py", "task.py"),
+NO_TASKS = (
+    *("__init__.py", "augmentations.py", "classes.py", "downloads.py", "images.py", "listing.py", "meters.py", "pictures.py"),
+    *("task.py", "unlabelled.py", "views.py"),
 )
+TASKS = Registry("task", "tasks/*.py", leave_out=NO_TASKS)
+AUGMENTATIONS = Registry("augmentation", "tasks/augmentations.py")
 ACTIONS = Registry("action", "training/*actions.py")
 PROCEDURES = Registry(
     "procedure",
@@ -220,6 +221,8 @@ PROCEDURES = Registry(
         "prune_gate:": ("return",),
         "prune_scope:": ("return",),  # of smaller pieces than filters
         "reg:": ("return",),
+        "unlabelled images": ("return",),  # it learns from them too
+        "augment:": ("return",),
     },
 )
 REGULARIZERS = Registry(

@@ -41,6 +41,7 @@ STAGE = Record(
         "keep": Maybe(TEXT),
         "fixed": ListOf(TEXT),
         "masks_stay": TRUTH,
+        "noise": TRUTH,
         "reg": Maybe(TEXT),
         "remember": ListOf(TEXT),
         "start": TEXT,

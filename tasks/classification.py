@@ -1,19 +1,23 @@
 """Classification learns the class of an image, by cross-entropy, measured by accuracy."""
 
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from settings.errors import Refused
-from settings.registry import DATASETS
+from settings.registry import AUGMENTATIONS, DATASETS, call_text, parse_call
 from settings.schema import COUNT, TEXT, DictOf, ListOf, Record, Unfit, check, number, whole
+from tasks.classes import class_weights, composed, weighted_losses, without_images
 from tasks.images import Dataset, Images, hold_out
+from tasks.listing import unsorted_pictures
 from tasks.meters import Accuracy
+from tasks.pictures import read_pictures
 from tasks.task import Task
+from tasks.unlabelled import Unlabelled, terms
 
 RECORD = Record(
     {
@@ -33,9 +37,11 @@ class Classification(Task):
 
     def __init__(self, images: Dataset, batch: int, augment: str, seed: int, notes: Sequence[str] = ()):
         self.images, self.augment, self.seed, self.notes = images, augment, seed, list(notes)
+        self.plain = parse_call(augment)[1].get("base", augment)  # what comes before random operations
         self.batch = min(batch, len(images.train))
         self.steps = images.steps(self.batch)
         self.train, self.valid, self.test, self.classes = images.train, images.valid, images.test, images.classes
+        self.unlabelled = images.unlabelled
 
     @classmethod
     def load(cls, data, *, batch_size: int, seed: int, device: str, quiet: bool = True) -> "Classification":
@@ -49,9 +55,15 @@ class Classification(Task):
             valid = train.part_with(held)
         if len(train) < 2:
             raise Refused("batch norm needs at least two training images")
-        notes = source.notes + ([] if valid is None else _without_images(valid, classes))
+        notes = source.notes + ([] if valid is None else without_images(valid, classes))
         images = Dataset(train, valid, test, classes, data.normalise, device)
-        task = cls(images, batch=batch_size, augment=data.augment or source.augment, seed=seed, notes=notes)
+        if data.labelled is not None:
+            images.keep_labels(data.labelled, seed)
+        if data.unlabelled is not None:
+            paths, more = unsorted_pictures(Path(data.unlabelled))
+            pixels = read_pictures(paths, source.inputs[1], source.inputs[0], data.fit, quiet)
+            images.unlabelled, notes = Unlabelled(pixels.to(device)), [*notes, *more]
+        task = cls(images, batch=batch_size, augment=_augmentation(data, source), seed=seed, notes=notes)
         if data.class_weights == "balanced":
             task.weigh()
         return task
@@ -73,10 +85,10 @@ class Classification(Task):
 
     def weigh(self) -> None:
         """Let each class count alike in the losses, however many training images it has (--class_weights balanced)."""
-        weigh = partial(_weighted_losses, _weights(self.train, len(self.classes)))
+        weigh = partial(weighted_losses, class_weights(self.train, len(self.classes)))
         # in front of the methods, which are static because criteria may be asked without a task
         self.image_losses = weigh
-        self.losses = lambda outputs, targets: {"cross_entropy": weigh(outputs.float(), targets).mean()}
+        self.losses = lambda outputs, targets: terms(lambda *batch: weigh(*batch).mean(), outputs.float(), targets)
 
     def __str__(self) -> str:
         return str(self.images)
@@ -100,6 +112,7 @@ class Classification(Task):
             for name, split in splits.items()
             if split is not None
         }
+        counts |= {} if self.unlabelled is None else {"unlabelled": [len(self.unlabelled)]}
         mean, std = self.normalisation
         return {"classes": list(self.classes), "images": counts, "mean": mean, "std": std}
 
@@ -131,15 +144,19 @@ class Classification(Task):
 
         None if a class of the data is unknown to the card.
         """
-        known, names = _composed(card.classes), _composed(self.classes)
+        known, names = composed(card.classes), composed(self.classes)
         if not set(names) <= set(known):
             return None
         self.images.normalise_by(card.mean, card.std)
         number = torch.tensor([known.index(name) for name in names], device=self.images.device)
         return Images(self.test.pixels, number[self.test.labels])
 
-    def batches(self, epoch: int, part: tuple[int, int] = (0, 1)) -> Iterator[tuple[Tensor, Tensor]]:
-        return self.images.epoch(self.batch, self.augment, self.seed, epoch, part)
+    def batches(self, epoch: int, part: tuple[int, int] = (0, 1), noise: bool = True) -> Iterator[tuple]:
+        return self.images.epoch(self.batch, self.augment if noise else self.plain, self.seed, epoch, part)
+
+    def unlabelled_batches(self, batch: int) -> Iterator[tuple[Tensor, None]]:
+        for pixels in self.unlabelled.pixels.split(batch):
+            yield self.images.normalise(pixels), None
 
     def ordered(self, split: Images, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         return self.images.ordered(split, batch)
@@ -169,7 +186,7 @@ class Classification(Task):
 
     @staticmethod
     def losses(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        return {"cross_entropy": F.cross_entropy(outputs.float(), targets)}
+        return terms(F.cross_entropy, outputs.float(), targets)
 
     @staticmethod
     def image_losses(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -212,27 +229,12 @@ class Classification(Task):
         return str([best["epoch"], *(round(score, 2) for score in scores)])
 
 
-def _weights(train: Images, classes: int) -> Tensor:
-    """Return a weight for each class, images / (classes x images of the class): their mean over the training images is 1."""
-    counts = torch.bincount(train.labels, minlength=classes).clamp_min(1)
-    return len(train) / (classes * counts.float())
-
-
-def _weighted_losses(weights: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the cross-entropy of each image times the weight of its class, (images,)."""
-    return F.cross_entropy(outputs, targets, reduction="none") * weights.to(outputs.dtype)[targets]
-
-
-def _composed(names: list[str]) -> list[str]:
-    """Return names in Unicode's composed form, in which equal ones are equal whatever system wrote them."""
-    return [unicodedata.normalize("NFC", name) for name in names]
-
-
-def _without_images(held_out: Images, classes: list[str]) -> list[str]:
-    """Return a note that names the classes without a held-out image, if there are any."""
-    missing = [name for number, name in enumerate(classes) if not (held_out.labels == number).any()]
-    named = f"{', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}"
-    return [f"{len(missing)} of {len(classes)} classes have no held-out image: {named}"] if missing else []
+def _augmentation(data, source) -> str:
+    """Return the answer to --augment, with what comes before random operations: the data set's own, where it is not said."""
+    name, options = parse_call(data.augment or source.augment)
+    if "base" not in AUGMENTATIONS.entries[name].options or options.get("base"):
+        return data.augment or source.augment
+    return call_text(name, options | {"base": source.augment})
 
 
 def _source(data, quiet: bool = True):

@@ -8,6 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from settings.errors import Refused
+from settings.registry import AUGMENTATIONS
+from tasks.unlabelled import Unlabelled
+from tasks.views import Views
+
 
 @dataclass
 class Images:
@@ -72,6 +77,8 @@ class Source:
 class Dataset:
     """A data set has three splits on one device: `train`, `valid` (None if no image is held out) and `test`.
 
+    Beside these it may have images that are `unlabelled`.
+
     `normalise` says by what pixels are normalised: "dataset" by the mean and deviation of the training images, one value
     for each channel; "half" by 127.5, half the range of a byte.
     """
@@ -85,13 +92,16 @@ class Dataset:
         self.mean, self.std = mean.to(device), std.to(device)
         self.train, self.test = self._on_device(train), self._on_device(test)
         self.valid = None if valid is None else self._on_device(valid)
+        self.unlabelled: Unlabelled | None = None
 
     def _on_device(self, images: Images) -> Images:
         return Images(images.pixels.contiguous().to(self.device), images.labels.to(self.device))
 
     def __str__(self) -> str:
         held = "none" if self.valid is None else len(self.valid)
-        return f"{len(self.train)} training images, {held} held out, {len(self.test)} test images, {len(self.classes)} classes"
+        train = f"{len(self.train)} training images"
+        train += f", {len(self.unlabelled)} unlabelled" if self.unlabelled is not None else ""
+        return f"{train}, {held} held out, {len(self.test)} test images, {len(self.classes)} classes"
 
     @property
     def image_size(self) -> int:
@@ -124,35 +134,42 @@ class Dataset:
         """Return the number of full batches of an epoch; the few images that fill none are others in every epoch."""
         return max(len(self.train) // max(batch, 1), 1)
 
-    def epoch(self, batch: int, augment: str, seed: int, epoch: int, part: tuple = (0, 1)) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, batch: int, augment: str, seed: int, epoch: int, part: tuple = (0, 1)) -> Iterator[tuple]:
         """Yield the training batches of an epoch; the order, crops and flips depend on the seed and the epoch alone.
 
-        `part` (i, n) asks for the i-th of n equal parts of every batch. `augment` is "none", "crop" (after zero padding
-        by an eighth of the side, as 4 pixels of 32) or "crop_flip", which also mirrors every other image.
+        `part` (i, n) asks for the i-th of n equal parts of every batch. `augment` is an answer to --augment. Once unlabelled
+        images have pseudo-labels, some of them follow the labelled ones of each batch, and targets are pairs of both.
         """
-        images, size = len(self.train), self.image_size
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        order = torch.randperm(images, generator=generator)
-        margin = 0 if augment == "none" else size // 8  # of zeros around the images, which so need not be copied with it
-        corners = torch.randint(0, 2 * margin + 1, (images, 2), generator=generator)
-        flips = torch.rand(images, generator=generator) < (0.5 if augment == "crop_flip" else 0.0)
-        order, corners, flips = (part.to(self.device) for part in (order, corners, flips))
-        span = torch.arange(size, device=self.device) - margin
+        augmentation, steps = AUGMENTATIONS.get(augment)(), self.steps(batch)
+        views = Views(self.train.pixels, torch.randperm(len(self.train), generator=generator), augmentation, generator)
+        mixed = self.unlabelled is not None and self.unlabelled.pseudo is not None
+        if mixed:
+            others, guessed = self.unlabelled.views(steps * batch, augmentation, generator)
+            ratio = self.unlabelled.pseudo.ratio
         number, width = part[0], batch // part[1]
-        for step in range(self.steps(batch)):
-            chosen = slice(step * batch + number * width, step * batch + (number + 1) * width)
-            rows = corners[chosen, :1] + span
-            columns = corners[chosen, 1:] + torch.where(flips[chosen, None], span.flip(0), span)
-            inside = _inside(rows, size)[:, :, None] & _inside(columns, size)[:, None, :]
-            rows, columns = (positions.clamp(0, size - 1) for positions in (rows, columns))
-            crops = self.train.pixels[order[chosen, None, None], rows[:, :, None], columns[:, None, :]]
-            crops *= inside[..., None]
-            yield self.normalise(crops), self.train.labels[order[chosen]]
+        for step in range(steps):
+            first = step * batch + number * width
+            chosen = slice(first, first + width)
+            pixels, targets = views[chosen], self.train.labels[views.order[chosen]]
+            if mixed:
+                more = slice(first * ratio, (first + width) * ratio)
+                pixels, targets = torch.cat([pixels, others[more]]), (targets, guessed[more])
+            yield self.normalise(pixels), targets
 
+    def keep_labels(self, fraction: float, seed: int) -> None:
+        """Leave its label to such a fraction of each class's training images, chosen by the seed; all others are `unlabelled`.
 
-def _inside(positions: Tensor, size: int) -> Tensor:
-    """Say of rows or columns whether they are of the image, not of the margin around it."""
-    return (positions >= 0) & (positions < size)
+        The normalisation stays that of all of them. Refused if a class is then without a label.
+        """
+        labelled = hold_out(self.train.labels.cpu(), fraction, seed)[1]
+        counts = torch.bincount(self.train.labels.cpu()[labelled], minlength=len(self.classes)).tolist()
+        if missing := [name for name, count in zip(self.classes, counts, strict=True) if not count]:
+            named = f"{', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}"
+            of = f"{len(missing)} of {len(self.classes)} classes"
+            raise Refused(f"--labelled {fraction:g} of {len(self.train)} images leaves {of} without a labelled one: {named}")
+        others, self.train = self.train, self.train.part_with(labelled)
+        self.unlabelled = Unlabelled(others.pixels, others.labels)
 
 
 def normalised(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:

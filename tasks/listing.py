@@ -74,6 +74,23 @@ def list_pictures(part: Path, folders: dict[str, list[Path]], closed: set[str]) 
     return Listing({name: walk.pictures for name, walk in walks.items()}, notes)
 
 
+def unsorted_pictures(folder: Path) -> tuple[list[str], list[str]]:
+    """Find the pictures in a folder without classes, at any depth, as `list_pictures` does in that of a class.
+
+    Returns their paths, and lines for stderr on what was passed over. Refused if there is none, or a folder cannot be read.
+    """
+    walk = _Walk(set())
+    walk.go_through(folder)
+    if not walk.pictures:
+        others = f"; passed over: {listed(walk.passed_over)}" if walk.passed_over else ""
+        raise Refused(f"--unlabelled: no pictures in '{folder}'{others}")
+    notes = [f"'{folder}': passed over {listed(walk.passed_over)}, which are no pictures that can be read"]
+    notes = notes if walk.passed_over else []
+    if walk.repeated:
+        notes.append(f"'{folder}': passed over {walk.repeated} links to what is read elsewhere")
+    return walk.pictures, notes
+
+
 class _Walk:
     """The pictures below the folders of one class, and what was passed over on the way."""
 

@@ -23,7 +23,12 @@ class Accuracy:
 
     @torch.no_grad()
     def add(self, outputs: Tensor, targets: Tensor, terms: dict[str, Tensor]) -> None:
-        """Add a batch: logits (images, classes), labels (images,), and the terms of the loss by name."""
+        """Add a batch: logits (images, classes), labels (images,), and the terms of the loss by name.
+
+        Of a pair, labels and pseudo-labels, the first images count.
+        """
+        if isinstance(targets, tuple):
+            targets, outputs = targets[0], outputs[: len(targets[0])]
         best = outputs.topk(min(5, outputs.shape[1])).indices
         hits = best == targets[:, None]
         if self.classes:

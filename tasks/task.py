@@ -5,6 +5,8 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from tasks.unlabelled import Unlabelled
+
 
 class Split(Protocol):
     """A split is a part of the data, such as the held-out images; the task that made it knows what is in it."""
@@ -31,7 +33,8 @@ class Task:
     """A task offers data, loss and metric. Its splits are `train`, `valid` (None if no input is held out) and `test`.
 
     `inputs` is the shape of one input, (channels, height, width); `outputs` is how many numbers the network's head gives;
-    `metric` names the measure that chooses the best epoch, `measures` those that lines tell.
+    `metric` names the measure that chooses the best epoch, `measures` those that lines tell. `unlabelled` are training inputs
+    whose targets nobody reads, if there are some.
     A step learns from `batch` inputs, over all processes, and an epoch has `steps` of them. `notes` are lines for stderr on
     the data that was read. The class methods `load` and `load_test` of a subclass make the task from the data settings,
     `load_test` with the test part alone.
@@ -47,6 +50,11 @@ class Task:
     batch: int
     steps: int
     notes: Sequence[str] = ()
+    unlabelled: Unlabelled | None = None
+
+    def pseudo_labels(self) -> dict:
+        """Return what a checkpoint keeps of unlabelled inputs: the pseudo-labels that they have, as tensors and plain values."""
+        return {} if self.unlabelled is None else self.unlabelled.plain()
 
     @property
     def normalisation(self) -> tuple[list[float], list[float]]:
@@ -57,8 +65,15 @@ class Task:
         """Return the test split with the classes and the normalisation of a model file's card; None if it does not fit."""
         raise NotImplementedError
 
-    def batches(self, epoch: int, part: tuple[int, int] = (0, 1)) -> Iterator:
-        """Yield the training batches of an epoch as (inputs, targets); `part` (i, n) asks for the i-th of n parts of each."""
+    def batches(self, epoch: int, part: tuple[int, int] = (0, 1), noise: bool = True) -> Iterator:
+        """Yield the training batches of an epoch as (inputs, targets); `part` (i, n) asks for the i-th of n parts of each.
+
+        Without `noise` they are augmented without random operations.
+        """
+        raise NotImplementedError
+
+    def unlabelled_batches(self, batch: int) -> Iterator:
+        """Yield all unlabelled inputs in their order, not augmented, as (inputs, None)."""
         raise NotImplementedError
 
     def ordered(self, split: Split, batch: int) -> Iterator:

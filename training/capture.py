@@ -15,18 +15,18 @@ def try_capture(run, begun: bool, trains: bool = True) -> None:
     Raises Refused where it fails, --compile was typed, and the run has not `begun`: later, all training would be lost.
     The network, its gradients and the random state are afterwards as they were.
     """
-    model, task, size = run.model, run.task, run.task.batch // run.team.size  # of this process's part of a batch
+    model, task = run.model, run.task
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     random, on_device = torch.get_rng_state(), torch.cuda.get_rng_state_all() if run.engine.device == "cuda" else []
-    inputs, targets = next(run.task.sample(1))
+    inputs, targets = next(run.batches(run.plan.first_epoch(run.stage)))
     tested, _ = next(task.ordered(task.valid or task.test, images_at_once(task)))
     failure = ""
     try:
         for _ in range(2):  # a CUDA graph is recorded at the second call
             if trains:
                 run.optimizer.zero_grad(set_to_none=True)
-                model.train()
-                _, terms = run.losses(inputs[:size], targets[:size])
+                model.train() if run.now.noise else model.train_without_dropout()
+                _, terms = run.losses(inputs, targets)
                 sum(terms.values()).backward()
             model.eval()
             with torch.no_grad():

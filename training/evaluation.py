@@ -1,6 +1,7 @@
 """Evaluation measures a network over a split of the data, with its masks in force."""
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 import torch
 
@@ -45,3 +46,17 @@ def evaluate(
             meter.add(outputs, targets, task.losses(outputs, targets))
     meter.gather(team)
     return meter.read()
+
+
+@torch.no_grad()
+def probabilities(run) -> torch.Tensor:
+    """Return what the network of a run, in evaluation, says of the unlabelled images, (images, classes) in float32 on the CPU."""
+    few = 2 if run.settings.run.dry_run else None
+    run.model.eval()
+    said = []
+    for inputs, _ in islice(run.task.unlabelled_batches(images_at_once(run.task)), few):
+        run.stop.check("while images were labelled")
+        said.append(run.predict(inputs).float().softmax(1))
+    found = torch.cat(said)
+    run.team.same_([found])
+    return found.cpu()

@@ -97,7 +97,7 @@ class Experiment:
 
     def batches(self, epoch: int) -> Iterator:
         """The training batches of an epoch, as (inputs, targets): this process's part of each."""
-        return self.task.batches(epoch, (self.team.rank, self.team.size))
+        return self.task.batches(epoch, (self.team.rank, self.team.size), self.now.noise)
 
     def sample(self) -> Iterator:
         """The training images that criteria measure on, in batches: all, where the criterion takes so many of each class."""
@@ -223,22 +223,12 @@ def start(
     steps = min(task.steps, 2) if settings.run.dry_run else task.steps
     plan = plan.shortened() if settings.run.dry_run else plan.fitted(steps)
     check_amounts(task.batch, team.size, task.batch * min(settings.pruning.score_batches, task.steps), pruner)
-    run = Experiment(
-        settings,
-        engine,
-        team,
-        stop,
-        task,
-        plan,
-        model,
-        pruner,
-        optimizer=build_optimizer(model, settings.training, engine.device, teaching.parameters if teaching else ()),
-        schedule=LEARNING_RATES.get(settings.training.lr_schedule),
-        whole=whole,
-        steps=steps,
-        loss=loss,
-        teaching=teaching,
-    )
+    taught = teaching.parameters if teaching else ()
+    optimizer = build_optimizer(model, settings.training, engine.device, taught)
+    schedule = LEARNING_RATES.get(settings.training.lr_schedule)
+    parts = (settings, engine, team, stop, task, plan, model, pruner)
+    counts = {"whole": whole, "steps": steps}
+    run = Experiment(*parts, optimizer=optimizer, schedule=schedule, loss=loss, teaching=teaching, **counts)
     if state:
         restore(run, state)
     else:

@@ -7,7 +7,7 @@ from models.shapes import TENSOR, check_pass, check_values, told
 from pruning.removal import ungated
 from settings.arguments import method
 from settings.errors import Refused
-from settings.registry import OPTIMISERS
+from settings.registry import OPTIMISERS, parse_call
 from settings.saved import counted
 from settings.schema import ANYTHING, COUNT, DictOf, Is, ListOf, Record, Unfit, check, number, plain, whole
 
@@ -33,6 +33,7 @@ def state_of_run(run) -> dict:
         "results": run.results,
         "to_repair": run.to_repair,
         "tickets": run.tickets.plain(),
+        "pseudo_labels": run.task.pseudo_labels(),
         "steps": run.steps,
         "data": run.task.record(),
         **({} if run.teaching is None else {"teaching": run.teaching.state()}),
@@ -56,6 +57,8 @@ def restore(run, state: dict) -> None:
         take_network(run, state)
         run.to_repair = what_to_repair(run, state)
         run.tickets.take(state.get("tickets", {}), run, len(state["rows"]))
+        if any(parse_call(action)[0] == "pseudo_label" for stage in run.plan.stages[: run.stage + 1] for action in stage.enter):
+            run.task.unlabelled.take(state.get("pseudo_labels"), run.task.outputs)
         run.begin_stage(begun=True)
         take_random(state["random"], run.engine.device)
     except ValueError as error:

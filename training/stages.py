@@ -18,7 +18,8 @@ class Stage:
     learning rate is `lr` times a factor: that of --lr_schedule, of which the stage goes through the part `progress`, times
     a linear rise over `warmup_epochs`. If `keep` names a file, the checkpoint before the stage is kept in it. Once the
     stage has begun, the flags named in `fixed` may not change on --resume. With `masks_stay` only actions make masks. `reg`
-    is the stage's regulariser, or "none"; None stands for that of --reg.
+    is the stage's regulariser, or "none"; None stands for that of --reg. Without `noise` images are augmented without random
+    operations, and the network drops nothing.
 
     `remember` lists places such as "500it" or "2ep": before the step there the state is kept, to rewind to. A stage with a
     `start` begins at that place of its `epochs`, in the data as in the learning rate; once it is known how many steps an
@@ -35,6 +36,7 @@ class Stage:
     fixed: tuple[str, ...] = ()
     masks_stay: bool = False
     reg: str | None = None
+    noise: bool = True
     remember: tuple[str, ...] = ()
     start: str = "0it"
     skip: int = 0
@@ -60,6 +62,7 @@ class Stage:
         words.append(f"{self.epochs} epochs at learning rate {self.lr:g}" if self.epochs else "no epochs")
         words.append("" if self.start == "0it" else f", from {self.start} on")
         words.append(f", keeping the state of {' and '.join(self.remember)}" if self.remember else "")
+        words.append("" if self.noise else ", without noise")
         words.append("" if self.reg is None else f", regulariser {self.reg}")
         return "".join(words)
 

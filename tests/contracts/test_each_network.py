@@ -38,7 +38,8 @@ def test_every_parameter_learns(name):
     assert [key for key, parameter in network.named_parameters() if parameter.grad is None] == []
 
 
-VALUES = {"classes": (3,), "channels": (1,), "size": (28,), "groups": (2,), "width": (4,), "dropout": (0.5,), "widen": (0.5,)}
+VALUES = {"classes": (3,), "channels": (1,), "size": (28,), "groups": (2,), "width": (4,), "widen": (0.5,)}
+VALUES |= {"dropout": (0.5,), "drop_path": (0.5,)}
 
 
 @pytest.mark.parametrize(("name", "option", "value"), [

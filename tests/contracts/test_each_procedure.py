@@ -46,6 +46,8 @@ def procedure(request):
         return ["--prune_type", "unstructured", "--procedure", f"control(of={str(run)!r})", "--layers", "20"]
     if request.param == "connectivity":
         return ["--procedure", "connectivity(points=2)", "--layers", "20"]
+    if "unlabelled images" in PROCEDURES.entries[request.param].traits:
+        return ["--procedure", f"{request.param}(generations=1)", "--labelled", "0.4", "--layers", "20"]
     if "removes" in PROCEDURES.entries[request.param].traits:
         return [*PRUNED, "--procedure", request.param, "--reg", "bn_l1", "--layers", "20"]
     if all(not option.required for option in PROCEDURES.entries[request.param].options.values()):

@@ -69,6 +69,12 @@ BREAKS = {
     "tickets_exist": [*WEIGHTS, "--procedure", "control(of='nothing')"],
     "tickets_say_how_many_and_from_where": ["--procedure", "connectivity(number=2)"],
     "copies_have_one_mask": [*WEIGHTS, "--procedure", "connectivity"],
+    "unlabelled_images_are_named": ["--procedure", "noisy_student"],
+    "unlabelled_images_exist": ["--procedure", "noisy_student", "--unlabelled", "nothing"],
+    "students_have_fresh_weights": ["--procedure", "noisy_student", "--labelled", "0.1", "--init", "{here}"],
+    "the_last_student_alone_is_pruned": [
+        *(*STRUCTURED, "--prune_gate", "hard_concrete", "--procedure", "noisy_student", "--labelled", "0.1")
+    ],
     "depth_exists": ["--layers", "57"],
     "gate_learns_these_pieces": [*STRUCTURED, "--prune_gate", "variational"],
     "penalties_are_of_weights_that_are_trained": [*WEIGHTS, "--prune_gate", "supermask", "--reg", "l1"],

@@ -51,13 +51,18 @@ WITHOUT = {
     "selects_on_held_out_images": ["--procedure", "multilayer"],
     "procedure_says_amounts": [*STRUCTURED, "--procedure", "rounds"],
     "weights_are_given": [*STRUCTURED, "--procedure", "control(of='run')"],
+    "learns_from_labels_alone": [],
     "masks_are_given": [*STRUCTURED, "--procedure", "control(of='run')"],
     "no_teacher": [],
     "nothing_taught": ["--distill", "none"],
     "nothing_dense": STRUCTURED,
 }
 # conditions that hold in the plain command: what must be typed for the flag to have its effect
-WITH = {"several_cuts": ["--prune_phase", "after"], "no_teacher": ["--teacher", "run"]}
+WITH = {
+    "several_cuts": ["--prune_phase", "after"],
+    "no_teacher": ["--teacher", "run"],
+    "learns_from_labels_alone": ["--procedure", "noisy_student", "--labelled", "0.1"],
+}
 # conditions that are about an option in a flag's value
 TYPED = {"gate_option_without_effect": "output(joint='right')", "nothing_returns": "global(hysteresis=0.1)"}
 VALUES = {
@@ -85,6 +90,7 @@ VALUES = {
     "test_size": "0.2",
     "fit": "pad",
     "data_dir": "here",
+    "unlabelled": "here",
     "odecay": "0.5",
     "momentum": "0.5",
     "finetune_lr": "0.1",

@@ -1,0 +1,97 @@
+"""This file makes the views of images that training sees: cropped, mirrored, and changed by random operations, as bytes."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How training images are changed at random: cropped, mirrored, then by `number` operations of a `magnitude`, 0 to 30."""
+
+    crops: bool = False
+    flips: bool = False
+    number: int = 0
+    magnitude: int = 0
+
+
+class Views:
+    """A view of each of some images, `pixels` (n, height, width, channels), in this `order`, (views,) of their numbers.
+
+    What is random is drawn at once, by a generator on the CPU, so that a view does not depend on which others are made.
+    """
+
+    def __init__(self, pixels: Tensor, order: Tensor, augmentation: Augmentation, generator: torch.Generator):
+        size, device, count = pixels.shape[1], pixels.device, len(order)
+        margin = size // 8 if augmentation.crops else 0  # of zeros around the images, which so need not be copied with it
+        corners = torch.randint(0, 2 * margin + 1, (count, 2), generator=generator)
+        flips = torch.rand(count, generator=generator) < (0.5 if augmentation.flips else 0.0)
+        self.pixels, self.size = pixels, size
+        self.order, self.corners, self.flips = (part.to(device) for part in (order, corners, flips))
+        self.span = torch.arange(size, device=device) - margin
+        self.operations = None
+        if augmentation.number:
+            self.operations = RandomOperations(count, augmentation.number, augmentation.magnitude, generator)
+
+    def __getitem__(self, chosen: slice) -> Tensor:
+        """Return these views as bytes (views, height, width, channels)."""
+        rows = self.corners[chosen, :1] + self.span
+        columns = self.corners[chosen, 1:] + torch.where(self.flips[chosen, None], self.span.flip(0), self.span)
+        inside = _inside(rows, self.size)[:, :, None] & _inside(columns, self.size)[:, None, :]
+        rows, columns = (positions.clamp(0, self.size - 1) for positions in (rows, columns))
+        crops = self.pixels[self.order[chosen, None, None], rows[:, :, None], columns[:, None, :]]
+        crops *= inside[..., None]
+        return crops if self.operations is None else self.operations.apply(crops, chosen)
+
+
+class RandomOperations:
+    """What RandAugment (Cubuk et al., 2020, arXiv 1909.13719) does to each of `count` images: `number` operations, one by one.
+
+    Each image has operations of its own, and a sign of its own where there are two. Images of the same operation are changed
+    together, so that a batch takes a few calls on its device.
+    """
+
+    def __init__(self, count: int, number: int, magnitude: int, generator: torch.Generator):
+        self.transform = _transform(number, magnitude)
+        self.kinds = torch.randint(0, len(self.transform.names), (count, number), generator=generator)
+        self.signs = torch.rand(count, number, generator=generator) < 0.5
+
+    def apply(self, images: Tensor, chosen: slice) -> Tensor:
+        """Change bytes (images, height, width, channels), of which the operations are those of the numbers `chosen`."""
+        images = images.permute(0, 3, 1, 2)
+        for kinds, signs in zip(self.kinds[chosen].unbind(1), self.signs[chosen].unbind(1), strict=True):
+            for number, negative in torch.stack([kinds, signs], 1).unique(dim=0).tolist():
+                where = ((kinds == number) & (signs == bool(negative))).nonzero().squeeze(1).to(images.device)
+                images[where] = self.transform.change(images[where], number, bool(negative))
+        return images.permute(0, 2, 3, 1)
+
+
+@cache
+def _transform(number: int, magnitude: int):
+    """Return torchvision's RandAugment, with a method that carries out one operation on a batch."""
+    from torchvision.transforms.v2 import RandAugment
+
+    class PerImage(RandAugment):
+        """Instead of drawing operations for a whole batch, it is told which one to carry out."""
+
+        @property
+        def names(self) -> list[str]:
+            return list(self._AUGMENTATION_SPACE)
+
+        def change(self, images: Tensor, kind: int, negative: bool) -> Tensor:
+            """Carry out the operation of this number on bytes (images, channels, height, width)."""
+            name = self.names[kind]
+            magnitudes, signed = self._AUGMENTATION_SPACE[name]
+            values = magnitudes(self.num_magnitude_bins, *images.shape[-2:])
+            strength = 0.0 if values is None else float(values[self.magnitude])
+            strength = -strength if negative and signed else strength
+            return self._apply_image_or_video_transform(images, name, strength, self.interpolation, self._fill)
+
+    return PerImage(number, magnitude)
+
+
+def _inside(positions: Tensor, size: int) -> Tensor:
+    """Say of rows or columns whether they are of the image, not of the margin around it."""
+    return (positions >= 0) & (positions < size)
