@@ -21,8 +21,8 @@ from benchmarks.records import found, keep, records_in
 from deploy.making import beside_float32, compared, plain
 from modeling import start
 from pruning.removal import Removal
-from runs.console import speed_range, too_wide
 from runs.folder import load_checkpoint
+from runs.speed_lines import speed_range, too_wide
 from runs.tables import write_table
 from settings.arguments import parse
 from settings.errors import guard

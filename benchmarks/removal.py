@@ -19,7 +19,7 @@ from deploy.folding import folded
 from deploy.measure import timed, write
 from pruning import Pruner, accounting
 from pruning.removal import Removal, ungated
-from runs.console import speed_range, too_wide
+from runs.speed_lines import speed_range, too_wide
 from settings.errors import guard
 
 HEAD = (

@@ -234,8 +234,7 @@ class Pruner(Gated):
         def weights_now() -> dict[str, Tensor]:
             return {layer: self.units[layer].weight.detach().to(score.device) for layer, score in scores.items()}
 
-        linear = {name for name, unit in self.units.items() if unit.is_linear}
-        asked = inspect.signature(self.scope).parameters
+        linear, asked = {name for name, unit in self.units.items() if unit.is_linear}, inspect.signature(self.scope).parameters
         known = (("kept", kept_now), ("weights", weights_now), ("linear", linear))
         return self.scope(scores, rate, **{name: value for name, value in known if name in asked})
 
@@ -246,7 +245,7 @@ class Pruner(Gated):
         `not_learning` are entries that are cut now and whose weights had a gradient of exactly 0 in the last step.
         """
         changes, returned = int(self.changes), int(self.returns)
-        self.changes.zero_()
-        self.returns.zero_()
+        for counted in (self.changes, self.returns):
+            counted.zero_()
         moves = {"mask_changes": changes, "returned": returned, "left": changes - returned}
         return moves | {"not_learning": self.not_learning()}

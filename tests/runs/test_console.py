@@ -2,7 +2,7 @@
 
 import pytest
 
-from runs.console import latency_line, speed_range, too_wide
+from runs.speed_lines import latency_line, speed_range, too_wide
 
 
 def row(compact, dense):

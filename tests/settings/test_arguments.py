@@ -9,8 +9,9 @@ from settings import arguments
 from settings.arguments import Settings, method, parse
 from settings.errors import Refused
 from settings.flags import FLAGS, SECTIONS, defaults
-from settings.registry import PROCEDURES, REGULARIZERS, Entry, Option
+from settings.registry import PROCEDURES, REGULARIZERS, Entry
 from settings.rules import recipe_without_effect
+from settings.signatures import Option
 
 pytestmark = pytest.mark.core
 
