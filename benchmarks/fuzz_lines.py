@@ -5,7 +5,8 @@ import random
 from benchmarks import fuzz_files
 from settings.flags import FLAGS
 from settings.parsing import Flag
-from settings.registry import NETWORKS, Option, Registry
+from settings.registry import NETWORKS, Registry
+from settings.signatures import Option
 
 QUIET = ["--quiet", "--threads", "1"]
 TINY = [*fuzz_files.TINY, "--epochs", "3"]

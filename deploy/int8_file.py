@@ -79,10 +79,10 @@ class _Integers(Gate):
         self.inputs, self.outputs, self.is_empty = inputs, outputs, layer.weight.numel() == 0
         if self.is_empty:
             return
-        scales = gate.scales(unit)
+        scales = gate.scales_of(unit)
         numbers = (layer.weight / scales.view(-1, *[1] * (layer.weight.dim() - 1))).round()
         self.register_buffer("weights", numbers.clamp(-gate.most, gate.most).to(torch.int8))
-        self.register_buffer("scales", scales)
+        self.register_buffer("weight_scales", scales)
         self.register_buffer("zeros", torch.zeros(unit.filters, dtype=torch.int8))
         self.has_bias = layer.bias is not None
         if self.has_bias:
@@ -95,7 +95,7 @@ class _Integers(Gate):
         x = x if self.inputs is None else self.inputs(x)
         if self.is_empty:
             return unit.multiply(x, unit.layer.weight)
-        weight = _read(self.weights, self.scales, self.zeros, axis=0)
+        weight = _read(self.weights, self.weight_scales, self.zeros, axis=0)
         bias = _read(self.biases, self.bias_scales, self.bias_zeros, axis=0) if self.has_bias else None
         return product(unit, x, weight, bias)
 

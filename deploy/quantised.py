@@ -71,7 +71,7 @@ class Rounded(Gate):
         self.rounds = False
 
     @torch.no_grad()
-    def scales(self, unit: Unit) -> Tensor:
+    def scales_of(self, unit: Unit) -> Tensor:
         """Return the scale of each filter's weights, (filters,): large enough for the bias to be an int32, too."""
         weight, bias = unit.layer.weight, unit.layer.bias
         scales = weight.flatten(1).abs().amax(1) / self.most
@@ -81,7 +81,7 @@ class Rounded(Gate):
 
     def values(self, unit: Unit) -> tuple[Tensor, Tensor | None]:
         """Return weight and bias in force, both rounded."""
-        scales, bias = self.scales(unit), unit.layer.bias
+        scales, bias = self.scales_of(unit), unit.layer.bias
         zeros = torch.zeros_like(scales, dtype=torch.int32)
         weight = torch.fake_quantize_per_channel_affine(unit.layer.weight, scales, zeros, 0, -self.most, self.most)
         if bias is not None:

@@ -51,7 +51,7 @@ class _Block(nn.Module):
         self.branch = branch(inputs, width, stride)
         changes = stride != 1 or inputs != filters
         self.projection = conv_unit(inputs, filters, 1, stride, activation=False) if changes else None
-        self.joint = Joint(drop_path)
+        self.joint = Joint(drop_path=drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.joint(self.branch(x), x if self.projection is None else self.projection(x))

@@ -21,7 +21,7 @@ class _Block(nn.Module):
         super().__init__()
         self.conv1 = conv_unit(inputs, filters, 3, stride)
         self.conv2 = conv_unit(filters, filters, 3, activation=False)
-        self.joint, self.stride = Joint(drop_path), stride
+        self.joint, self.stride = Joint(drop_path=drop_path), stride
         changes = stride != 1 or inputs != filters
         self.projection = (
             conv_unit(inputs, filters, 1, stride, activation=False) if changes and shortcut == "projection" else None

@@ -19,7 +19,7 @@ class _Block(nn.Module):
         self.conv3 = conv_unit(inner, filters, 1, activation=False)
         changes = stride != 1 or inputs != filters
         self.projection = conv_unit(inputs, filters, 1, stride, activation=False) if changes else None
-        self.joint = Joint(drop_path)
+        self.joint = Joint(drop_path=drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.joint(self.conv3(self.conv2(self.conv1(x))), x if self.projection is None else self.projection(x))

@@ -91,10 +91,16 @@ def alone(network: Network, link: Link) -> bool:
     return len(writers) == len(readers) == 1 and {writers[0].unit, link.unit} <= network.units.keys()
 
 
-def in_one(network: Network) -> dict[str, str]:
-    """Return {unit: the unit tied to it} where that alone reads what the first alone writes, so that both are like one layer."""
-    tied = [link for link in network.links if link.ties and alone(network, link) and link.source not in network.outputs]
-    return {next(other.unit for other in network.links if other.target == link.source): link.unit for link in tied}
+def put_in_one(network: Network, masks: dict) -> None:
+    """Leave one mask in force, of {unit: mask}, where a tied unit alone reads what a unit alone writes: that behind the former.
+
+    Both are like one layer, and two masks that move would stop all gradients.
+    """
+    for link in network.links:
+        if link.ties and link.unit in masks and alone(network, link) and link.source not in network.outputs:
+            before = next(other.unit for other in network.links if other.target == link.source)
+            if before in masks:
+                masks[before].masked_behind = masks[link.unit].for_both = True
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from torch import Tensor
 from models import Network
 from models.numerics import without_tf32
 from pruning.budget import Budget, round_up
-from pruning.channels import in_one
+from pruning.channels import put_in_one
 from pruning.context import Context, lift
 from pruning.gated import Gated
 from pruning.gates.mask import Mask
@@ -77,9 +77,7 @@ class Pruner(Gated):
             self.units[name].gate = mask
             if "initial weights" in scored_by.traits:
                 mask.keep_initial(self.units[name].weight)
-        for name, behind in in_one(network).items() if removable else ():
-            if {name, behind} <= self.gates.keys():
-                self.gates[name].masked_behind = self.gates[behind].for_both = True
+        put_in_one(network, self.gates if removable else {})
         self.changes = torch.zeros((), dtype=torch.int64, device=next(network.parameters()).device)
         self.returns = torch.zeros_like(self.changes)
         if residual == "grouped" and removable and not self.decisions.joins:

@@ -6,7 +6,7 @@ from tqdm import tqdm
 
 from runs.factor_lines import WORDS, factorised_line
 from runs.records import weights_left
-from runs.speed_lines import latency_line
+from runs.speed_lines import latency_line, spread
 from settings.errors import one_line
 from settings.meaning import makes_smaller
 
@@ -127,7 +127,7 @@ def _form_lines(result: dict) -> list[str]:
     for row in form.get("speed", ()):
         own, other = row["form"]["ms"], row["float32"]["ms"]
         line = f"result form latency: {row['engine']}, batch {row['batch']}: {own:.2f} ms, float32 {other:.2f} ms, "
-        line += f"{other / own:.2f} times as fast; {row['where']}{_spread(row, 'form', 'float32')}"
+        line += f"{other / own:.2f} times as fast; {row['where']}{spread(row, 'form', 'float32')}"
         lines.append(line)
     return lines
 

@@ -11,10 +11,10 @@ def latency_line(row: dict, gain: float) -> str:
     line += f"{dense['ms'] / compact['ms']:.2f} times as fast ({gain:.2f} in MACs)"
     if "peak_mb" in dense:
         line += f", peak memory {compact['peak_mb']:.1f} MB, dense {dense['peak_mb']:.1f} MB"
-    return f"{line}; {row['where']}{_spread(row)}"
+    return f"{line}; {row['where']}{spread(row)}"
 
 
-def _spread(row: dict, own: str = "compact", other: str = "dense") -> str:
+def spread(row: dict, own: str = "compact", other: str = "dense") -> str:
     """The end of a line on latency: the middle half of the rounds of both, and a warning where it is too wide."""
     if "middle_ms" not in row[other]:
         return ""

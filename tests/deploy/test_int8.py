@@ -250,7 +250,7 @@ def test_each_filter_has_a_scale_of_its_own():
     network.stem.layer.weight.data[0] *= 100
     form = int8(network, NoiseTask())
     unit = form.network.stem
-    scales = unit.gate.scales(unit)
+    scales = unit.gate.scales_of(unit)
     assert torch.allclose(scales, unit.layer.weight.flatten(1).abs().amax(1) / 127)
     weight, _ = unit.gate.values(unit)
     largest = unit.layer.weight.flatten(1).abs().amax(1)

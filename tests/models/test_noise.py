@@ -26,7 +26,7 @@ def test_rates_rise_to_that_of_the_last_block():
 
 
 def test_a_branch_is_dropped_for_an_image_as_a_whole_and_its_mean_stays():
-    joint = Joint(0.3)
+    joint = Joint(drop_path=0.3)
     branch, stream = torch.rand(4000, 2, 3, 3) + 0.1, torch.rand(4000, 2, 3, 3)
     added = joint(branch.clone(), stream.clone()) - stream
     dropped = (added.abs() < 1e-6).flatten(1).all(1)

@@ -16,6 +16,7 @@ from settings.registry import NETWORKS
 pytestmark = pytest.mark.core
 
 SHALLOW = ["resnet20", "resnet56", "resnet20(shortcut='pad', widen=0.5)", "resnet18", "resnet50", "resnext11", "vgg16", "lenet5"]
+SHALLOW += ["mobilenet(width=0.25)", "mobilenetv2(width=0.25)"]
 # at 32 pixels: the sides of the maps at the ends of stages
 SIDES = {"resnet20": [32, 16, 8], "resnet18": [32, 16, 8, 4], "resnet50": [32, 16, 8, 4], "resnext11": [32, 16, 8]}
 SIDES |= {"vgg16": [32, 16, 8, 4, 2], "lenet5": [28, 10], "lenet300": []}
