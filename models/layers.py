@@ -233,11 +233,14 @@ def initialise(network: nn.Module) -> None:
     """Draw fresh weights as He et al., 2015 (arXiv 1502.01852): they are normal, biases are 0, batch norm is the identity.
 
     The variance is 2 / (k * k * filters / groups) for a k x k convolution, as in the authors' own ResNets, and 2 / inputs
-    for a linear layer.
+    for a linear layer. A layer that has a method `fresh` draws its own.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear) and module.weight.numel() == 0:
             continue  # removal has left it no filter or no input
+        if hasattr(module, "fresh"):
+            module.fresh()
+            continue
         if isinstance(module, nn.Linear | WholeMap):
             nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
         elif isinstance(module, nn.Conv2d):

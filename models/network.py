@@ -34,10 +34,12 @@ class Network(nn.Module):
 
     `outputs` are the nodes that `forward` returns, a tensor for one of them and a tuple for several. `input_channels` is
     that of the images. `storable` is False for a copy that a form has changed beyond what `shapes` tells. With `linear_too`
-    the neurons of hidden linear layers are filters that may be removed, as those of convolutions are.
+    the neurons of hidden linear layers are filters that may be removed, as those of convolutions are. `begins` names the units
+    at which a new part of the network begins where it is pruned part by part, for a network of which a paper says so.
     """
 
     outputs: tuple[str, ...] = ("output",)
+    begins: tuple[str, ...] = ()
 
     def __init__(self):
         super().__init__()

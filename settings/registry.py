@@ -156,6 +156,8 @@ NETWORKS = Registry(
     "network",
     "models/*.py",
     leave_out=("__init__.py", "coding.py", "files.py", "joint.py", "layers.py", "network.py", "numerics.py", "shapes.py"),
+    # what it is for, where that is no classification, and the side of the only images that it takes
+    traits={"task:": ("return",), "pixels:": ("return",)},
 )
 CRITERIA = Registry(
     "criterion",
@@ -206,7 +208,8 @@ RECONSTRUCTIONS = Registry(
     # itself; with the second, layers are cut that alone write their channels, linear ones too, and no images are seen
     traits={"surviving weights": ("survivors",), "hidden layers": ("problem",)},
 )
-DATASETS = Registry("data set", "tasks/datasets/*.py")  # its options are the flags that it listens to
+# its options are the flags that it listens to; the trait says which task it is for, where that is no classification
+DATASETS = Registry("data set", "tasks/datasets/*.py", traits={"task:": ("class",)})
 TASKS = Registry(
     "task",
     "tasks/*.py",
