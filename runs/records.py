@@ -133,7 +133,7 @@ class Run:
         """The name of the data set that the run learned; of a folder of images also where it is, else an empty text."""
         settings = self.config["settings"]
         dataset = settings.get("dataset", FLAGS["dataset"].default)  # an older run may not say
-        return dataset, str(settings.get("data_dir", "")) if dataset == "folder" else ""
+        return dataset, str(settings.get("data_dir", "")) if dataset in ("folder", "voc") else ""
 
     @property
     def pruned(self) -> bool:
@@ -179,8 +179,8 @@ def read_rows(path: Path, notes: list[str]) -> list[dict]:
     return [parse_json(line, path, "record of epochs", ROW) for line in lines]
 
 
-def rows_fit(rows, filters: dict[str, int] | None = None, prunable: int | None = None, measures: tuple[str, ...] = ()) -> None:
-    """Raise Unfit unless these are the rows of epochs 0, 1, ..., and have these `measures`.
+def rows_fit(rows, filters: dict[str, int] | None = None, prunable: int | None = None, measures: dict | None = None) -> None:
+    """Raise Unfit unless these are the rows of epochs 0, 1, ..., and have these `measures`, names by part of a row.
 
     Where the `filters` of each layer and the number of `prunable` pieces are known, they cannot keep or cut more.
     """
@@ -188,8 +188,8 @@ def rows_fit(rows, filters: dict[str, int] | None = None, prunable: int | None =
     for number_, row in enumerate(rows):
         where = f"rows[{number_}]"
         check(row["epoch"], whole(number_, number_), f"{where}.epoch")
-        for part in ("train", "valid"):
-            measured(row[part], measures, f"{where}.{part}")
+        for part, names in (measures or {}).items():
+            measured(row[part], names, f"{where}.{part}")
         if "num_zero" in row:
             check(row, PRUNED, where)
             check(row["num_zero"], whole(0, row["num_total"]), f"{where}.num_zero")

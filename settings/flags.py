@@ -79,7 +79,7 @@ GROUPS = {
         Flag("shortcut", "network", "method", "of ResNet-20 to 110 (default projection)", choices=("projection", "pad"),
              no_effect=(effects.beside_preset, effects.no_shortcut)),
         Flag("dataset", "data", "method", "digits is inside scikit-learn and needs no download; folder reads "
-             "DIR/train/CLASS/IMAGE and DIR/test (default cifar10)", choices=lambda: list(DATASETS.entries),
+             "DIR/train/CLASS/IMAGE and DIR/test, voc pictures with boxes as PASCAL VOC lays them out (default cifar10)", choices=lambda: list(DATASETS.entries),
              default="cifar10", **EVALUATE),
         Flag("data_dir", "data", "engine", "where the data is, or is downloaded to (default data)", default="data",
              no_effect=(effects.not_of_the_data_set("data_dir"),), **ANY, **EVALUATE),
@@ -94,8 +94,10 @@ GROUPS = {
         _listens("test_size", "for a folder without a test part: the fraction of DIR/train, or of DIR/CLASS/IMAGE, that becomes "
                  "it, always the same images", type=number(float, 0, 1, above=True, below=True), **EVALUATE),
         Flag("class_weights", "data", "method", "of the loss: balanced lets each class count alike, however many training images "
-             "it has (default none)", choices=("none", "balanced"), default="none"),
-        Flag("augment", "data", "method", "default crop_flip, for digits and mnist crop", choices=("crop_flip", "crop", "none")),
+             "it has (default none)", choices=("none", "balanced"), default="none",
+             no_effect=(effects.weighs_whole_images,)),
+        Flag("augment", "data", "method", "default crop_flip, for digits and mnist crop, for pictures with boxes ssd",
+             choices=("crop_flip", "crop", "ssd", "none"), no_effect=(effects.augments_other_targets,)),
         Flag("normalise", "data", "method", "by the training set's channel mean and deviation, or all by 0.5 (default dataset)",
              choices=("dataset", "half"), default="dataset"),
     ),
@@ -169,6 +171,8 @@ GROUPS = {
         Flag("evaluate", "use", "use", "test a model.pt, on its own data set or on --dataset", metavar="MODEL"),
         Flag("predict", "use", "use", "classes and probabilities of image files, or of those in a folder", nargs="+",
              metavar=("MODEL", "IMAGE")),
+        Flag("draw", "use", "use", "write the pictures of --predict with the boxes that were found into this folder",
+             metavar="DIR", goes_with=("predict",), no_effect=(effects.draws_no_boxes,)),
     ),
     "regulariser": (
         _training("reg", "none, or: {listing} (default none)", default="none", registry=REGULARIZERS),

@@ -213,7 +213,10 @@ DATASETS = Registry("data set", "tasks/datasets/*.py", traits={"task:": ("class"
 TASKS = Registry(
     "task",
     "tasks/*.py",
-    leave_out=("__init__.py", "downloads.py", "images.py", "listing.py", "meters.py", "pictures.py", "task.py"),
+    leave_out=(
+        *("__init__.py", "annotations.py", "average_precision.py", "boxed.py", "boxes.py", "downloads.py", "images.py"),
+        *("listing.py", "meters.py", "named.py", "pictures.py", "task.py"),
+    ),
 )
 ACTIONS = Registry("action", "training/*actions.py")
 PROCEDURES = Registry(

@@ -40,11 +40,11 @@ class Source:
 
     The keyword-only parameters of a source are the flags that it listens to, by their names: `data_dir`, and where its
     images have no size of their own, `image_size` and `channels`. Other flags about data are refused beside it. `inputs` is the
-    shape of an image, (channels, height, width), known before any is read; `augment` is the default of --augment, `task` the
-    name of the task that the data set is for; `notes` gathers what the user should know of the files that were read.
+    shape of an image, (channels, height, width), known before any is read; `augment` is the default of --augment; `notes`
+    gathers what the user should know of the files that were read. A source for another task than classification says so in
+    the annotation of `task`.
     """
 
-    task = "classification"
     augment = "crop_flip"
 
     def __init__(self, inputs: tuple[int, int, int]):
@@ -81,7 +81,7 @@ class Dataset:
         if normalise == "half":
             mean = std = torch.full((train.pixels.shape[3],), 127.5)
         else:
-            mean, std = _statistics(train.pixels)
+            mean, std = statistics(train.pixels)
         self.mean, self.std = mean.to(device), std.to(device)
         self.train, self.test = self._on_device(train), self._on_device(test)
         self.valid = None if valid is None else self._on_device(valid)
@@ -160,7 +160,7 @@ def normalised(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return ((pixels.float() - mean.to(pixels.device)) / std.to(pixels.device)).permute(0, 3, 1, 2)
 
 
-def _statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
+def statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean and the standard deviation of each channel of bytes (n, height, width, channels), exactly."""
     values = torch.arange(256, dtype=torch.float64)
     channels = pixels.unbind(-1)

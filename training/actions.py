@@ -84,7 +84,7 @@ def select(run: Experiment, *, held_out: bool = False) -> dict:
     run.collapsed = tell_collapse(run)
     record = {"stage": run.now.name, **run.pruner.record, "before": before, "after": run.evaluate(split)[task.metric]}
     record |= {"cut": run.pruner.cut(), **shares_left(run)}
-    note(run.settings, selected_line(record))
+    note(run.settings, selected_line(record, task.word))
     if record.get("nothing_lost"):
         note(run.settings, at_chance_line(record))
     return {"selections": [*run.results.get("selections", ()), record]}

@@ -10,7 +10,7 @@ from runs.folder import load_checkpoint
 from settings.arguments import Settings
 from settings.earlier import with_data_of
 from settings.errors import Refused
-from settings.meaning import gate_that_learns, merges_hidden_layers, updates_survivors
+from settings.meaning import gate_that_learns, merges_hidden_layers, misfit, updates_survivors
 from settings.paths import checkpoint_of
 from settings.registry import OPTIMISERS, call_text, parse_call
 from training.earlier_networks import patterns_of, smaller_of, times_smaller, whole_of, widths_of
@@ -117,6 +117,8 @@ def build_network(settings: Settings, tensors: dict | None) -> tuple[models.Netw
     Raises Refused if it does not fit the data, or `tensors` do not fit it.
     """
     arch, outputs, (channels, size, _) = settings.network.arch, tasks.outputs_of(settings.data), tasks.inputs_of(settings.data)
+    if words := misfit(arch, settings.data.dataset, size):
+        raise Refused(f"--arch: {words}")
     try:
         model = models.build(arch, classes=outputs, channels=channels, size=size)
     except ValueError as error:
