@@ -74,13 +74,16 @@ class _Pool(nn.MaxPool2d):
 
 
 class _Scale(nn.Conv2d):
-    """A learned scale for each channel, written as a 1x1 convolution whose filter c reads channel c; it begins at 20."""
+    """A learned scale for each channel, written as a 1x1 convolution whose filter c reads channel c.
+
+    It begins at the paper's 20 for 512 channels; of fewer, each has a larger part of the length, and the scale is as much less.
+    """
 
     def __init__(self, channels: int):
         super().__init__(channels, channels, 1, groups=channels, bias=False)
 
     def fresh(self) -> None:
-        nn.init.constant_(self.weight, 20.0)
+        nn.init.constant_(self.weight, 20.0 * (len(self.weight) / _VGG[3][0]) ** 0.5)
 
 
 class _Head(nn.Conv2d):
