@@ -155,7 +155,10 @@ def _check_effect(what: str, option: Option, known: dict[str, Option], chosen: d
 NETWORKS = Registry(
     "network",
     "models/*.py",
-    leave_out=("__init__.py", "coding.py", "files.py", "joint.py", "layers.py", "network.py", "numerics.py", "shapes.py"),
+    leave_out=(
+        *("__init__.py", "coding.py", "files.py", "joint.py", "layers.py", "layouts.py", "network.py", "numerics.py"),
+        "shapes.py",
+    ),
     # what it is for, where that is no classification, and the side of the only images that it takes
     traits={"task:": ("return",), "pixels:": ("return",)},
 )

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import batched_nms, box_iou
 
-from models.ssd import default_boxes
+from models.layouts import default_boxes
 
 # what the last number of a target says: a difficult box is trained, but misses and hits do not count; a crowd is not trained
 PLAIN, DIFFICULT, CROWD = 0, 1, 2
@@ -39,6 +39,11 @@ def anchors_of(outputs: tuple[Tensor, ...], pixels: int) -> Tensor:
     """Return the default boxes that these maps are about, (boxes, 4), for images of so many pixels a side."""
     sizes = tuple((part.shape[2], part.shape[3]) for part in outputs[: len(outputs) // 2])
     return default_boxes(pixels, sizes).to(outputs[0].device)
+
+
+def _for_each(anchors: Tensor, offsets: Tensor) -> Tensor:
+    """Repeat the default boxes for each image of (images, boxes, 4) offsets: (images * boxes, 4)."""
+    return anchors.expand(offsets.shape[0], -1, -1).flatten(0, 1)  # len() would fix the number of images in an export
 
 
 def matched(anchors: Tensor, targets: Tensor) -> Tensor:
@@ -74,7 +79,7 @@ def box_losses(outputs: tuple[Tensor, ...], targets: Tensor, pixels: int) -> tup
         rows = F.pad(targets, (0, 0, 0, 1)).gather(1, which.clamp_min(0)[..., None].expand(-1, -1, 6))
         # boxes of the background stand for themselves, so that their offsets are 0 and finite
         wanted = torch.where(found[..., None], rows[..., :4], anchors)
-        wanted = CODER.encode_single(wanted.flatten(0, 1), anchors.repeat(len(targets), 1)).view_as(offsets)
+        wanted = CODER.encode_single(wanted.flatten(0, 1), _for_each(anchors, offsets)).view_as(offsets)
         labels = torch.where(found, rows[..., 4], 0).long()
     of_boxes = (F.smooth_l1_loss(offsets, wanted, reduction="none").sum(2) * found).sum(1)
     each = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels)
@@ -92,7 +97,7 @@ def decoded(outputs: tuple[Tensor, ...], pixels: int) -> tuple[Tensor, Tensor]:
     """
     offsets, logits = (part.float() for part in joined(outputs))
     anchors = anchors_of(outputs, pixels)
-    boxes = CODER.decode_single(offsets.flatten(0, 1), anchors.repeat(len(offsets), 1)).view_as(offsets)
+    boxes = CODER.decode_single(offsets.flatten(0, 1), _for_each(anchors, offsets)).view_as(offsets)
     return boxes.clamp(0, 1), logits.softmax(2)[..., 1:]
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from settings.errors import Refused
 from tasks.average_precision import Losses, Precision
 from tasks.boxed import SHARE, Augmented, Boxed, in_batches, machine_memory, padded
-from tasks.boxes import PLAIN, box_losses, detections, joined
+from tasks.boxes import box_losses, detections, joined
 from tasks.images import hold_out, normalised, statistics
 from tasks.named import Named, first_of, source_of
 from tasks.task import Said
@@ -69,9 +69,7 @@ class Detection(Named):
 
     def __str__(self) -> str:
         held = "none" if self.valid is None else len(self.valid)
-        return (
-            f"{len(self.train)} training images, {held} held out, {len(self.test)} test images, {len(self.classes)} classes of boxes"
-        )
+        return f"{len(self.train)} training images, {held} held out, {len(self.test)} test images, {len(self.classes)} classes of boxes"
 
     @property
     def inputs(self) -> tuple[int, int, int]:
@@ -200,7 +198,9 @@ class Detection(Named):
     def predicted(cls, card, outputs: tuple[Tensor, ...], size: tuple[int, int]) -> list[Said]:
         (found,) = detections(outputs, card.image_size)
         sides, said = torch.tensor([*size, *size]), []
-        for box, score, label in zip(found["boxes"].cpu() * sides, found["scores"].tolist(), found["labels"].tolist(), strict=True):
+        for box, score, label in zip(
+            found["boxes"].cpu() * sides, found["scores"].tolist(), found["labels"].tolist(), strict=True
+        ):
             if score >= SAID:
                 name, corners = card.classes[label - 1], box.tolist()
                 words = f"{name} {score:.4f} at {' '.join(f'{corner:.1f}' for corner in corners)}"
@@ -224,7 +224,9 @@ def _decoded(parts: dict[str, Boxed | None], size: int) -> list[str]:
     splits = [part for part in parts.values() if part is not None]
     needed, most = sum(part.bytes for part in splits), SHARE * machine_memory()
     if needed > most:
-        return [f"{needed / 1e9:.1f} GB of pictures, more than {SHARE:.0%} of the memory, are read from their files at every step"]
+        return [
+            f"{needed / 1e9:.1f} GB of pictures, more than {SHARE:.0%} of the memory, are read from their files at every step"
+        ]
     for name, part in parts.items():
         if part is not None and name == "train":
             part.hold()
