@@ -31,15 +31,21 @@ def _outside_autocast(penalty):
     return precise
 
 
-def _by_shape(network: Network, linear: bool = False) -> list[tuple[list[Tensor], list[Tensor]]]:
+def _by_shape(network: Network, linear: bool = False, only: set | None = None) -> list[tuple[list[Tensor], list[Tensor]]]:
     """Return the convolutions' weights in force, those of one shape together, and which filters are live; or also `linear` ones.
 
-    Each pair holds a list of weights of one shape, and for each of them (filters,) of 1 and 0.
+    Each pair holds a list of weights of one shape, and for each of them (filters,) of 1 and 0. With `only` these units are
+    meant, outputs too.
     """
     by_shape = defaultdict(lambda: ([], []))
     units = network.prunable_convolutions
     if linear:
         units = units | {name: unit for name, unit in network.all_units.items() if unit.is_linear}
+    if only is not None:
+        units = {name: unit for name, unit in network.all_units.items() if name in only}
+    # a learned scale of each channel is no filter: what is small in it is made up for by its readers
+    scales = {link.unit for link in network.links if link.ties and network.get_submodule(link.unit).weight[0].numel() == 1}
+    units = {name: unit for name, unit in units.items() if name not in scales}
     for unit in units.values():
         if unit.weight.numel() == 0:
             continue
@@ -50,9 +56,9 @@ def _by_shape(network: Network, linear: bool = False) -> list[tuple[list[Tensor]
     return list(by_shape.values())
 
 
-def _stacks(network: Network, linear: bool = False) -> list[tuple[Tensor, Tensor]]:
+def _stacks(network: Network, linear: bool = False, only: set | None = None) -> list[tuple[Tensor, Tensor]]:
     """Return filters as rows, (layers, filters, weights), and which are live, (layers, filters): a pair for each shape."""
-    return [(torch.stack([w.flatten(1) for w in weights]), torch.stack(live)) for weights, live in _by_shape(network, linear)]
+    return [(torch.stack([w.flatten(1) for w in weights]), torch.stack(live)) for weights, live in _by_shape(network, linear, only)]
 
 
 def _sum(network: Network, terms: list[Tensor]) -> Tensor:
@@ -127,12 +133,20 @@ def reg_ortho(
 
 
 @_outside_autocast
-def l1(network: Network, *, weight: float = 1e-5) -> Tensor:
+def l1(
+    network: Network,
+    *,
+    weight: float = 1e-5,
+    part: Annotated[int, "at most 1000"] = 0,
+    parts: Annotated[int, "at least 1", "at most 1000"] = 1,
+) -> Tensor:
     """Sum of the absolute weights of all live filters: the sparsity that --prune_imp zero_fraction counts on.
 
-    Singh et al., 2019 (arXiv 1811.08342).
+    Singh et al., 2019 (arXiv 1811.08342). With part=1 it is about the first of so many `parts` of the network, and what reads
+    it; see `Network.parts`.
     """
-    return weight * _sum(network, [(rows.abs().sum(-1) * live).sum() for rows, live in _stacks(network)])
+    only = network.with_readers(network.parts(parts)[part - 1]) if part else None
+    return weight * _sum(network, [(rows.abs().sum(-1) * live).sum() for rows, live in _stacks(network, only=only)])
 
 
 @_outside_autocast

@@ -81,6 +81,25 @@ class Network(nn.Module):
         """Those of `units` that are no linear layers."""
         return {name: unit for name, unit in self.units.items() if not unit.is_linear}
 
+    def parts(self, number: int) -> list[list[str]]:
+        """Divide the prunable convolutions, in the order of execution, into so many sets of consecutive ones.
+
+        They begin where `begins` says, where that makes as many, and otherwise are of about the same length. ValueError where
+        there are fewer convolutions.
+        """
+        names = list(self.prunable_convolutions)
+        if number > len(names):
+            raise ValueError(f"{number} parts of a network that has {len(names)} prunable convolutions")
+        starts = [0, *(names.index(name) for name in self.begins if name in names)]
+        if len(starts) != number:
+            starts = [part * len(names) // number for part in range(number)]
+        return [names[start:end] for start, end in zip(starts, [*starts[1:], len(names)], strict=True)]
+
+    def with_readers(self, names: list[str]) -> set[str]:
+        """Return these units together with those that read what they write."""
+        written = {link.target for link in self.links if link.unit in names}
+        return {*names, *(link.unit for link in self.links if link.unit and link.source in written)}
+
     @property
     def joints(self) -> dict[str, Joint]:
         """Every residual joint by its path."""

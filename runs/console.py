@@ -165,10 +165,10 @@ def connectivity_lines(record: dict) -> list[str]:
     ]
 
 
-def at_chance_line(record: dict) -> str:
+def at_chance_line(record: dict, word: str) -> str:
     """The line on stderr that warns of a selection among weights that are worth nothing yet."""
     return (
-        f"WARNING {record['stage']}: an accuracy of {record['before']:.2f} is no better than with all of these weights at 0, so "
+        f"WARNING {record['stage']}: {word} {record['before']:.2f} is no better than with all of these weights at 0, so "
         "that the threshold means nothing: train for more --epochs before the cut, with a smaller --lr or a weaker --reg"
     )
 

@@ -63,15 +63,23 @@ def remove(run: Experiment) -> dict:
     return {"removal": comparison, "collapse": collapsed}
 
 
-def select(run: Experiment, *, held_out: bool = False) -> dict:
+def select(
+    run: Experiment,
+    *,
+    held_out: bool = False,
+    part: Annotated[int, "at most 1000"] = 0,
+    parts: Annotated[int, "at least 1", "at most 1000"] = 1,
+) -> dict:
     """Mask the filters that the criterion chooses by the whole rate; `held_out` shows it the images where the run is validated.
 
-    Filters may have been taken out before. Returns a record for each selection so far: what the criterion has found, the
+    With part=1 they are those of the first of so many `parts` of the network. Filters may have been taken out before. Returns a record for each selection so far: what the criterion has found, the
     metric before and after, the filters cut, and the fractions of the whole network's parameters and MACs that are left.
     """
     task, pruning, split = run.task, run.settings.pruning, run.task.valid or run.task.test
-    if run.pruner is None:  # its masks have been taken out
-        run.pruner = build_pruner(run.model, run.settings)
+    if run.pruner is None or part:  # its masks have been taken out, or are on all of the network
+        for unit in run.model.all_units.values():
+            unit.gate = None
+        run.pruner = build_pruner(run.model, run.settings, run.model.parts(parts)[part - 1] if part else None)
         run.capture()
     before = run.evaluate(split)[task.metric]
     few = 2 if run.settings.run.dry_run else None
@@ -86,7 +94,7 @@ def select(run: Experiment, *, held_out: bool = False) -> dict:
     record |= {"cut": run.pruner.cut(), **shares_left(run)}
     note(run.settings, selected_line(record, task.word))
     if record.get("nothing_lost"):
-        note(run.settings, at_chance_line(record))
+        note(run.settings, at_chance_line(record, task.word))
     return {"selections": [*run.results.get("selections", ()), record]}
 
 

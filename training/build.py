@@ -18,8 +18,8 @@ from training.earlier_tickets import with_tickets
 from training.terms import check_regulariser
 
 
-def build_pruner(model: models.Network, settings: Settings) -> Pruner | Learner | None:
-    """Build the pruner, which puts its masks or its gates on the network; None where nothing is pruned.
+def build_pruner(model: models.Network, settings: Settings, only: list[str] | None = None) -> Pruner | Learner | None:
+    """Build the pruner, which puts its masks or its gates on the network, or on these units; None where nothing is pruned.
 
     Raises Refused if the network cannot be pruned or repaired as asked, or not by so much.
     """
@@ -35,7 +35,6 @@ def build_pruner(model: models.Network, settings: Settings) -> Pruner | Learner 
         check_comparable(model, pruning.prune_imp)
     except ValueError as error:
         raise Refused(f"--prune_imp {pruning.prune_imp}: {error}") from None
-    only = None
     if pruning.reconstruct != "none" and not updates_survivors(settings):
         try:
             repair.check(model, pruning.reconstruct)
@@ -125,6 +124,9 @@ def build_network(settings: Settings, tensors: dict | None) -> tuple[models.Netw
         raise Refused(f"--arch {arch}: {error}") from None
     model.linear_too = merges_hidden_layers(settings)
     regulariser, options = parse_call(settings.training.reg)
+    parts = max(options.get("parts", 1), options.get("part", 1), parse_call(settings.run.procedure)[1].get("phases", 1))
+    if parts > len(model.prunable_convolutions) or options.get("part", 0) > options.get("parts", 1):
+        raise Refused(f"{arch} has no {parts} parts: it has {len(model.prunable_convolutions)} prunable convolutions")
     if regulariser != "none" and not model.prunable_convolutions and not options.get("linear"):
         raise Refused(f"--reg {settings.training.reg} has no effect: it is about filters, and {arch} has none")
     try:
