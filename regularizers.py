@@ -44,8 +44,7 @@ def _by_shape(network: Network, linear: bool = False, only: set | None = None) -
     if only is not None:
         units = {name: unit for name, unit in network.all_units.items() if name in only}
     # a learned scale of each channel is no filter: what is small in it is made up for by its readers
-    scales = {link.unit for link in network.links if link.ties and network.get_submodule(link.unit).weight[0].numel() == 1}
-    units = {name: unit for name, unit in units.items() if name not in scales}
+    units = {name: unit for name, unit in units.items() if not unit.is_scale}
     for unit in units.values():
         if unit.weight.numel() == 0:
             continue
@@ -133,19 +132,13 @@ def reg_ortho(
 
 
 @_outside_autocast
-def l1(
-    network: Network,
-    *,
-    weight: float = 1e-5,
-    part: Annotated[int, "at most 1000"] = 0,
-    parts: Annotated[int, "at least 1", "at most 1000"] = 1,
-) -> Tensor:
+def l1(network: Network, *, weight: float = 1e-5, part: tuple = (0, 1)) -> Tensor:
     """Sum of the absolute weights of all live filters: the sparsity that --prune_imp zero_fraction counts on.
 
-    Singh et al., 2019 (arXiv 1811.08342). With part=1 it is about the first of so many `parts` of the network, and what reads
-    it; see `Network.parts`.
+    Singh et al., 2019 (arXiv 1811.08342). With part=(1, 4) it is about the first of four parts of the network, and what
+    reads it; see `Network.part`.
     """
-    only = network.with_readers(network.parts(parts)[part - 1]) if part else None
+    only = network.with_readers(network.part(*part)) if part[0] else None
     return weight * _sum(network, [(rows.abs().sum(-1) * live).sum() for rows, live in _stacks(network, only=only)])
 
 

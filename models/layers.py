@@ -131,6 +131,11 @@ class Unit(nn.Module):
         return self.layer.groups if self.is_convolution else 1
 
     @property
+    def is_scale(self) -> bool:
+        """Whether it is a learned scale of each channel, written as a convolution: its filters have one weight each."""
+        return self.in_groups and self.layer.weight.shape[1:].numel() == 1
+
+    @property
     def weight(self) -> Tensor:
         """The dense weight, (filters, inputs / groups, height, width) or (filters, inputs)."""
         return self.layer.weight

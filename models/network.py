@@ -95,6 +95,12 @@ class Network(nn.Module):
             starts = [part * len(names) // number for part in range(number)]
         return [names[start:end] for start, end in zip(starts, [*starts[1:], len(names)], strict=True)]
 
+    def part(self, number: int, of: int) -> list[str]:
+        """Return one of the parts of the network, which are numbered from 1. ValueError if there is no such part."""
+        if type(number) is not int or type(of) is not int or not 1 <= number <= of:
+            raise ValueError(f"there is no part {number} of {of}")
+        return self.parts(of)[number - 1]
+
     def with_readers(self, names: list[str]) -> set[str]:
         """Return these units together with those that read what they write."""
         written = {link.target for link in self.links if link.unit in names}

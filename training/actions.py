@@ -67,19 +67,18 @@ def select(
     run: Experiment,
     *,
     held_out: bool = False,
-    part: Annotated[int, "at most 1000"] = 0,
-    parts: Annotated[int, "at least 1", "at most 1000"] = 1,
+    part: tuple = (0, 1),
 ) -> dict:
     """Mask the filters that the criterion chooses by the whole rate; `held_out` shows it the images where the run is validated.
 
-    With part=1 they are those of the first of so many `parts` of the network. Filters may have been taken out before. Returns a record for each selection so far: what the criterion has found, the
+    With part=(1, 4) they are those of the first of four parts of the network. Filters may have been taken out before. Returns a record for each selection so far: what the criterion has found, the
     metric before and after, the filters cut, and the fractions of the whole network's parameters and MACs that are left.
     """
     task, pruning, split = run.task, run.settings.pruning, run.task.valid or run.task.test
-    if run.pruner is None or part:  # its masks have been taken out, or are on all of the network
+    if run.pruner is None or part[0]:  # its masks have been taken out, or are on all of the network
         for unit in run.model.all_units.values():
             unit.gate = None
-        run.pruner = build_pruner(run.model, run.settings, run.model.parts(parts)[part - 1] if part else None)
+        run.pruner = build_pruner(run.model, run.settings, run.model.part(*part) if part[0] else None)
         run.capture()
     before = run.evaluate(split)[task.metric]
     few = 2 if run.settings.run.dry_run else None

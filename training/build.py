@@ -124,9 +124,12 @@ def build_network(settings: Settings, tensors: dict | None) -> tuple[models.Netw
         raise Refused(f"--arch {arch}: {error}") from None
     model.linear_too = merges_hidden_layers(settings)
     regulariser, options = parse_call(settings.training.reg)
-    parts = max(options.get("parts", 1), options.get("part", 1), parse_call(settings.run.procedure)[1].get("phases", 1))
-    if parts > len(model.prunable_convolutions) or options.get("part", 0) > options.get("parts", 1):
-        raise Refused(f"{arch} has no {parts} parts: it has {len(model.prunable_convolutions)} prunable convolutions")
+    try:
+        model.parts(parse_call(settings.run.procedure)[1].get("phases", 0) or 1)
+        if options.get("part", (0, 1)) != (0, 1):
+            model.part(*options["part"])
+    except (ValueError, TypeError) as error:
+        raise Refused(f"--arch {arch}: {error}") from None
     if regulariser != "none" and not model.prunable_convolutions and not options.get("linear"):
         raise Refused(f"--reg {settings.training.reg} has no effect: it is about filters, and {arch} has none")
     try:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from models import Link, Network, Unit
+from models import Network, Unit
 from pruning.context import Context
 
 
@@ -40,7 +40,7 @@ def zero_fraction(
     for link in context.network.links:
         if link.unit is None:
             written = alive[link.source]
-        elif _is_scale(link, context.network):  # it goes with the filter whose channel it scales
+        elif context.network.get_submodule(link.unit).is_scale:  # it goes with the filter whose channel it scales
             written = alive[link.source]
             if link.unit in units:
                 keep[link.unit] = written.clone()
@@ -73,11 +73,6 @@ def _own(unit: Unit, small: Tensor, written: Tensor | None) -> Tensor:
     return counted.nan_to_num(1.0)
 
 
-def _is_scale(link: Link, network: Network) -> bool:
-    """Whether a link's unit is a learned scale of each channel, whose readers are those of the channel itself."""
-    return link.ties is not None and network.get_submodule(link.unit).weight[0].numel() == 1
-
-
 def _longer(first: Tensor, second: Tensor, operation) -> Tensor:
     """Return an operation of two tensors; the one with fewer rows is filled up with zeros."""
     rows = max(len(first), len(second))
@@ -97,7 +92,7 @@ def _readers(network: Network, small: dict[str, Tensor]) -> dict[str, Tensor]:
         target = readings.get(link.target)
         if link.unit is None:
             reads = None if target is None else target[: widths[link.source]]
-        elif _is_scale(link, network) and target is not None:
+        elif network.get_submodule(link.unit).is_scale and target is not None:  # the channel is read behind it
             reads = target
             fractions[link.unit] = torch.where(reads[:, 1] > 0, reads[:, 0] / reads[:, 1].clamp_min(1), 1.0)
         else:

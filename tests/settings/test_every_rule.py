@@ -68,6 +68,7 @@ BREAKS = {
     "tickets_exist": [*WEIGHTS, "--procedure", "control(of='nothing')"],
     "tickets_say_how_many_and_from_where": ["--procedure", "connectivity(number=2)"],
     "copies_have_one_mask": [*WEIGHTS, "--procedure", "connectivity"],
+    "the_network_is_for_the_data": ["--arch", "ssd300_vgg16"],
     "depth_exists": ["--layers", "57"],
     "gate_learns_these_pieces": [*STRUCTURED, "--prune_gate", "variational"],
     "penalties_are_of_weights_that_are_trained": [*WEIGHTS, "--prune_gate", "supermask", "--reg", "l1"],

@@ -32,6 +32,9 @@ WITHOUT = {
     "no_fit": ["--dataset", "digits"],
     "no_test_size": ["--dataset", "mnist"],
     "no_data_dir": ["--dataset", "digits"],
+    "weighs_whole_images": ["--dataset", "voc", "--arch", "ssd300_vgg16"],
+    "augments_other_targets": [],
+    "draws_no_boxes": [],
     "no_export": [*STRUCTURED, "--compact"],
     "no_penalty": [],
     "no_momentum": ["--optimizer", "adam"],
@@ -54,7 +57,7 @@ WITHOUT = {
     "masks_are_given": [*STRUCTURED, "--procedure", "control(of='run')"],
 }
 # conditions that hold in the plain command: what must be typed for the flag to have its effect
-WITH = {"several_cuts": ["--prune_phase", "after"]}
+WITH = {"several_cuts": ["--prune_phase", "after"], "draws_no_boxes": ["--predict", "m.pt", "cat.png"]}
 # conditions that are about an option in a flag's value
 TYPED = {"gate_option_without_effect": "output(joint='right')", "nothing_returns": "global(hysteresis=0.1)"}
 VALUES = {
@@ -88,6 +91,9 @@ VALUES = {
     "reconstruct": "lasso",
     "init": "run",
     "procedure": "layerwise",
+    "class_weights": "balanced",
+    "augment": "ssd",
+    "draw": "boxes",
 }
 # the default of these is a file that its registry reads
 NAMED = [flag for flag in FLAGS.values() if flag.registry and flag.name not in ("procedure", "optimizer")]

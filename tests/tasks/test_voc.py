@@ -125,8 +125,9 @@ def spoil_end(folder):
 
 def spoil_size(folder):
     header = struct.pack(">IIBBBBB", 20000, 20000, 8, 2, 0, 0, 0)
-    chunk = struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
-    (folder / "JPEGImages" / "p003.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + b"\x00" * 20)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
+    parts = [struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks]
+    (folder / "JPEGImages" / "p003.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
     return "too large a picture"
 
 

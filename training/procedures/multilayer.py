@@ -33,7 +33,7 @@ def multilayer(
         word = "phase" if phases else "round"
         if not 0 < penalised < epochs:
             raise Refused(f"--procedure multilayer: {training.epochs} epochs leave none for a stage of its {number} {word}s")
-        part = {"part": index + 1, "parts": phases} if phases else {}
+        part = {"part": (index + 1, phases)} if phases else {}
         name, enter = f"{word} {index + 1}", (call_text("select", {"held_out": True, **part}), "remove")
         stages += [
             Stage(f"{name}, sparsity", penalised, training.lr, masks_stay=True, reg=_of_part(training, part)),
