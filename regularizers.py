@@ -31,7 +31,7 @@ def _outside_autocast(penalty):
     return precise
 
 
-def _by_shape(network: Network, linear: bool = False, only: set | None = None) -> list[tuple[list[Tensor], list[Tensor]]]:
+def _by_shape(network: Network, linear: bool = False, only: set | None = None) -> list[tuple[list, list]]:
     """Return the convolutions' weights in force, those of one shape together, and which filters are live; or also `linear` ones.
 
     Each pair holds a list of weights of one shape, and for each of them (filters,) of 1 and 0. With `only` these units are
@@ -57,7 +57,8 @@ def _by_shape(network: Network, linear: bool = False, only: set | None = None) -
 
 def _stacks(network: Network, linear: bool = False, only: set | None = None) -> list[tuple[Tensor, Tensor]]:
     """Return filters as rows, (layers, filters, weights), and which are live, (layers, filters): a pair for each shape."""
-    return [(torch.stack([w.flatten(1) for w in weights]), torch.stack(live)) for weights, live in _by_shape(network, linear, only)]
+    stacks = _by_shape(network, linear, only)
+    return [(torch.stack([w.flatten(1) for w in weights]), torch.stack(live)) for weights, live in stacks]
 
 
 def _sum(network: Network, terms: list[Tensor]) -> Tensor:

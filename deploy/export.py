@@ -52,10 +52,10 @@ def export(network: Network, path: str, images: Tensor, card: Card | None = None
     """Write the network, batch norm folded, to a .onnx or .pt2 file that takes any number of images.
 
     The file takes what `images` are: bytes (n, height, width, channels), which it normalises by the `card`, or normalised
-    floats (n, channels, height, width). A detector gives boxes and scores; see `Boxes`. The card's facts are written into the file; see `facts`. The images are put through
-    the file by its own runtime (onnxruntime or PyTorch) and through the network. Returns the file, the largest difference
-    of outputs as a fraction of the largest output, the bytes, and in "form" what was chosen. Failed if that difference is
-    above 1e-4 or the file cannot be made; nothing is written then.
+    floats (n, channels, height, width). A detector gives boxes and scores; see `Boxes`. The card's facts are written into the
+    file; see `facts`. The images are put through the file by its own runtime (onnxruntime or PyTorch) and through the network.
+    Returns the file, the largest difference of outputs as a fraction of the largest output, the bytes, and in "form" what was
+    chosen. Failed if that difference is above 1e-4 or the file cannot be made; nothing is written then.
     """
     images, suffix = images.detach().cpu().contiguous(), Path(path).suffix
     takes_bytes = images.dtype == torch.uint8

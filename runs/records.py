@@ -31,7 +31,7 @@ REPORTED = Record(CONFIG.required | {name: CONFIG.optional[name] for name in ("c
 # [accuracy in %, images] by class, and images by class and what they were taken for; older runs have a list of the commonest
 BY_CLASS, TAKEN_FOR = DictOf(ListOf(number(0), 2)), DictOf(DictOf(COUNT))
 MISTAKES = Is("a table of what was taken for what", lambda it: isinstance(it, list) or allows(it, TAKEN_FOR))
-MEASURES = Record({}, {"classes": BY_CLASS, "confusions": MISTAKES}, others=FINITE)
+MEASURES = Record({}, {"classes": BY_CLASS, "confusions": MISTAKES, "curves": DictOf(ListOf(FRACTION, 11))}, others=FINITE)
 COUNTS = Record(dict.fromkeys(("filters", "parameters", "macs"), COUNT))
 ROW = Record(
     {"epoch": COUNT, "train": MEASURES, "valid": MEASURES, "seconds": number(0, 1e10)},

@@ -79,7 +79,8 @@ GROUPS = {
         Flag("shortcut", "network", "method", "of ResNet-20 to 110 (default projection)", choices=("projection", "pad"),
              no_effect=(effects.beside_preset, effects.no_shortcut)),
         Flag("dataset", "data", "method", "digits is inside scikit-learn and needs no download; folder reads "
-             "DIR/train/CLASS/IMAGE and DIR/test, voc pictures with boxes as PASCAL VOC lays them out (default cifar10)", choices=lambda: list(DATASETS.entries),
+             "DIR/train/CLASS/IMAGE and DIR/test, voc pictures with boxes as PASCAL VOC lays them out (default cifar10)",
+             choices=lambda: list(DATASETS.entries),
              default="cifar10", **EVALUATE),
         Flag("data_dir", "data", "engine", "where the data is, or is downloaded to (default data)", default="data",
              no_effect=(effects.not_of_the_data_set("data_dir"),), **ANY, **EVALUATE),

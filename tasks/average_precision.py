@@ -74,7 +74,8 @@ class Precision(Losses):
     def read(self) -> dict:
         """Return the measures in %: "mAP" over the overlaps 0.5 to 0.95, "AP50", "AP75" and "VOC07", then those of `Losses`.
 
-        With names also "classes", {name: [AP, boxes]} with the worst one first, and "confusions", which is empty.
+        With names also "classes", {name: [AP, boxes]} with the worst one first, "curves", {name: `eleven_points`}, and
+        "confusions", which is empty.
         """
         found, wanted = [found for found, _ in self.seen], [rows for _, rows in self.seen]
         means, each = average_precision(found, wanted)
@@ -84,7 +85,8 @@ class Precision(Losses):
         rows = torch.cat(wanted) if wanted else torch.zeros(0, 6)
         counts = torch.bincount(rows[rows[:, 5] == PLAIN, 4].long(), minlength=len(self.names) + 1).tolist()
         table = {self.names[n - 1]: [each.get(n, 0.0), counts[n]] for n in range(1, len(self.names) + 1) if counts[n]}
-        return read | {"classes": dict(sorted(table.items(), key=lambda item: item[1][0])), "confusions": {}}
+        curves = {self.names[n - 1]: eleven_points(found, wanted, n) for n in range(1, len(self.names) + 1) if counts[n]}
+        return read | {"classes": dict(sorted(table.items(), key=lambda item: item[1][0])), "confusions": {}, "curves": curves}
 
 
 def average_precision(found: list[dict], wanted: list[Tensor]) -> tuple[dict[str, float], dict[int, float]]:
@@ -117,12 +119,12 @@ def voc07(found: list[dict], wanted: list[Tensor]) -> float:
     of a box that is not plain does not count. 0 where there is no box.
     """
     labels = sorted({int(label) for rows in wanted for label in rows[rows[:, 5] == PLAIN, 4]})
-    scores = [_eleven_points(found, wanted, label) for label in labels]
+    scores = [sum(eleven_points(found, wanted, label)) / 11 for label in labels]
     return sum(scores) / len(scores) if scores else 0.0
 
 
-def _eleven_points(found: list[dict], wanted: list[Tensor], label: int) -> float:
-    """Return the 11-point average precision of one class."""
+def eleven_points(found: list[dict], wanted: list[Tensor], label: int) -> list[float]:
+    """Return of one class the best precision at the recalls 0, 0.1, ..., 1 or a higher one, at an overlap of 0.5."""
     from torchvision.ops import box_iou
 
     ranked, boxes = [], 0
@@ -143,4 +145,4 @@ def _eleven_points(found: list[dict], wanted: list[Tensor], label: int) -> float
     right = torch.tensor([hit for _, hit in sorted(ranked, key=lambda pair: -pair[0])], dtype=torch.float64).cumsum(0)
     precision, recall = right / torch.arange(1, len(right) + 1), right / max(boxes, 1)
     points = [precision[recall >= tenth / 10 - 1e-9] for tenth in range(11)]
-    return sum(float(part.max()) for part in points if len(part)) / 11
+    return [float(part.max()) if len(part) else 0.0 for part in points]

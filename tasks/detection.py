@@ -69,7 +69,8 @@ class Detection(Named):
 
     def __str__(self) -> str:
         held = "none" if self.valid is None else len(self.valid)
-        return f"{len(self.train)} training images, {held} held out, {len(self.test)} test images, {len(self.classes)} classes of boxes"
+        parts = f"{len(self.train)} training images, {held} held out, {len(self.test)} test images"
+        return f"{parts}, {len(self.classes)} classes of boxes"
 
     @property
     def inputs(self) -> tuple[int, int, int]:

@@ -120,8 +120,8 @@ def pixels_of(picture, size: int | None, channels: int = 3, fit: str = "crop") -
     """Turn a PIL image into bytes (size, size, channels), in colour or, for one channel, in grey.
 
     `fit` says how it becomes a square: "crop" scales its shorter side to `size` and cuts out the centre, "pad" scales the
-    longer side and fills up with the ground, "stretch" scales both. Without a `size` it stays as it is. Raises Unclear if its values have no known range, or if
-    all of its contrast is lost; and whatever Pillow raises if it cannot be decoded.
+    longer side and fills up with the ground, "stretch" scales both. Without a `size` it stays as it is. Raises Unclear if its
+    values have no known range, or if all of its contrast is lost; and whatever Pillow raises if it cannot be decoded.
     """
     picture.load()
     shown = _shown(_upright(picture), picture.format).convert("L" if channels == 1 else "RGB")

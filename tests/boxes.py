@@ -14,7 +14,8 @@ def annotation(boxes: list[tuple]) -> str:
     """The XML of a picture's boxes: (name, left, top, right, bottom) each, and optionally a mark such as "difficult"."""
     objects = ""
     for name, *sides, mark in [(*box, "truncated") if len(box) == 5 else box for box in boxes]:
-        corners = "".join(f"<{side}>{value}</{side}>" for side, value in zip(("xmin", "ymin", "xmax", "ymax"), sides, strict=True))
+        pairs = zip(("xmin", "ymin", "xmax", "ymax"), sides, strict=True)
+        corners = "".join(f"<{side}>{value}</{side}>" for side, value in pairs)
         objects += f"<object><name>{name}</name><{mark}>1</{mark}><bndbox>{corners}</bndbox></object>"
     return f"<annotation><size><width>1</width><height>1</height></size>{objects}</annotation>"
 

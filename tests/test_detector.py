@@ -75,9 +75,10 @@ def test_a_run_that_was_stopped_ends_the_same(trained, monkeypatch):
         return train(run, epoch, bar)
 
     flags = ["--data_dir", "scans", "--epochs", "2", "--lr", "0.003", "--deterministic", "--quiet", "--out_dir", "stopped"]
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(modeling, "train_epoch", stops)
-        run_program(*DETECTOR, *flags)
+        with pytest.raises(KeyboardInterrupt):
+            run_program(*DETECTOR, *flags)
     run_program("--resume", "stopped", "--quiet")
     assert differences(records("dense"), records("stopped")) == []
 
@@ -107,7 +108,8 @@ def test_it_is_tested_exported_and_used(pruned, monkeypatch, capsys, tmp_path):
     assert [output.name for output in session.get_outputs()] == ["boxes", "scores"]
     boxes, scores = session.run(None, {"images": np.zeros((3, 300, 300, 3), np.uint8)})
     assert (boxes.shape, scores.shape) == ((3, 8732, 4), (3, 8732, 2))
-    assert (boxes >= 0).all() and (boxes <= 1).all() and (scores.sum(2) <= 1 + 1e-5).all()
+    assert ((boxes >= 0) & (boxes <= 1)).all()
+    assert (scores.sum(2) <= 1 + 1e-5).all()
 
 
 def test_boxes_are_said_and_drawn(pruned, monkeypatch, capsys, tmp_path):
@@ -125,7 +127,8 @@ def test_boxes_are_said_and_drawn(pruned, monkeypatch, capsys, tmp_path):
     before, after = (np.asarray(Image.open(path)).astype(int) for path in ("scans/JPEGImages/p001.png", drawn / "p001.png"))
     assert before.shape == after.shape
     changed = (before != after).any(2)
-    assert changed[42, 10:44].all() and changed[20:40, 9].all()
+    assert changed[42, 10:44].all()
+    assert changed[20:40, 9].all()
     assert not changed[28:40, 55:80].any()
 
 
@@ -154,7 +157,7 @@ def test_it_is_pruned_in_four_phases(trained, monkeypatch):
     for number, part in enumerate(parts):
         before, after = rows[2 * number]["kept_filters"], rows[2 * number + 1]["kept_filters"]
         lost = {name for name in before if after[name] < before[name]}
-        assert lost and lost <= {*part}
+        assert set() < lost <= {*part}
     summary = json.loads(Path("phases/summary.json").read_text())
     assert [record["cut"] > 0 for record in summary["selections"]] == 4 * [True]
     left = [record["parameters_left"] for record in summary["selections"]]

@@ -71,8 +71,9 @@ def select(
 ) -> dict:
     """Mask the filters that the criterion chooses by the whole rate; `held_out` shows it the images where the run is validated.
 
-    With part=(1, 4) they are those of the first of four parts of the network. Filters may have been taken out before. Returns a record for each selection so far: what the criterion has found, the
-    metric before and after, the filters cut, and the fractions of the whole network's parameters and MACs that are left.
+    With part=(1, 4) they are those of the first of four parts of the network. Filters may have been taken out before. Returns
+    a record for each selection so far: what the criterion has found, the metric before and after, the filters cut, and the
+    fractions of the whole network's parameters and MACs that are left.
     """
     task, pruning, split = run.task, run.settings.pruning, run.task.valid or run.task.test
     if run.pruner is None or part[0]:  # its masks have been taken out, or are on all of the network

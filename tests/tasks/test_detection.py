@@ -106,7 +106,7 @@ def test_detections_are_suppressed_and_ranked():
     for each in found:
         assert 0 < len(each["scores"]) <= 100
         assert torch.equal(each["scores"], each["scores"].sort(descending=True).values)
-        assert (each["boxes"] >= 0).all() and (each["boxes"] <= 1).all()
+        assert ((each["boxes"] >= 0) & (each["boxes"] <= 1)).all()
         overlap = box_iou(each["boxes"], each["boxes"]).fill_diagonal_(0)
         same = each["labels"][:, None] == each["labels"]
         assert (overlap[same] <= 0.45 + 1e-6).all()
