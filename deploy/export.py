@@ -11,6 +11,7 @@ from deploy.folding import folded
 from deploy.forms.onnx import chosen_form, run_onnx, write_onnx
 from deploy.forms.pt2 import run_pt2, write_pt2
 from models import Card, Network
+from models.layouts import default_boxes
 from runs.storage import replace, unused
 from settings.arguments import Settings
 from settings.errors import Failed
@@ -29,10 +30,11 @@ class Boxes(nn.Module):
 
     def __init__(self, network: Network, pixels: int):
         super().__init__()
-        self.network, self.pixels = network, pixels
+        self.network = network
+        self.register_buffer("anchors", default_boxes(pixels))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        return decoded(self.network(images), self.pixels)
+        return decoded(self.network(images), self.anchors)
 
 
 class TakesBytes(nn.Module):

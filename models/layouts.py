@@ -14,11 +14,13 @@ VGG = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 class Layout:
     """A layout says what SSD adds to VGG-16 for images of so many `pixels`, and which default boxes each source has.
 
-    Of `extras` each pair of layers has (bottleneck, width, kernel, stride, padding). `ratios` are the aspect ratios besides 1
-    and their inverses, `scales` fractions of the image's side, `steps` pixels from a box to the next.
+    `maps` are the sides of the maps of its sources. Of `extras` each pair of layers has (bottleneck, width, kernel, stride,
+    padding). `ratios` are the aspect ratios besides 1 and their inverses, `scales` fractions of the image's side, `steps`
+    pixels from a box to the next.
     """
 
     pixels: int
+    maps: tuple[int, ...]
     extras: tuple[tuple[int, int, int, int, int], ...]
     ratios: tuple[tuple[int, ...], ...]
     scales: tuple[float, ...]
@@ -35,6 +37,7 @@ LAYOUTS = {
     for layout in (
         Layout(
             300,
+            (38, 19, 10, 5, 3, 1),
             ((256, 512, 3, 2, 1), (128, 256, 3, 2, 1), (128, 256, 3, 1, 0), (128, 256, 3, 1, 0)),
             ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,)),
             (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05),
@@ -42,6 +45,7 @@ LAYOUTS = {
         ),
         Layout(
             512,
+            (64, 32, 16, 8, 4, 2, 1),
             ((256, 512, 3, 2, 1), (128, 256, 3, 2, 1), (128, 256, 3, 2, 1), (128, 256, 3, 2, 1), (128, 256, 4, 1, 1)),
             ((2,), (2, 3), (2, 3), (2, 3), (2, 3), (2,), (2,)),
             (0.07, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.05),
@@ -51,21 +55,19 @@ LAYOUTS = {
 }
 
 
-@lru_cache(maxsize=8)
-def default_boxes(pixels: int, sizes: tuple[tuple[int, int], ...]) -> Tensor:
-    """Return SSD's default boxes for maps of these sizes, (boxes, 4): left, top, right, bottom as fractions of the side.
+@lru_cache
+def default_boxes(pixels: int) -> Tensor:
+    """Return SSD's default boxes on images of so many pixels, (boxes, 4): left, top, right, bottom as fractions of the side.
 
-    They are in the order of `torchvision`'s generator: map by map, row by row, all of a position together.
+    They are in the order of torchvision's generator: map by map, row by row, all of a position together.
     """
     from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
     from torchvision.models.detection.image_list import ImageList
 
-    layout, maps = LAYOUTS[pixels], len(sizes)
-    generator = DefaultBoxGenerator(
-        [list(ratios) for ratios in layout.ratios[:maps]], scales=list(layout.scales), steps=list(layout.steps[:maps])
-    )
+    layout = LAYOUTS[pixels]
+    generator = DefaultBoxGenerator(list(map(list, layout.ratios)), scales=list(layout.scales), steps=list(layout.steps))
     image = ImageList(torch.empty(1, 3, pixels, pixels), [(pixels, pixels)])
-    return generator(image, [torch.empty(1, 1, *size) for size in sizes])[0] / pixels
+    return generator(image, [torch.empty(1, 1, side, side) for side in layout.maps])[0] / pixels
 
 
 def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:

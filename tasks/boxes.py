@@ -1,7 +1,8 @@
 """This file turns the maps of a detector into losses and into detections (SSD: Liu et al., 2016, arXiv 1512.02325).
 
 Targets are one tensor, (images, rows, 6): left, top, right and bottom as fractions of the image's sides, the class from 1 on,
-and a mark. Rows of class 0 are empty, since images have different numbers of boxes.
+and a mark. Rows of class 0 are empty, since images have different numbers of boxes. `anchors` are the default boxes in such
+fractions, (boxes, 4), of which a network with fewer sources has the first ones.
 """
 
 import torch
@@ -9,8 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import batched_nms, box_iou
-
-from models.layouts import default_boxes
 
 # what the last number of a target says: a difficult box is trained, but misses and hits do not count; a crowd is not trained
 PLAIN, DIFFICULT, CROWD = 0, 1, 2
@@ -33,12 +32,6 @@ def _as_rows(maps: tuple[Tensor, ...], numbers: int) -> Tensor:
     """Put maps of (images, boxes * numbers, height, width) one behind the other, as (images, all boxes, numbers)."""
     parts = [part.unflatten(1, (-1, numbers)).permute(0, 3, 4, 1, 2).flatten(1, 3) for part in maps]
     return torch.cat(parts, 1)
-
-
-def anchors_of(outputs: tuple[Tensor, ...], pixels: int) -> Tensor:
-    """Return the default boxes that these maps are about, (boxes, 4), for images of so many pixels a side."""
-    sizes = tuple((part.shape[2], part.shape[3]) for part in outputs[: len(outputs) // 2])
-    return default_boxes(pixels, sizes).to(outputs[0].device)
 
 
 def _for_each(anchors: Tensor, offsets: Tensor) -> Tensor:
@@ -64,14 +57,14 @@ def matched(anchors: Tensor, targets: Tensor) -> Tensor:
     return torch.where(forced >= 0, forced, torch.where(most >= OVERLAP, which, -1))
 
 
-def box_losses(outputs: tuple[Tensor, ...], targets: Tensor, pixels: int) -> tuple[Tensor, Tensor, Tensor]:
+def box_losses(outputs: tuple[Tensor, ...], targets: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return of each image the loss of its boxes, that of its classes, and how many default boxes found one, (images,) each.
 
     The boxes' loss is smooth L1 of the encoded offsets. That of the classes is the cross-entropy of the boxes that found one
     and of the background where it is worst, three times as many (hard-negative mining).
     """
     offsets, logits = (part.float() if part.dtype in (torch.bfloat16, torch.float16) else part for part in joined(outputs))
-    anchors = anchors_of(outputs, pixels).to(offsets.dtype)
+    anchors = anchors[: offsets.shape[1]].to(offsets.dtype)
     targets = targets.to(offsets.dtype)
     with torch.no_grad():
         which = matched(anchors, targets)
@@ -90,26 +83,26 @@ def box_losses(outputs: tuple[Tensor, ...], targets: Tensor, pixels: int) -> tup
     return of_boxes, (each * counted).sum(1), found.sum(1)
 
 
-def decoded(outputs: tuple[Tensor, ...], pixels: int) -> tuple[Tensor, Tensor]:
+def decoded(outputs: tuple[Tensor, ...], anchors: Tensor) -> tuple[Tensor, Tensor]:
     """Return the boxes, (images, boxes, 4), and their scores, (images, boxes, classes), before any is suppressed.
 
     Boxes are left, top, right and bottom as fractions of the image's sides; scores are probabilities without the background.
     """
     offsets, logits = (part.float() for part in joined(outputs))
-    anchors = anchors_of(outputs, pixels)
+    anchors = anchors[: offsets.shape[1]]
     boxes = CODER.decode_single(offsets.flatten(0, 1), _for_each(anchors, offsets)).view_as(offsets)
     return boxes.clamp(0, 1), logits.softmax(2)[..., 1:]
 
 
 @torch.no_grad()
-def detections(outputs: tuple[Tensor, ...], pixels: int) -> list[dict[str, Tensor]]:
+def detections(outputs: tuple[Tensor, ...], anchors: Tensor) -> list[dict[str, Tensor]]:
     """Return what is detected in each image: {"boxes": (n, 4) fractions, "scores": (n,), "labels": (n,) from 1 on}, best first.
 
     Of each class the 400 default boxes with the highest scores above 0.01 go through non-maximum suppression at an
     intersection over union of 0.45; the best 100 of all classes are left.
     """
     found = []
-    for boxes, score in zip(*decoded(outputs, pixels), strict=True):
+    for boxes, score in zip(*decoded(outputs, anchors), strict=True):
         score, place = score.topk(min(CANDIDATES, len(score)), 0)
         above = score > LEAST
         labels = torch.arange(1, score.shape[1] + 1, device=score.device).expand_as(score)[above]

@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from models.layouts import default_boxes
 from settings.errors import Refused
 from tasks.average_precision import Losses, Precision
 from tasks.boxed import SHARE, Augmented, Boxed, in_batches, machine_memory, padded
@@ -33,6 +34,7 @@ class Detection(Named):
     def __init__(self, parts: dict[str, Boxed | None], classes: list[str], pixels: int, device: str, notes: Sequence[str] = ()):
         self.train, self.valid, self.test = (parts[name] for name in ("train", "held_out", "test"))
         self.classes, self.pixels, self.device, self.notes = classes, pixels, torch.device(device), list(notes)
+        self.anchors = default_boxes(pixels).to(device)
         self.most = max(len(rows) for part in parts.values() if part is not None for rows in [*part.targets, ()])
         self.batch, self.steps, self.augment, self.seed = 0, 1, "none", 0
         self.normalise_by([127.5] * 3, [127.5] * 3)
@@ -147,19 +149,19 @@ class Detection(Named):
         return list(zip(inputs.tensor_split(parts), targets.tensor_split(parts), strict=True))
 
     def losses(self, outputs: tuple[Tensor, ...], targets: Tensor) -> dict[str, Tensor]:
-        boxes, labels, found = box_losses(outputs, targets, self.pixels)
+        boxes, labels, found = box_losses(outputs, targets, self.anchors)
         total = found.sum().clamp_min(1)
         # among measures "classes" is the table of all classes
         return {"boxes": (boxes.sum() / total).float(), "labels": (labels.sum() / total).float()}
 
     def image_losses(self, outputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
-        boxes, labels, found = box_losses(outputs, targets, self.pixels)
+        boxes, labels, found = box_losses(outputs, targets, self.anchors)
         return (boxes + labels) / found.clamp_min(1)
 
     def meter(self, device, classes: Sequence[str] = (), training: bool = False) -> Losses:
         if training:
             return Losses(device)
-        return Precision(device, partial(detections, pixels=self.pixels), classes)
+        return Precision(device, partial(detections, anchors=self.anchors), classes)
 
     @staticmethod
     def comparable(network: nn.Module, inputs: Tensor) -> list[Tensor]:
@@ -197,7 +199,7 @@ class Detection(Named):
 
     @classmethod
     def predicted(cls, card, outputs: tuple[Tensor, ...], size: tuple[int, int]) -> list[Said]:
-        (found,) = detections(outputs, card.image_size)
+        (found,) = detections(outputs, default_boxes(card.image_size).to(outputs[0].device))
         sides, said = torch.tensor([*size, *size]), []
         for box, score, label in zip(
             found["boxes"].cpu() * sides, found["scores"].tolist(), found["labels"].tolist(), strict=True

@@ -42,7 +42,7 @@ def torchvisions():
 def test_boxes_are_matched_as_torchvision_matches_them(torchvisions):
     from torchvision.ops import box_iou
 
-    targets, anchors = random_targets(), default_boxes(300, SIZES)
+    targets, anchors = random_targets(), default_boxes(300)
     found = matched(anchors, targets)
     for rows, mine in zip(targets, found, strict=True):
         boxes = rows[rows[:, 4] > 0, :4]
@@ -56,13 +56,13 @@ def test_boxes_are_matched_as_torchvision_matches_them(torchvisions):
 @pytest.mark.core
 def test_losses_are_torchvisions(torchvisions):
     """Smooth L1 of encoded boxes, cross-entropy with three negatives to one, both divided by the number of matches."""
-    targets, outputs, anchors = random_targets(), random_outputs(), default_boxes(300, SIZES)
+    targets, outputs, anchors = random_targets(), random_outputs(), default_boxes(300)
     offsets, logits = joined(outputs)
     given = [{"boxes": rows[rows[:, 4] > 0, :4], "labels": rows[rows[:, 4] > 0, 4].long()} for rows in targets]
     found = list(matched(anchors, targets))
     heads = {"bbox_regression": offsets, "cls_logits": logits}
     theirs = torchvisions.compute_loss(given, heads, [anchors] * 4, found)
-    boxes, labels, count = box_losses(outputs, targets, 300)
+    boxes, labels, count = box_losses(outputs, targets, default_boxes(300))
     assert torch.allclose(boxes.sum() / count.sum(), theirs["bbox_regression"], rtol=1e-5)
     assert torch.allclose(labels.sum() / count.sum(), theirs["classification"], rtol=1e-5)
     assert boxes[0] == labels[0] == count[0] == 0
@@ -70,7 +70,7 @@ def test_losses_are_torchvisions(torchvisions):
 
 @pytest.mark.core
 def test_crowds_are_matched_by_nobody_and_difficult_boxes_are():
-    anchors, targets = default_boxes(300, SIZES), random_targets(2)
+    anchors, targets = default_boxes(300), random_targets(2)
     for mark, count in ((DIFFICULT, 6), (CROWD, 0)):
         targets[..., 5] = mark
         assert len(matched(anchors, targets)[1].unique()) - 1 == count
@@ -79,7 +79,7 @@ def test_crowds_are_matched_by_nobody_and_difficult_boxes_are():
 @pytest.mark.core
 def test_targets_that_are_decoded_are_where_they_were():
     """Offsets that are the encoded targets give the boxes back, and the class that is sure its score."""
-    targets, anchors = random_targets(), default_boxes(300, SIZES)
+    targets, anchors = random_targets(), default_boxes(300)
     outputs = random_outputs()
     which = matched(anchors, targets)
     from tasks.boxes import CODER
@@ -93,14 +93,14 @@ def test_targets_that_are_decoded_are_where_they_were():
         maps = wanted[start:end].view(height, width, -1).permute(2, 0, 1)
         parts.append(maps.expand(images, -1, -1, -1))
         start = end
-    boxes, scores = decoded((*parts, *outputs[6:]), 300)
+    boxes, scores = decoded((*parts, *outputs[6:]), default_boxes(300))
     assert torch.allclose(boxes[3][which[3] >= 0], rows[which[3] >= 0, :4], atol=1e-4)
     assert torch.allclose(scores, joined(outputs)[1].softmax(2)[..., 1:])
 
 
 @pytest.mark.core
 def test_detections_are_suppressed_and_ranked():
-    found = detections(random_outputs(), 300)
+    found = detections(random_outputs(), default_boxes(300))
     from torchvision.ops import box_iou
 
     for each in found:
