@@ -106,7 +106,10 @@ def average_precision(found: list[dict], wanted: list[Tensor]) -> tuple[dict[str
         ]
         metric.update([{**each, "boxes": each["boxes"] * 1000} for each in found], truths)
         measured = metric.compute()
-    means = {name: max(100 * float(measured[key]), 0.0) for name, key in (("mAP", "map"), ("AP50", "map_50"), ("AP75", "map_75"))}
+    means = {
+        name: min(max(100 * float(measured[key]), 0.0), 100.0)
+        for name, key in (("mAP", "map"), ("AP50", "map_50"), ("AP75", "map_75"))
+    }
     each = zip(measured["classes"].reshape(-1).tolist(), measured["map_per_class"].reshape(-1).tolist(), strict=True)
     return means, {number: 100 * value for number, value in each if value >= 0}
 

@@ -110,7 +110,7 @@ class Augmented(Items):
         sides = torch.tensor([width, height, width, height])
         boxes = tv_tensors.BoundingBoxes(rows[:, :4] * sides, format="XYXY", canvas_size=(height, width))
         state = torch.get_rng_state()
-        torch.default_generator.manual_seed((self.seed * 1_000_003 + self.epoch) * 1_000_003 + index)
+        torch.default_generator.manual_seed(((self.seed * 1_000_003 + self.epoch) * 1_000_003 + index) % 2**63)
         try:
             image, boxes, marks = transforms(self.augment, self.size, len(rows) > 0)(tv_tensors.Image(image), boxes, rows[:, 4:])
         finally:

@@ -56,7 +56,8 @@ class Detection(Named):
         task = cls(parts, classes, data.image_size, device, notes)
         task.batch = min(batch_size, len(train))
         task.steps = max(len(train) // task.batch, 1)
-        task.augment, task.seed = data.augment or source.augment, seed
+        # what a recipe says of whole images is for none of these
+        task.augment, task.seed = data.augment if data.augment in ("ssd", "none") else source.augment, seed
         if data.normalise == "dataset":
             step = -(-len(train) // MEASURED)
             task.mean, task.std = statistics(train.pick(slice(0, None, step)).squares(data.image_size))
