@@ -3,6 +3,7 @@
 It imports no pruning code, so that a model file is all that is needed.
 """
 
+import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,7 +78,7 @@ def drawing_folder(name: str) -> Path:
 
 def draw_boxes(path: str, said: list[tasks.Said], classes: list[str], folder: Path) -> Path:
     """Write a picture with the boxes that were found in it into a folder, as .png; a class has one colour everywhere."""
-    from torchvision.io import encode_png
+    from PIL import Image
     from torchvision.utils import draw_bounding_boxes
 
     picture = torch.from_numpy(read_picture(path, None)).permute(2, 0, 1)
@@ -86,7 +87,9 @@ def draw_boxes(path: str, said: list[tasks.Said], classes: list[str], folder: Pa
         labels = [" ".join(each.words.split(" at ")[0].split()) for each in boxed]
         picture = draw_bounding_boxes(picture, torch.tensor([each.box for each in boxed]), labels, colours, width=2)
     file = unused(folder / f"{Path(path).stem}.png")
-    replace(file, encode_png(picture).numpy().tobytes())
+    content = io.BytesIO()
+    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(content, "PNG")
+    replace(file, content.getvalue())
     return file
 
 

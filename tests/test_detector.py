@@ -98,13 +98,13 @@ def test_half_of_it_is_the_same_network(pruned, monkeypatch):
 
 def test_it_is_tested_exported_and_used(pruned, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(pruned)
-    files = [str(tmp_path / "m.onnx"), str(tmp_path / "m.pt2")]
-    run_program("--evaluate", "half/model.pt", "--data_dir", "scans", "--export", *files, "--device", "cpu", "--quiet")
+    file = str(tmp_path / "m.onnx")
+    run_program("--evaluate", "half/model.pt", "--data_dir", "scans", "--export", file, "--device", "cpu", "--quiet")
     out = capsys.readouterr().out
     tested = json.loads(Path("half/summary.json").read_text())["test"]
     assert float(re.search(r"result test mAP (\S+)", out)[1]) == pytest.approx(tested["mAP"], abs=0.01)
     assert re.search(r"result classes by their AP.*blue \S+ \(\d\)", out)
-    session = onnxruntime.InferenceSession(files[0], providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     assert [output.name for output in session.get_outputs()] == ["boxes", "scores"]
     boxes, scores = session.run(None, {"images": np.zeros((3, 300, 300, 3), np.uint8)})
     assert (boxes.shape, scores.shape) == ((3, 8732, 4), (3, 8732, 2))
