@@ -17,7 +17,6 @@ from settings.meaning import (
     scope_decides,
     scratch_model,
     smaller_pieces,
-    task_of,
     updates_survivors,
     zero_filters,
 )
@@ -219,27 +218,6 @@ def not_of_the_data_set(flag: str) -> Condition:
 
     condition.__name__ = f"no_{flag}"
     return condition
-
-
-def weighs_whole_images(settings) -> str | None:
-    """--class_weights, for a data set of pictures with boxes."""
-    if task_of(DATASETS.entry(settings.data.dataset)) == "detection":
-        return f"has no effect on {settings.data.dataset}: it weighs whole images by their class"
-
-
-def augments_other_targets(settings) -> str | None:
-    """--augment, with what is for another task."""
-    augment, boxes = settings.data.augment, task_of(DATASETS.entry(settings.data.dataset)) == "detection"
-    if augment in ("crop", "crop_flip") and boxes:
-        return f"{augment} has no effect on {settings.data.dataset}: pictures with boxes are augmented by ssd, or none"
-    if augment == "ssd" and not boxes:
-        return f"ssd has no effect on {settings.data.dataset}: it is about pictures with boxes"
-
-
-def draws_no_boxes(settings) -> str | None:
-    """--draw, without --predict."""
-    if not settings.use.predict:
-        return "has no effect without --predict, whose boxes it draws"
 
 
 def no_penalty(settings) -> str | None:

@@ -4,7 +4,7 @@ The parser and its help, the sections of the settings, what may change on --resu
 are all derived from it. `FLAGS` maps a name to its flag, `SECTIONS` a section of the settings to the names of its flags.
 """
 
-from settings import effects, procedure_effects
+from settings import effects, procedure_effects, task_effects
 from settings.parsing import Flag, frequency, number
 from settings.recipes import RECIPES
 from settings.registry import (
@@ -96,9 +96,9 @@ GROUPS = {
                  "it, always the same images", type=number(float, 0, 1, above=True, below=True), **EVALUATE),
         Flag("class_weights", "data", "method", "of the loss: balanced lets each class count alike, however many training images "
              "it has (default none)", choices=("none", "balanced"), default="none",
-             no_effect=(effects.weighs_whole_images,)),
+             no_effect=(task_effects.weighs_whole_images,)),
         Flag("augment", "data", "method", "default crop_flip, for digits and mnist crop, for pictures with boxes ssd",
-             choices=("crop_flip", "crop", "ssd", "none"), no_effect=(effects.augments_other_targets,)),
+             choices=("crop_flip", "crop", "ssd", "none"), no_effect=(task_effects.augments_other_targets,)),
         Flag("normalise", "data", "method", "by the training set's channel mean and deviation, or all by 0.5 (default dataset)",
              choices=("dataset", "half"), default="dataset"),
     ),
@@ -173,7 +173,7 @@ GROUPS = {
         Flag("predict", "use", "use", "classes and probabilities of image files, or of those in a folder", nargs="+",
              metavar=("MODEL", "IMAGE")),
         Flag("draw", "use", "use", "write the pictures of --predict with the boxes that were found into this folder",
-             metavar="DIR", goes_with=("predict",), no_effect=(effects.draws_no_boxes,)),
+             metavar="DIR", goes_with=("predict",), no_effect=(task_effects.draws_no_boxes,)),
     ),
     "regulariser": (
         _training("reg", "none, or: {listing} (default none)", default="none", registry=REGULARIZERS),

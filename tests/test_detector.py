@@ -167,7 +167,6 @@ def test_it_is_pruned_in_four_phases(trained, monkeypatch):
     assert accounting.dense(network, 300).macs == summary["left"]["macs"]
 
 
-# what they need besides a pruner: more images than filters, or batch norm on all layers
 @pytest.mark.parametrize("criterion", [name for name, entry in CRITERIA.entries.items() if "initial weights" not in entry.traits])
 def test_every_criterion_scores_a_detector(trained, criterion, monkeypatch):
     monkeypatch.chdir(trained)
@@ -175,7 +174,7 @@ def test_every_criterion_scores_a_detector(trained, criterion, monkeypatch):
     task = load(settings.data, batch_size=4, seed=0, device="cpu")
     torch.manual_seed(0)
     network = models.build("ssd300_vgg16(width=0.02)", classes=2)
-    option = "(threshold=0.1)" if criterion == "zero_fraction" else ""
+    option = {"zero_fraction": "(threshold=0.1)", "LcP": "(evaluations=3)"}.get(criterion, "")
     pruner = Pruner(network, criterion=criterion + option, rate=0.3, image_size=300)
     pruner.look_at(lambda: task.sample(1), task)
     scores = pruner.scores()
