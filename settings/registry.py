@@ -45,8 +45,8 @@ def call_text(name: str, options: dict) -> str:
 class Registry:
     """A registry knows the public functions and classes of some files, by name.
 
-    `kind` is the word used in messages; `pattern` is a glob below the repository's root; files in `leave_out` hold no
-    entries. `traits` says which words may stand at which parameter: {word: parameters}, "return" for what is returned and
+    `kind` is the word used in messages; `pattern` is a glob below the repository's root; the files that `leave_out` names
+    hold no entries. `traits` says which words may stand at which parameter: {word: parameters}, "return" for what is returned and
     "option" for any option; a word that ends in a colon is followed by a value.
     """
 
@@ -54,7 +54,7 @@ class Registry:
         self,
         kind: str,
         pattern: str,
-        leave_out: tuple = ("__init__.py",),
+        leave_out: str = "__init__",
         root: Path = ROOT,
         traits: dict[str, tuple[str, ...]] | None = None,
     ):
@@ -65,7 +65,7 @@ class Registry:
         """The entries by name, read from source once; ValueError for a name that two files define, or a wrong trait."""
         entries = {}
         for path in sorted(self.root.glob(self.pattern)):
-            if path.name in self.leave_out:
+            if path.stem in self.leave_out.split():
                 continue
             module = ".".join(path.relative_to(self.root).with_suffix("").parts)
             body = ast.parse(path.read_text(encoding="utf-8")).body
@@ -155,10 +155,7 @@ def _check_effect(what: str, option: Option, known: dict[str, Option], chosen: d
 NETWORKS = Registry(
     "network",
     "models/*.py",
-    leave_out=(
-        *("__init__.py", "coding.py", "files.py", "joint.py", "layers.py", "layouts.py", "network.py", "numerics.py"),
-        "shapes.py",
-    ),
+    leave_out="__init__ coding files joint layers layouts network numerics shapes",
     # what it is for, where that is no classification, and the side of the only images that it takes
     traits={"task:": ("return",), "pixels:": ("return",)},
 )
@@ -182,7 +179,7 @@ GRANULARITIES = Registry("granularity", "pruning/granularities.py", traits={"who
 GATES = Registry(
     "gate",
     "pruning/gates/*.py",
-    leave_out=("__init__.py", "learned.py", "mask.py", "scale.py"),
+    leave_out="__init__ learned mask scale",
     # a gate that itself learns what is cut, of which --prune_type, beside weights that stay; an option counted in epochs
     traits={"decides": ("class",), "of:": ("class",), "freezes": ("class",), "epochs": ("option",)},
 )
@@ -216,10 +213,7 @@ DATASETS = Registry("data set", "tasks/datasets/*.py", traits={"task:": ("class"
 TASKS = Registry(
     "task",
     "tasks/*.py",
-    leave_out=(
-        *("__init__.py", "annotations.py", "average_precision.py", "boxed.py", "boxes.py", "downloads.py", "images.py"),
-        *("listing.py", "meters.py", "named.py", "pictures.py", "task.py"),
-    ),
+    leave_out="__init__ annotations average_precision boxed boxes downloads images listing meters named pictures task",
 )
 ACTIONS = Registry("action", "training/*actions.py")
 PROCEDURES = Registry(
@@ -245,7 +239,7 @@ REGULARIZERS = Registry(
     # it sets filters to exactly 0, which can then be taken out; it trains scales, which are put on the network for it
     traits={"zero filters": ("network",), "learned scales": ("network",)},
 )
-FORMS = Registry("form", "deploy/forms/*.py", leave_out=("__init__.py", "form.py", "onnx.py", "pt2.py", "quiet.py"))
+FORMS = Registry("form", "deploy/forms/*.py", leave_out="__init__ form onnx pt2 quiet")
 OPTIMISERS = Registry("optimiser", "training/optimisers.py", traits={"no momentum": ("return",)})
 LEARNING_RATES = Registry("learning-rate schedule", "training/learning_rates.py")
 

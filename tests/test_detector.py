@@ -165,6 +165,24 @@ def test_it_is_pruned_in_four_phases(trained, monkeypatch):
     network = models.load("phases/model.pt")
     assert network.scale.filters == network.conv4_3.filters == network.conv5_1.weight.shape[1]
     assert accounting.dense(network, 300).macs == summary["left"]["macs"]
+    assert report.main(["dense", "phases", "--plots", "figures"]) == 0
+    assert {"phases.png", "precision_phases.png", "precision_dense.png"} <= {path.name for path in Path("figures").iterdir()}
+
+
+@pytest.mark.parametrize(("nothing_reads", "kept"), [(("conv5_1", "boxes1", "classes1"), False), (("conv5_1",), True)])
+def test_what_reads_a_channel_reads_it_behind_its_scale(nothing_reads, kept):
+    """A filter goes if conv5_1 and the heads hardly read it, whatever its scale is; and the scale goes with it."""
+    torch.manual_seed(0)
+    network = models.build("ssd300_vgg16(width=0.02)", classes=2)
+    with torch.no_grad():
+        for name in nothing_reads:
+            network.get_submodule(name).weight[:, 0] = 0
+    criterion = "zero_fraction(counts='multilayer', threshold=1e-9, own=1.0, own_at_least=0.0, readers=0.95)"
+    pruner = Pruner(network, criterion=criterion, rate=0.0, image_size=300)
+    scores = pruner.scores()
+    assert torch.equal(scores["scale"], scores["conv4_3"])
+    assert bool(scores["conv4_3"][0]) == kept
+    assert scores["conv4_3"][1:].all()
 
 
 @pytest.mark.parametrize("criterion", [name for name, entry in CRITERIA.entries.items() if "initial weights" not in entry.traits])

@@ -125,7 +125,8 @@ def build_network(settings: Settings, tensors: dict | None) -> tuple[models.Netw
     model.linear_too = merges_hidden_layers(settings)
     regulariser, options = parse_call(settings.training.reg)
     try:
-        model.parts(parse_call(settings.run.procedure)[1].get("phases", 0) or 1)
+        if phases := parse_call(settings.run.procedure)[1].get("phases"):
+            model.parts(phases)
         if options.get("part", (0, 1)) != (0, 1):
             model.part(*options["part"])
     except (ValueError, TypeError) as error:

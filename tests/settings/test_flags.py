@@ -2,7 +2,7 @@
 
 import pytest
 
-from settings import arguments, effects, procedure_effects
+from settings import arguments, effects, procedure_effects, task_effects
 from settings.arguments import parse
 from settings.errors import Refused
 from settings.flags import FLAGS, GROUPS, SECTIONS, of_kind
