@@ -215,16 +215,6 @@ class Unit(nn.Module):
             self.norm = type(old)(filters, old.eps, old.momentum, **where).train(self.training) if filters else None
 
 
-class Halve(nn.MaxPool2d):
-    """Max-pooling by 2 that also takes a tensor without channels."""
-
-    def __init__(self):
-        super().__init__(2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) if x.shape[1] else x[:, :, 1::2, 1::2]
-
-
 def conv_unit(
     inputs: int, filters: int, kernel: int, stride: int = 1, activation: bool = True, dilation: int = 1, groups: int = 1
 ) -> Unit:

@@ -14,19 +14,11 @@ from models.layers import Unit, initialise
 from models.layouts import LAYOUTS, VGG, Layout
 from models.network import Network
 from models.numerics import precise
+from models.pooling import Pool
 from models.shapes import widened
 
 # the first units of the paper's phases of pruning; see `Network.begins`
 _BEGINS = ("conv4_3", "conv7", "conv8_2")
-
-
-class _Pool(nn.MaxPool2d):
-    """Max-pooling that also takes a tensor without channels."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.shape[1]:
-            return super().forward(x)
-        return super().forward(x.new_zeros(len(x), 1, *x.shape[2:]))[:, :0]
 
 
 class _Scale(nn.Conv2d):
@@ -71,7 +63,7 @@ class _SSD(Network):
                     self.wire("scale", "conv4_3", "scale", ties="channel")
                     self._filters["scale"] = self._filters["conv4_3"]
             # the third one rounds up, so that maps have 38 x 38 positions; the fifth one keeps the size
-            pool = _Pool(3, 1, padding=1) if stage == 5 else _Pool(2, ceil_mode=stage == 3)
+            pool = Pool(3, 1, padding=1) if stage == 5 else Pool(2, ceil_mode=stage == 3)
             if maps > 1 or stage < 4:
                 self._append(f"pool{stage}", pool)
             if maps == 1 and stage == 4:

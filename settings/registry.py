@@ -155,7 +155,7 @@ def _check_effect(what: str, option: Option, known: dict[str, Option], chosen: d
 NETWORKS = Registry(
     "network",
     "models/*.py",
-    leave_out="__init__ coding files joint layers layouts network numerics shapes",
+    leave_out="__init__ coding files joint layers layouts network numerics pooling shapes",
     # what it is for, where that is no classification, and the side of the only images that it takes
     traits={"task:": ("return",), "pixels:": ("return",)},
 )

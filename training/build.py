@@ -124,13 +124,7 @@ def build_network(settings: Settings, tensors: dict | None) -> tuple[models.Netw
         raise Refused(f"--arch {arch}: {error}") from None
     model.linear_too = merges_hidden_layers(settings)
     regulariser, options = parse_call(settings.training.reg)
-    try:
-        if phases := parse_call(settings.run.procedure)[1].get("phases"):
-            model.parts(phases)
-        if options.get("part", (0, 1)) != (0, 1):
-            model.part(*options["part"])
-    except (ValueError, TypeError) as error:
-        raise Refused(f"--arch {arch}: {error}") from None
+    _check_parts(model, settings)
     if regulariser != "none" and not model.prunable_convolutions and not options.get("linear"):
         raise Refused(f"--reg {settings.training.reg} has no effect: it is about filters, and {arch} has none")
     try:
@@ -147,6 +141,19 @@ def build_network(settings: Settings, tensors: dict | None) -> tuple[models.Netw
             raise Refused(f"--init: '{init}' is of another network than {arch} of {outputs} classes: {error}") from None
     check_regulariser(model, settings.training.reg)
     return model, whole
+
+
+def _check_parts(model: models.Network, settings: Settings) -> None:
+    """Raise Refused where --procedure or --reg names parts that the network does not have."""
+    phases = parse_call(settings.run.procedure)[1].get("phases")
+    part = parse_call(settings.training.reg)[1].get("part", (0, 1))
+    try:
+        if phases:
+            model.parts(phases)
+        if part != (0, 1):
+            model.part(*part)
+    except (ValueError, TypeError) as error:
+        raise Refused(f"--arch {settings.network.arch}: {error}") from None
 
 
 def _check_guided(model: models.Network, network, size: int) -> None:

@@ -150,7 +150,7 @@ def test_a_flag_with_effect_is_not(condition):
 
 
 def test_every_condition_is_in_the_table():
-    files = [effects, procedure_effects]
+    files = [effects, procedure_effects, task_effects]
     public = [(file, item) for file in files for name, item in vars(file).items() if not name.startswith("_")]
     defined = {item for file, item in public if getattr(item, "__module__", "") == file.__name__}
     named = {condition for _, condition in PAIRS if "<locals>" not in condition.__qualname__}
