@@ -83,7 +83,7 @@ def train_epoch(run: Experiment, epoch: int, bar) -> dict:
         run.model.train()
     else:
         run.model.train_without_dropout()
-    meter, last_shown, first = run.task.meter(run.engine.device), time.monotonic(), run.first_step(epoch)
+    meter, last_shown, first = run.task.meter(run.engine.device, training=True), time.monotonic(), run.first_step(epoch)
     bar.update(first * run.task.batch)
     for step, (inputs, targets) in zip(range(first, run.steps), islice(run.batches(epoch), first, None), strict=False):
         run.remember(epoch, step)
@@ -213,9 +213,10 @@ def describe(run: Experiment) -> None:
 
 
 def measures_text(run: Experiment, measures: dict, terms: dict) -> str:
-    """The progress bar shows the measures so far: the loss, its terms where there are several, and the metric."""
+    """The progress bar shows the measures so far: the loss, its terms where there are several, and the metric if measured."""
     each_term = "".join(f" {name} {measures[name]:.3f}" for name in terms) if len(terms) > 1 else ""
-    return f"loss {measures['loss']:.3f}{each_term} acc {measures[run.task.metric]:.1f}%"
+    metric = f" acc {measures[run.task.metric]:.1f}%" if run.task.metric in measures else ""
+    return f"loss {measures['loss']:.3f}{each_term}{metric}"
 
 
 def pruning_text(run: Experiment) -> str:
@@ -244,12 +245,11 @@ def main(settings) -> None:
     with ExitStack() as held:
         held.callback(team.leave)
         resume = settings.run.resume
-        measures = task_of(settings.data.dataset).measures
-        folder = held.enter_context(Folder.resume(Path(resume), measures)) if resume and team.leads else None
+        task = task_of(settings.data.dataset)
+        folder = held.enter_context(Folder.resume(Path(resume), task.measures, task.trained)) if resume and team.leads else None
         result = folder.result(settings, plan_of(settings, folder.state.get("steps")).epochs) if folder else None
         if team.share(result is not None):
             if folder:
-                task = task_of(settings.data.dataset)
                 say_all(header(settings), *(line for row in folder.rows for line in epoch_lines(row, task)))
                 say_all(*closing_lines(result, settings, task))
             return

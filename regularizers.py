@@ -31,16 +31,23 @@ def _outside_autocast(penalty):
     return precise
 
 
-def _by_shape(network: Network, linear: bool = False, compared: bool = False) -> list[tuple[list[Tensor], list[Tensor]]]:
+def _by_shape(
+    network: Network, linear: bool = False, compared: bool = False, only: set | None = None
+) -> list[tuple[list[Tensor], list[Tensor]]]:
     """Return the convolutions' weights in force, those of one shape together, and which filters are live; or also `linear` ones.
 
     Each pair holds a list of weights of one shape, and for each of them (filters,) of 1 and 0. Where filters are `compared`,
     each group of a convolution in groups has a weight of its own, and those of one filter, as in a depthwise one, have none.
+    With `only` these units are meant, outputs too.
     """
     by_shape = defaultdict(lambda: ([], []))
     units = network.prunable_convolutions
     if linear:
         units = units | {name: unit for name, unit in network.all_units.items() if unit.is_linear}
+    if only is not None:
+        units = {name: unit for name, unit in network.all_units.items() if name in only}
+    # a learned scale of each channel is no filter: what is small in it is made up for by its readers
+    units = {name: unit for name, unit in units.items() if not unit.is_scale}
     for unit in units.values():
         if unit.weight.numel() == 0 or (compared and not _sets(unit)):
             continue
@@ -58,9 +65,11 @@ def _sets(unit: Unit) -> int:
     return 0 if unit.in_groups and unit.filters <= unit.groups else unit.groups
 
 
-def _stacks(network: Network, linear: bool = False, compared: bool = False) -> list[tuple[Tensor, Tensor]]:
+def _stacks(
+    network: Network, linear: bool = False, compared: bool = False, only: set | None = None
+) -> list[tuple[Tensor, Tensor]]:
     """Return filters as rows, (layers, filters, weights), and which are live, (layers, filters): a pair for each shape."""
-    by_shape = _by_shape(network, linear, compared)
+    by_shape = _by_shape(network, linear, compared, only)
     return [(torch.stack([weight.flatten(1) for weight in weights]), torch.stack(live)) for weights, live in by_shape]
 
 
@@ -139,12 +148,14 @@ def reg_ortho(
 
 
 @_outside_autocast
-def l1(network: Network, *, weight: float = 1e-5) -> Tensor:
+def l1(network: Network, *, weight: float = 1e-5, part: tuple = (0, 1)) -> Tensor:
     """Sum of the absolute weights of all live filters: the sparsity that --prune_imp zero_fraction counts on.
 
-    Singh et al., 2019 (arXiv 1811.08342).
+    Singh et al., 2019 (arXiv 1811.08342). With part=(1, 4) it is about the first of four parts of the network, and what
+    reads it; see `Network.part`.
     """
-    return weight * _sum(network, [(rows.abs().sum(-1) * live).sum() for rows, live in _stacks(network)])
+    only = network.with_readers(network.part(*part)) if part[0] else None
+    return weight * _sum(network, [(rows.abs().sum(-1) * live).sum() for rows, live in _stacks(network, only=only)])
 
 
 @_outside_autocast

@@ -24,7 +24,7 @@ RATES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
 
 
 def scan(run, rates: list[float], images: int | None) -> tuple[float, dict[str, list[float]]]:
-    """Cut each layer alone at each rate; returns the whole network's accuracy in %, and the points lost, by layer.
+    """Cut each layer alone at each rate; returns the whole network's metric in %, and the points lost, by layer.
 
     What is decided together, such as the groups of a convolution and what they read, is one layer. `images` limits the held-out
     images to the first so many; None takes all.
@@ -131,7 +131,8 @@ def main(argv: list[str]) -> None:
         }
         for name, points in losses.items()
     ]
-    print(f"Accuracy {whole:.2f} % with all filters; below, with so many of one layer's filters cut, no training:\n")
+    measured = run.task.word.replace("accuracy", "Accuracy")
+    print(f"{measured} {whole:.2f} % with all filters; below, with so many of one layer's filters cut, no training:\n")
     print(write_table(rows, "markdown"), flush=True)
     if options.plot:
         draw(rates, whole, losses, options.plot)

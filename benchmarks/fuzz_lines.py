@@ -47,6 +47,7 @@ PLAIN = {
     "export": ["new.onnx", "new.pt2"],
     "evaluate": ["smaller/model.pt"],
     "predict": ["smaller/model.pt"],
+    "draw": ["new"],
     "threads": ["1", "2"],
     "epochs": ["2", "5"],
     "batch_size": ["2", "18", "1000"],

@@ -11,20 +11,36 @@ from deploy.folding import folded
 from deploy.forms.onnx import chosen_form, run_onnx, write_onnx
 from deploy.forms.pt2 import run_pt2, write_pt2
 from models import Card, Network
+from models.layouts import default_boxes
 from runs.storage import replace, unused
 from settings.arguments import Settings
 from settings.errors import Failed
-from tasks import Task
+from tasks import Task, task_of_network
+from tasks.boxes import decoded
 from tasks.images import normalised
 
 LARGEST_DIFFERENCE = 1e-4
 EXAMPLES = 16
 
 
+class Boxes(nn.Module):
+    """A detector that gives "boxes", (images, boxes, 4), and "scores", (images, boxes, classes), before any is suppressed."""
+
+    outputs = ("boxes", "scores")
+
+    def __init__(self, network: Network, pixels: int):
+        super().__init__()
+        self.network = network
+        self.register_buffer("anchors", default_boxes(pixels))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return decoded(self.network(images), self.anchors)
+
+
 class TakesBytes(nn.Module):
     """A network that takes pictures as bytes (images, height, width, channels), and normalises them itself."""
 
-    def __init__(self, network: Network, mean: list[float], std: list[float]):
+    def __init__(self, network: nn.Module, mean: list[float], std: list[float]):
         super().__init__()
         self.network, self.outputs = network, network.outputs
         self.register_buffer("mean", torch.tensor(mean))
@@ -38,14 +54,13 @@ def export(network: Network, path: str, images: Tensor, card: Card | None = None
     """Write the network, batch norm folded, to a .onnx or .pt2 file that takes any number of images.
 
     The file takes what `images` are: bytes (n, height, width, channels), which it normalises by the `card`, or normalised
-    floats (n, channels, height, width). The card's facts are written into the file; see `facts`. The images are put through
-    the file by its own runtime (onnxruntime or PyTorch) and through the network. Returns the file, the largest difference
-    of outputs as a fraction of the largest output, the bytes, and in "form" what was chosen. Failed if that difference is
-    above 1e-4 or the file cannot be made; nothing is written then.
+    floats (n, channels, height, width). A detector gives boxes and scores; see `Boxes`. The card's facts are written into the
+    file; see `facts`. The images are put through the file by its own runtime (onnxruntime or PyTorch) and through the network.
+    Returns the file, the largest difference of outputs as a fraction of the largest output, the bytes, and in "form" what was
+    chosen. Failed if that difference is above 1e-4 or the file cannot be made; nothing is written then.
     """
     images, suffix = images.detach().cpu().contiguous(), Path(path).suffix
     takes_bytes = images.dtype == torch.uint8
-
     form = folded(network).cpu()
     with torch.inference_mode():
         expected = outputs_of(complete(form, card, takes_bytes)(images))
@@ -78,8 +93,13 @@ def export(network: Network, path: str, images: Tensor, card: Card | None = None
 
 
 def complete(form: nn.Module, card: Card | None, takes_bytes: bool) -> nn.Module:
-    """Return what a file is made of: the folded network itself or, where it takes bytes, with the card's normalisation inside."""
-    return TakesBytes(form, card.mean, card.std).eval() if takes_bytes else form
+    """Return what a file is made of: the folded network itself or, where it takes bytes, with the card's normalisation inside.
+
+    A detector gives boxes and scores.
+    """
+    if card is not None and task_of_network(card.arch).metric == "mAP":
+        form = Boxes(form, card.image_size)
+    return TakesBytes(form, card.mean, card.std).eval() if takes_bytes else form.eval()
 
 
 def example_of(card: Card, takes_bytes: bool) -> Tensor:

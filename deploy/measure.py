@@ -21,26 +21,29 @@ from settings.saved import counted
 from training.experiment import Experiment
 
 BATCHES = (1, 128)
+FEW = (1, 8)  # of a detector, whose images are large
 
 
 def timed(whole: Network, smaller: Network, image_size: int, device: str, check: Callable = lambda: None) -> list[dict]:
     """Return a row for each engine and batch size with latency and peak memory of both networks.
 
-    The engines are PyTorch and, on the CPU, onnxruntime where it is installed; batches have 1 and 128 images.
+    The engines are PyTorch and, on the CPU, onnxruntime where it is installed; batches have 1 and 128 images, of a
+    detector 1 and 8.
     """
     where = {"cpu": f"cpu, {torch.get_num_threads()} threads", "cuda": "cuda, by CUDA graphs"}.get(device, device)
     where += f", float32{' by TF32' if device == 'cuda' and torch.backends.cudnn.allow_tf32 else ''}, batch norm folded, medians"
     measured = {"PyTorch": []}
-    for batch in BATCHES:
+    batches = BATCHES if len(whole.outputs) == 1 else FEW
+    for batch in batches:
         check()
         measured["PyTorch"].append(networks(whole, smaller, image_size, batch, device))
     check()
     if device == "cpu" and all(find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")):
-        measured["onnxruntime"] = onnx.onnxruntime_latency(whole, smaller, image_size, BATCHES)
+        measured["onnxruntime"] = onnx.onnxruntime_latency(whole, smaller, image_size, batches)
     return [
         {"engine": engine, "batch": batch, **row, "where": where}
         for engine, rows in measured.items()
-        for batch, row in zip(BATCHES, rows, strict=True)
+        for batch, row in zip(batches, rows, strict=True)
     ]
 
 

@@ -1,8 +1,9 @@
-"""This file puts a model.pt or an .onnx file to use: --evaluate tests it, --predict names the classes of image files.
+"""This file puts a model.pt or an .onnx file to use: --evaluate tests it, --predict says what it sees in image files.
 
 It imports no pruning code, so that a model file is all that is needed.
 """
 
+import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,16 +15,18 @@ import tasks
 from deploy.export import examples, export
 from deploy.onnx_file import OnnxNetwork
 from runs.console import export_line, note, say_all
+from runs.storage import replace, unused
 from settings.arguments import Settings
 from settings.earlier import with_data_of
 from settings.errors import Failed, Refused, one_line
 from settings.paths import located
 from tasks.images import normalised
-from tasks.pictures import read_pictures, suffixes
+from tasks.pictures import read_picture, read_pictures, size_of, suffixes
 from training.engine import Engine
 from training.evaluation import evaluate
 
-BEST = 5
+# of classes in pictures
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#aa0000")
 
 
 def main(settings: Settings) -> None:
@@ -31,32 +34,36 @@ def main(settings: Settings) -> None:
     # float32 unless --amp asks for less: a file has one accuracy, whatever the machine, and the one that --predict goes by
     engine = Engine.choose(settings.replace(amp=settings.engine.amp or "off").engine)
     if settings.use.predict:
-        for line in predict(settings.use.predict[0], settings.use.predict[1:], engine.device):
+        for line in predict(settings.use.predict[0], settings.use.predict[1:], engine.device, settings.use.draw):
             say_all(line)
     else:
         say_all(*test(settings, engine))
 
 
-def predict(model: str, paths: list[str], device: str = "cpu") -> Iterator[str]:
-    """Yield a line for each image file, in float32: its most probable classes, at most 5, with their probabilities.
+def predict(model: str, paths: list[str], device: str = "cpu", draw: str | None = None) -> Iterator[str]:
+    """Yield lines for each image file, in float32: its most probable classes, or a line for each box that is found.
 
-    `paths` are image files, or folders of them. A file that cannot be read is named on stderr; the others are predicted, and
-    Failed is raised at the end.
+    `paths` are image files, or folders of them. With `draw`, a folder, the pictures are written there with the boxes. A file
+    that cannot be read is named on stderr; the others are predicted, and Failed is raised at the end.
     """
     network = opened(model).to(device)
     card, files, unreadable = network.card, image_files(paths), 0
+    task, folder = tasks.task_of_network(card.arch), None if draw is None else drawing_folder(draw)
+    if folder and len(network.outputs) == 1:
+        raise Refused(f"--draw: '{model}' names the classes of whole pictures, and finds no boxes")
     for path in files:
         try:
-            pixels = read_pictures([path], card.image_size, len(card.mean), card.fit)
+            pixels, size = read_pictures([path], card.image_size, len(card.mean), card.fit), size_of(path)
         except Refused as error:
             unreadable += 1
             print(f"modeling.py: {one_line(str(error))}", file=sys.stderr)
             continue
         with torch.inference_mode():
             batch = normalised(pixels.to(device), torch.tensor(card.mean), torch.tensor(card.std))
-            probabilities, numbers = network(batch)[0].softmax(0).topk(min(BEST, len(card.classes)))
-        ranked = zip(numbers.tolist(), probabilities.tolist(), strict=True)
-        yield f"{path}: " + ", ".join(f"{card.classes[number]} {probability:.4f}" for number, probability in ranked)
+            said = task.predicted(card, network(batch), size)
+        yield from (f"{path}: {each.words}" for each in said)
+        if folder:
+            draw_boxes(path, said, card.classes, folder)
     if unreadable:
         raise Failed(f"{unreadable} of {len(files)} images could not be read")
 
@@ -64,6 +71,32 @@ def predict(model: str, paths: list[str], device: str = "cpu") -> Iterator[str]:
 def opened(path: str) -> models.Network | OnnxNetwork:
     """Return the network in a model.pt or in an .onnx file, which has its card as `.card`. Refused as by their readers."""
     return OnnxNetwork(path) if Path(path).suffix == ".onnx" else models.load(path)
+
+
+def drawing_folder(name: str) -> Path:
+    """Return the folder for pictures with boxes, which is made. Refused if it cannot be."""
+    try:
+        Path(name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused(f"--draw: cannot write to '{name}': {error.strerror}") from None
+    return Path(name)
+
+
+def draw_boxes(path: str, said: list[tasks.Said], classes: list[str], folder: Path) -> Path:
+    """Write a picture with the boxes that were found in it into a folder, as .png; a class has one colour everywhere."""
+    from PIL import Image
+    from torchvision.utils import draw_bounding_boxes
+
+    picture = torch.from_numpy(read_picture(path, None)).permute(2, 0, 1)
+    if boxed := [each for each in said if each.box is not None]:
+        colours = [COLOURS[classes.index(each.name) % len(COLOURS)] for each in boxed]
+        labels = [" ".join(each.words.split(" at ")[0].split()) for each in boxed]
+        picture = draw_bounding_boxes(picture, torch.tensor([each.box for each in boxed]), labels, colours, width=2)
+    file = unused(folder / f"{Path(path).stem}.png")
+    content = io.BytesIO()
+    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(content, "PNG")
+    replace(file, content.getvalue())
+    return file
 
 
 def image_files(paths: list[str]) -> list[str]:
@@ -104,9 +137,7 @@ def test(settings: Settings, engine: Engine) -> list[str]:
             return network(inputs)
 
     result = evaluate(network, task, split, predict, engine.device, classes=card.classes)
-    images = f"{result['images']} images"
-    lines = [f"result test accuracy: {result[task.metric]:.2f}, loss {result['loss']:.4f} ({images}), {precision}"]
-    lines += _class_lines(result)
+    lines = task.test_lines(result, precision)
     images = examples(task, settings)
     return lines + [export_line(export(network, path, images, card)) for path in settings.ending.export or ()]
 
@@ -127,16 +158,3 @@ def _test_data(settings: Settings, card: models.Card, device: str) -> tasks.Task
         if asked is settings or "data_dir" in typed or "data_dir" not in remembered:
             raise
         raise Refused(f"{error} ('{model}' remembers '{asked.data.data_dir}': name another --data_dir)") from None
-
-
-def _class_lines(result: dict) -> list[str]:
-    """Return lines on the worst classes and the commonest confusions of a test."""
-    rows = [f"{name} {accuracy:.2f} ({images})" for name, (accuracy, images) in result["classes"].items()]
-    more = f", {len(rows) - BEST} more" if len(rows) > BEST else ""
-    lines = [f"result classes, worst first, and their images: {', '.join(rows[:BEST])}{more}"]
-    mistakes = [(images, true, said) for true, taken in result["confusions"].items() for said, images in taken.items()]
-    if mistakes:
-        mistakes.sort(key=lambda mistake: -mistake[0])
-        told = ", ".join(f"{images} {true} for {said}" for images, true, said in mistakes[:BEST])
-        lines.append(f"result confusions: {told}")
-    return lines

@@ -89,11 +89,12 @@ def load(path: str | Path) -> Network:
         shape = (len(card.mean), card.image_size, card.image_size)
         with torch.device("meta"):
             network = build(card.arch, classes=len(card.classes), channels=shape[0], size=shape[1])
+            outputs = [network.widths()[node] for node in network.outputs]
             network.reshape(state["shapes"])
         tensors = state["tensors"] if "tensors" in state else _taken_apart(network, state)
         check_values(network.state_dict(), tensors, "tensors")
         check_pass(network, shape)
-        if len(network.outputs) == 1 and network.widths()[network.outputs[0]] != len(card.classes):
+        if [network.widths()[node] for node in network.outputs] != outputs:
             raise Unfit("it has another number of classes than of outputs")
     network.to_empty(device="cpu")
     for name, shape in state["shapes"]["joints"].items():

@@ -118,6 +118,11 @@ class Unit(nn.Module):
         return self.layer.groups if self.is_convolution else 1
 
     @property
+    def is_scale(self) -> bool:
+        """Whether it is a learned scale of each channel, written as a convolution: its filters have one weight each."""
+        return self.in_groups and self.layer.weight.shape[1:].numel() == 1
+
+    @property
     def weight(self) -> Tensor:
         """The dense weight, (filters, inputs / groups, height, width) or (filters, inputs)."""
         return self.layer.weight
@@ -206,16 +211,6 @@ class Unit(nn.Module):
             self.norm = type(old)(filters, old.eps, old.momentum, **where).train(self.training) if filters else None
 
 
-class Halve(nn.MaxPool2d):
-    """Max-pooling by 2 that also takes a tensor without channels."""
-
-    def __init__(self):
-        super().__init__(2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) if x.shape[1] else x[:, :, 1::2, 1::2]
-
-
 def conv_unit(
     inputs: int,
     filters: int,
@@ -235,11 +230,14 @@ def initialise(network: nn.Module) -> None:
     """Draw fresh weights as He et al., 2015 (arXiv 1502.01852): they are normal, biases are 0, batch norm is the identity.
 
     The variance is 2 / (k * k * filters / groups) for a k x k convolution, as in the authors' own ResNets, and 2 / inputs
-    for a linear layer.
+    for a linear layer. A layer that has a method `fresh` draws its own.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear) and module.weight.numel() == 0:
             continue  # removal has left it no filter or no input
+        if hasattr(module, "fresh"):
+            module.fresh()
+            continue
         if isinstance(module, nn.Linear | WholeMap):
             nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
         elif isinstance(module, nn.Conv2d):

@@ -7,8 +7,9 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
-from models.layers import Halve, Unit, WholeMap, initialise
+from models.layers import Unit, WholeMap, initialise
 from models.network import Network
+from models.pooling import Halve
 
 
 class _LeNet(Network):

@@ -37,10 +37,12 @@ class Network(nn.Module):
     `outputs` are the nodes that `forward` returns, a tensor for one of them and a tuple for several. `input_channels` is
     that of the images. `storable` is False for a copy that a form has changed beyond what `shapes` tells. With `linear_too`
     the neurons of hidden linear layers are filters that may be removed, as those of convolutions are. `factors` are the ranks of
-    each unit in whose place a chain of units stands (models/factorised.py), in the order in which they were put there.
+    each unit in whose place a chain of units stands (models/factorised.py), in the order in which they were put there. `begins`
+    names the units at which a new part of the network begins where it is pruned part by part, where a paper says so.
     """
 
     outputs: tuple[str, ...] = ("output",)
+    begins: tuple[str, ...] = ()
 
     def __init__(self):
         super().__init__()
@@ -82,6 +84,31 @@ class Network(nn.Module):
     def prunable_convolutions(self) -> dict[str, Unit]:
         """Those of `units` that are no linear layers."""
         return {name: unit for name, unit in self.units.items() if not unit.is_linear}
+
+    def parts(self, number: int) -> list[list[str]]:
+        """Divide the prunable convolutions, in the order of execution, into so many sets of consecutive ones.
+
+        They begin where `begins` says, where that makes as many, and otherwise are of about the same length. ValueError where
+        there are fewer convolutions.
+        """
+        names = list(self.prunable_convolutions)
+        if number > len(names):
+            raise ValueError(f"{number} parts of a network that has {len(names)} prunable convolutions")
+        starts = [0, *(names.index(name) for name in self.begins if name in names)]
+        if len(starts) != number:
+            starts = [part * len(names) // number for part in range(number)]
+        return [names[start:end] for start, end in zip(starts, [*starts[1:], len(names)], strict=True)]
+
+    def part(self, number: int, of: int) -> list[str]:
+        """Return one of the parts of the network, which are numbered from 1. ValueError if there is no such part."""
+        if type(number) is not int or type(of) is not int or not 1 <= number <= of:
+            raise ValueError(f"there is no part {number} of {of}")
+        return self.parts(of)[number - 1]
+
+    def with_readers(self, names: list[str]) -> set[str]:
+        """Return these units together with those that read what they write."""
+        written = {link.target for link in self.links if link.unit in names}
+        return {*names, *(link.unit for link in self.links if link.unit and link.source in written)}
 
     @property
     def joints(self) -> dict[str, Joint]:

@@ -8,8 +8,9 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
-from models.layers import Halve, Unit, conv_unit, initialise
+from models.layers import Unit, conv_unit, initialise
 from models.network import Network
+from models.pooling import Halve
 from models.shapes import widened
 
 _WIDTHS = (64, 128, 256, 512, 512)

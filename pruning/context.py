@@ -87,7 +87,8 @@ class Context:
         weights = [unit.weight for unit in units]
         batches = self.sample()
         if per_class:
-            classes = self.network.widths()[self.network.outputs[0]]
+            whole = isinstance(self.task, Task)  # a criterion may be asked without the data
+            classes = self.task.outputs if whole else self.network.widths()[self.network.outputs[0]]
             batches = self.task.of_each_class(batches, per_class, classes)
         with unchanged(self.network, training), self._joints_pass_gradients():
             values = of(self.network, weights, batches, self.task.image_losses, *rest)

@@ -62,8 +62,9 @@ def hessian_gradients(
     batches = list(batches)
     images = sum(len(targets) for _, targets in batches)
 
-    def losses(outputs: Tensor, targets: Tensor) -> Tensor:
-        return image_losses(outputs / temperature, targets)
+    def losses(outputs: Tensor | tuple, targets: Tensor) -> Tensor:
+        several = isinstance(outputs, tuple)
+        return image_losses(tuple(part / temperature for part in outputs) if several else outputs / temperature, targets)
 
     first = mean_gradients(network, weights, batches, losses)
     products = [torch.zeros_like(weight) for weight in weights]

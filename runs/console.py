@@ -47,16 +47,16 @@ def closing_lines(result: dict, settings, task) -> list[str]:
     lines = task.result_lines(result)
     if recalibration := result.get("recalibration"):
         lines.append(
-            f"result recalibration: accuracy {recalibration['before']:.2f} before, {recalibration['after']:.2f} after "
+            f"result recalibration: {task.word} {recalibration['before']:.2f} before, {recalibration['after']:.2f} after "
             f"{recalibration['batches']} batches (where validated)"
         )
-    lines += [f"result {selected_line(record)}" for record in result.get("selections", ())]
-    lines += [f"result {round_line(record)}" for record in result.get("rounds", ())]
-    lines += [f"result {generation_line(record)}" for record in result.get("generations", ())]
+    lines += [f"result {selected_line(record, task.word)}" for record in result.get("selections", ())]
+    lines += [f"result {round_line(record, task.word)}" for record in result.get("rounds", ())]
+    lines += [f"result {generation_line(record, task.word)}" for record in result.get("generations", ())]
     lines += [f"result {line}" for line in connectivity_lines(result["connectivity"])] if "connectivity" in result else []
     lines += [f"result collapse: {line}"] if (line := collapse_line(result.get("collapse"))) else []
     lines += _size_lines(result, settings)
-    lines += _compact_lines(result) + _form_lines(result)
+    lines += _compact_lines(result) + _form_lines(result, task.word)
     lines.append(f"result seconds: {result['seconds']} of training, epochs 0 to {result['last']['epoch']}")
     return [*lines, task.last_line(result["best"])]
 
@@ -110,7 +110,7 @@ def _compact_lines(result: dict) -> list[str]:
     return lines + [export_line(exported) for exported in result.get("exports", ())]
 
 
-def _form_lines(result: dict) -> list[str]:
+def _form_lines(result: dict, word: str) -> list[str]:
     """The lines that tell what came of --form; empty without it."""
     form = result.get("form")
     if form is None:
@@ -120,7 +120,7 @@ def _form_lines(result: dict) -> list[str]:
     size = f"result form: {form['file']}, {form['bytes']} bytes, {times:.1f} times smaller than dense float32"
     if "float_bytes" in form:
         size += f", {form['float_bytes'] / form['bytes']:.1f} times smaller than its own .onnx file in float32"
-    accuracy = f"result form test accuracy: {form['after']:.2f} as read from the file, {form['before']:.2f} before"
+    accuracy = f"result form test {word}: {form['after']:.2f} as read from the file, {form['before']:.2f} before"
     if "same" in form:
         accuracy += f"; {form['same']} of {form['images']} predictions the same"
     lines = [size, f"result form parts: {parts}", accuracy]
@@ -149,25 +149,25 @@ def updated_line(record: dict) -> str:
     return f"step {record['step']}: {record['cut']} of {record['of']} pieces cut; {loss} {where}"
 
 
-def selected_line(record: dict) -> str:
-    """The line that tells what a selection of filters has found, and what it costs."""
+def selected_line(record: dict, word: str) -> str:
+    """The line that tells what a selection of filters has found, and what it costs; `word` is what the metric is called."""
     found = f"; {100 * record['below']:.2f} % of the weights below {record['threshold']:.3g}" if "below" in record else ""
     return (
-        f"{record['stage']}: {record['cut']} filters taken out{found}; accuracy {record['before']:.2f} before, "
+        f"{record['stage']}: {record['cut']} filters taken out{found}; {word} {record['before']:.2f} before, "
         f"{record['after']:.2f} after; {100 * record['parameters_left']:.2f} % of the parameters and "
         f"{100 * record['macs_left']:.2f} % of the MACs left"
     )
 
 
-def round_line(record: dict) -> str:
-    """The line that tells what a round of pruning came to."""
+def round_line(record: dict, word: str) -> str:
+    """The line that tells what a round of pruning came to; `word` is what the metric is called."""
     held_out = f"held out {record['held_out']:.2f}, " if "held_out" in record else ""
-    return f"round {record['round']}: density {100 * record['density']:.2f} %, accuracy {held_out}test {record['test']:.2f}"
+    return f"round {record['round']}: density {100 * record['density']:.2f} %, {word} {held_out}test {record['test']:.2f}"
 
 
-def generation_line(record: dict) -> str:
+def generation_line(record: dict, word: str) -> str:
     """The line that tells what a generation of noisy students came to, and what it has learned from; 0 is the first teacher."""
-    accuracy = f"accuracy {record['accuracy']:.2f} (where validated)" if "accuracy" in record else "not measured"
+    accuracy = f"{word} {record['accuracy']:.2f} (where validated)" if "accuracy" in record else "not measured"
     line, taught = f"generation {record['generation']}: {accuracy}", record.get("taught")
     if taught is None:
         return line
@@ -188,10 +188,10 @@ def connectivity_lines(record: dict) -> list[str]:
     ]
 
 
-def at_chance_line(record: dict) -> str:
+def at_chance_line(record: dict, word: str) -> str:
     """The line on stderr that warns of a selection among weights that are worth nothing yet."""
     return (
-        f"WARNING {record['stage']}: an accuracy of {record['before']:.2f} is no better than with all of these weights at 0, so "
+        f"WARNING {record['stage']}: {word} {record['before']:.2f} is no better than with all of these weights at 0, so "
         "that the threshold means nothing: train for more --epochs before the cut, with a smaller --lr or a weaker --reg"
     )
 

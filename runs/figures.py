@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from runs.fonts import drawing, picture_of
@@ -34,7 +35,7 @@ def draw(runs: list[Run], folder: Path) -> list[Path]:
 
         for data_set, alike in data_sets.items():
             ending = "" if len(data_sets) == 1 else f"_{data_set}"
-            axis = f"validation accuracy on {data_set} (%)"
+            axis = f"validation {measure_of(alike[0])} on {data_set} (%)"
             save(curve_figure(pyplot, styles, alike, axis, lambda row, run: row["valid"][run.metric]), f"accuracy{ending}")
             if pruned := [run for run in alike if run.pruned]:
                 axis = "weights under a mask (% of all)"
@@ -43,15 +44,25 @@ def draw(runs: list[Run], folder: Path) -> list[Path]:
                 save(trade_figure(pyplot, styles, ended, data_set), f"trade_off{ending}")
             if rounds := [run for run in alike if run.summary and run.summary.get("rounds")]:
                 save(rounds_figure(pyplot, styles, rounds, data_set), f"rounds{ending}")
+            if phased := [run for run in alike if run.summary and run.summary.get("selections")]:
+                save(phases_figure(pyplot, styles, phased, data_set), f"phases{ending}")
             if copies := [run for run in alike if run.summary and "connectivity" in run.summary]:
                 save(connectivity_figure(pyplot, styles, copies, data_set), f"connectivity{ending}")
         for run in runs:
-            if run.pruned and run.config["filters"]:
-                save(kept_figure(pyplot, run), f"kept_{run.name}")
-            mistakes = run.summary and run.summary["test"].get("confusions")
-            if mistakes and isinstance(mistakes, dict):  # older runs have a list of the commonest
-                save(confusion_figure(pyplot, run), f"confusions_{run.name}")
+            for name, figure in _of_one(pyplot, run):
+                save(figure, f"{name}_{run.name}")
     return written
+
+
+def _of_one(pyplot, run: Run) -> Iterator[tuple]:
+    """Yield the figures of a single run, each with the beginning of its file's name."""
+    if run.pruned and run.config["filters"]:
+        yield "kept", kept_figure(pyplot, run)
+    test = run.summary["test"] if run.summary else {}
+    if curves := test.get("curves"):
+        yield "precision", precision_figure(pyplot, run, curves)
+    if test.get("confusions") and isinstance(test["confusions"], dict):  # older runs have a list of the commonest
+        yield "confusions", confusion_figure(pyplot, run)
 
 
 def by_data_set(runs: list[Run]) -> dict[str, list[Run]]:
@@ -90,14 +101,15 @@ def curve_figure(pyplot, styles: dict, runs: list[Run], axis: str, value):
 def trade_figure(pyplot, styles: dict, runs: list[Run], data_set: str):
     """A figure of the runs' test accuracy against the parameters, and against the MACs, that they keep."""
     figure, panels = pyplot.subplots(1, 2, figsize=(11, 4.5), sharey=True)
+    measured = measure_of(runs[0])
     for axes, what, word in zip(panels, ("parameters", "macs"), ("parameters", "MACs"), strict=True):
         for run in runs:
             colour, marker = styles[run.name]
             point = (100 * run.share(what), run.summary["test"][run.metric])
             axes.plot(*point, color=colour, marker=marker, markersize=8, linestyle="none", label=run.name)
-        axes.set(xlabel=f"{word} left (% of the dense network)", title=f"Accuracy against {word}")
+        axes.set(xlabel=f"{word} left (% of the dense network)", title=f"{measured[0].upper()}{measured[1:]} against {word}")
         axes.grid(alpha=0.3)
-    panels[0].set_ylabel(f"test accuracy on {data_set}, last epoch (%)")
+    panels[0].set_ylabel(f"test {measure_of(runs[0])} on {data_set}, last epoch (%)")
     panels[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return figure
 
@@ -118,6 +130,43 @@ def rounds_figure(pyplot, styles: dict, runs: list[Run], data_set: str):
     axes.grid(alpha=0.3)
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return figure
+
+
+def phases_figure(pyplot, styles: dict, runs: list[Run], data_set: str):
+    """A figure of the metric at the end of each stage against the parameters, and the MACs, that are left by then."""
+    figure, panels = pyplot.subplots(1, 2, figsize=(11, 4.5), sharey=True)
+    for axes, name, word in zip(panels, ("parameters_left", "macs_left"), ("parameters", "MACs"), strict=True):
+        for run in runs:
+            colour, marker = styles[run.name]
+            last = {row.get("stage", ""): row for row in run.rows}  # of each stage
+            points = [(100 * row.get(name, 1.0), row["valid"][run.metric]) for row in last.values()]
+            axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=5, linewidth=1.5, label=run.label)
+        axes.set(xlabel=f"{word} left (% of the dense network)", title=f"After each stage, against {word}")
+        axes.invert_xaxis()
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel(f"validation {measure_of(runs[0])} on {data_set} (%)")
+    panels[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return figure
+
+
+def precision_figure(pyplot, run: Run, curves: dict[str, list[float]]):
+    """A figure of precision against recall on the test images, at an overlap of 0.5: a line for each class, the best first."""
+    figure, axes = pyplot.subplots(figsize=(7, 5))
+    ranked = sorted(curves, key=lambda name: -sum(curves[name]))
+    for number, name in enumerate(ranked[:20]):
+        recalls = [point / (len(curves[name]) - 1) for point in range(len(curves[name]))]
+        style = {"color": COLOURS[number % 8], "marker": MARKERS[(number + number // 8) % 8]}
+        axes.plot(recalls, curves[name], markersize=4, linewidth=1.5, label=name, **style)
+    axes.set(xlabel="recall", ylabel="best precision at this recall or a higher one", title=f"Precision: {run.label}")
+    axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return figure
+
+
+def measure_of(run: Run) -> str:
+    """What the metric of a run is called: accuracy, or its own name."""
+    return "accuracy" if run.metric == "top1" else run.metric
 
 
 def connectivity_figure(pyplot, styles: dict, runs: list[Run], data_set: str):

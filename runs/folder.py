@@ -78,10 +78,10 @@ class Folder:
         return folder
 
     @classmethod
-    def resume(cls, path: Path, measures: tuple[str, ...] = ()) -> "Folder":
+    def resume(cls, path: Path, measures: tuple[str, ...] = (), trained: tuple[str, ...] = ()) -> "Folder":
         """The folder of an earlier run, with the state of its newest readable checkpoint, or of the one that `path` names.
 
-        `measures` are the names of those that its lines tell.
+        `measures` are the names of those that its lines tell of an evaluation, `trained` of the training batches.
 
         Raises Refused where no checkpoint can be read, or where another process holds the folder.
         """
@@ -94,9 +94,8 @@ class Folder:
             folder.rows = folder.state["rows"]
             with fitting(path, "run"):
                 pruned = folder._earlier["settings"]["prune_type"] != "none"
-                rows_fit(
-                    folder.rows, folder._earlier.get("filters") if pruned else None, folder._earlier.get("prunable"), measures
-                )
+                filters = folder._earlier.get("filters") if pruned else None
+                rows_fit(folder.rows, filters, folder._earlier.get("prunable"), {"train": trained, "valid": measures})
         except Refused:
             folder._lock.close()
             raise

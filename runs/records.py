@@ -31,7 +31,7 @@ REPORTED = Record(CONFIG.required | {name: CONFIG.optional[name] for name in ("c
 # [accuracy in %, images] by class, and images by class and what they were taken for; older runs have a list of the commonest
 BY_CLASS, TAKEN_FOR = DictOf(ListOf(number(0), 2)), DictOf(DictOf(COUNT))
 MISTAKES = Is("a table of what was taken for what", lambda it: isinstance(it, list) or allows(it, TAKEN_FOR))
-MEASURES = Record({}, {"classes": BY_CLASS, "confusions": MISTAKES}, others=FINITE)
+MEASURES = Record({}, {"classes": BY_CLASS, "confusions": MISTAKES, "curves": DictOf(ListOf(FRACTION, 11))}, others=FINITE)
 COUNTS = Record(dict.fromkeys(("filters", "parameters", "macs"), COUNT))
 ROW = Record(
     {"epoch": COUNT, "train": MEASURES, "valid": MEASURES, "seconds": number(0, 1e10)},
@@ -153,7 +153,7 @@ class Run:
         """The name of the data set that the run learned; of a folder of images also where it is, else an empty text."""
         settings = self.config["settings"]
         dataset = settings.get("dataset", FLAGS["dataset"].default)  # an older run may not say
-        return dataset, str(settings.get("data_dir", "")) if dataset == "folder" else ""
+        return dataset, str(settings.get("data_dir", "")) if dataset in ("folder", "voc") else ""
 
     @property
     def pruned(self) -> bool:
@@ -199,8 +199,8 @@ def read_rows(path: Path, notes: list[str]) -> list[dict]:
     return [parse_json(line, path, "record of epochs", ROW) for line in lines]
 
 
-def rows_fit(rows, filters: dict[str, int] | None = None, prunable: int | None = None, measures: tuple[str, ...] = ()) -> None:
-    """Raise Unfit unless these are the rows of epochs 0, 1, ..., and have these `measures`.
+def rows_fit(rows, filters: dict[str, int] | None = None, prunable: int | None = None, measures: dict | None = None) -> None:
+    """Raise Unfit unless these are the rows of epochs 0, 1, ..., and have these `measures`, names by part of a row.
 
     Where the `filters` of each layer and the number of `prunable` pieces are known, they cannot keep or cut more.
     """
@@ -208,8 +208,8 @@ def rows_fit(rows, filters: dict[str, int] | None = None, prunable: int | None =
     for number_, row in enumerate(rows):
         where = f"rows[{number_}]"
         check(row["epoch"], whole(number_, number_), f"{where}.epoch")
-        for part in ("train", "valid"):
-            measured(row[part], measures, f"{where}.{part}")
+        for part, names in (measures or {}).items():
+            measured(row[part], names, f"{where}.{part}")
         if "num_zero" in row:
             check(row, PRUNED, where)
             check(row["num_zero"], whole(0, row["num_total"]), f"{where}.num_zero")

@@ -12,15 +12,17 @@ from settings.meaning import (
     finds_counts,
     gate_that_learns,
     of_procedure,
+    pixels_of,
     rounds_of,
     says_amounts,
     scope_decides,
     scratch_model,
+    task_of,
     teaching_run,
 )
 from settings.parsing import Parser
 from settings.recipes import of_recipe
-from settings.registry import CRITERIA, REGULARIZERS, call_text, parse_call, presets
+from settings.registry import CRITERIA, DATASETS, REGULARIZERS, call_text, parse_call, presets
 from settings.rules import broken
 from settings.saved import check_run
 from settings.signatures import suggest_flag
@@ -175,6 +177,10 @@ def resolved(asked: Settings) -> Settings:
     """The settings that were asked for, with the values that depend on other flags filled in."""
     training = asked.training
     changes = _resolved_pruning(asked) | {"arch": _network(asked)}
+    if not asked.network.init and not scratch_model(asked):  # whose data are those of their run
+        changes |= {"image_size": pixels_of(changes["arch"]) or asked.data.image_size}
+    if task_of(DATASETS.entry(asked.data.dataset)) == "detection":
+        changes["fit"] = "stretch"  # so that no box is cut
     if model := scratch_model(asked):
         changes |= {"scratch": model, "procedure": asked.run.procedure if "procedure" in asked.typed else _scratch(model)}
     name, options = parse_call(training.reg)

@@ -4,7 +4,7 @@ The parser and its help, the sections of the settings, what may change on --resu
 are all derived from it. `FLAGS` maps a name to its flag, `SECTIONS` a section of the settings to the names of its flags.
 """
 
-from settings import effects, procedure_effects, teacher_effects
+from settings import effects, procedure_effects, task_effects, teacher_effects
 from settings.parsing import Flag, frequency, number
 from settings.recipes import RECIPES
 from settings.registry import (
@@ -82,7 +82,8 @@ GROUPS = {
         Flag("shortcut", "network", "method", "of ResNet-20 to 110 (default projection)", choices=("projection", "pad"),
              no_effect=(effects.beside_preset, effects.no_shortcut)),
         Flag("dataset", "data", "method", "digits is inside scikit-learn and needs no download; folder reads "
-             "DIR/train/CLASS/IMAGE and DIR/test (default cifar10)", choices=lambda: list(DATASETS.entries),
+             "DIR/train/CLASS/IMAGE and DIR/test, voc pictures with boxes as PASCAL VOC lays them out (default cifar10)",
+             choices=lambda: list(DATASETS.entries),
              default="cifar10", **EVALUATE),
         Flag("data_dir", "data", "engine", "where the data is, or is downloaded to (default data)", default="data",
              no_effect=(effects.not_of_the_data_set("data_dir"),), **ANY, **EVALUATE),
@@ -97,13 +98,15 @@ GROUPS = {
         _listens("test_size", "for a folder without a test part: the fraction of DIR/train, or of DIR/CLASS/IMAGE, that becomes "
                  "it, always the same images", type=number(float, 0, 1, above=True, below=True), **EVALUATE),
         Flag("class_weights", "data", "method", "of the loss: balanced lets each class count alike, however many training images "
-             "it has (default none)", choices=("none", "balanced"), default="none"),
+             "it has (default none)", choices=("none", "balanced"), default="none",
+             no_effect=(task_effects.weighs_whole_images,)),
         Flag("labelled", "data", "method", "fraction of each class's training images that keep their labels, chosen by --seed; "
              "of the others none is read", type=number(float, 0, 1, above=True, below=True)),
         Flag("unlabelled", "data", "engine", "a folder of pictures without classes, for a procedure that learns from them",
              metavar="DIR", no_effect=(procedure_effects.learns_from_labels_alone,), **ANY),
         Flag("augment", "data", "method", "how training images are changed at random. {listing} (default crop_flip, for digits "
-             "and mnist crop)", registry=AUGMENTATIONS),
+             "and mnist crop, for pictures with boxes ssd)", registry=AUGMENTATIONS,
+             no_effect=(task_effects.augments_other_targets,)),
         Flag("normalise", "data", "method", "by the training set's channel mean and deviation, or all by 0.5 (default dataset)",
              choices=("dataset", "half"), default="dataset"),
     ),
@@ -179,6 +182,8 @@ GROUPS = {
         Flag("evaluate", "use", "use", "test a model.pt or .onnx file, on its own data set or on --dataset", metavar="MODEL"),
         Flag("predict", "use", "use", "classes and probabilities of image files, or of those in a folder", nargs="+",
              metavar=("MODEL", "IMAGE")),
+        Flag("draw", "use", "use", "write the pictures of --predict with the boxes that were found into this folder",
+             metavar="DIR", goes_with=("predict",), no_effect=(task_effects.draws_no_boxes,)),
     ),
     "regulariser": (
         _training("reg", "none, or: {listing} (default none)", default="none", registry=REGULARIZERS),

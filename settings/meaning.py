@@ -2,9 +2,11 @@
 
 from settings.registry import (
     CRITERIA,
+    DATASETS,
     FORMS,
     GATES,
     GRANULARITIES,
+    NETWORKS,
     PHASES,
     PROCEDURES,
     RECONSTRUCTIONS,
@@ -13,6 +15,27 @@ from settings.registry import (
     Entry,
     parse_call,
 )
+
+
+def task_of(entry: Entry) -> str:
+    """The task that a data set or a network, by its registry's entry, is for."""
+    return entry.traits.get("task", ("classification",))[0]
+
+
+def pixels_of(arch: str) -> int | None:
+    """The side of the only images that a network takes, or None where it takes any."""
+    pixels = NETWORKS.entry(arch).traits.get("pixels")
+    return int(pixels[0]) if pixels else None
+
+
+def misfit(arch: str, dataset: str, image_size: int) -> str | None:
+    """The words that say why a network is not for a data set, or for images of this size; None where it is."""
+    task, wanted = task_of(DATASETS.entry(dataset)), task_of(NETWORKS.entry(arch))
+    if task != wanted:
+        fitting = [name for name, entry in NETWORKS.entries.items() if task_of(entry) == task]
+        return f"{arch} is for {wanted}, and --dataset {dataset} for {task}: choose --arch {', '.join(fitting)}"
+    if pixels_of(arch) not in (None, image_size):
+        return f"{arch} takes images of {pixels_of(arch)} pixels, not --image_size {image_size}"
 
 
 def finds_counts(criterion: str) -> bool:

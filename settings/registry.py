@@ -45,8 +45,8 @@ def call_text(name: str, options: dict) -> str:
 class Registry:
     """A registry knows the public functions and classes of some files, by name.
 
-    `kind` is the word used in messages; `pattern` is a glob below the repository's root; files in `leave_out` hold no
-    entries. `traits` says which words may stand at which parameter: {word: parameters}, "return" for what is returned and
+    `kind` is the word used in messages; `pattern` is a glob below the repository's root; the files that `leave_out` names
+    hold no entries. `traits` says which words may stand at which parameter: {word: parameters}, "return" for what is returned and
     "option" for any option; a word that ends in a colon is followed by a value. With `as_written` classes keep their names.
     """
 
@@ -54,7 +54,7 @@ class Registry:
         self,
         kind: str,
         pattern: str,
-        leave_out: tuple = ("__init__.py",),
+        leave_out: str = "__init__",
         root: Path = ROOT,
         traits: dict[str, tuple[str, ...]] | None = None,
         as_written: bool = False,
@@ -67,7 +67,7 @@ class Registry:
         """The entries by name, read from source once; ValueError for a name that two files define, or a wrong trait."""
         entries = {}
         for path in sorted(self.root.glob(self.pattern)):
-            if path.name in self.leave_out:
+            if path.stem in self.leave_out.split():
                 continue
             module = ".".join(path.relative_to(self.root).with_suffix("").parts)
             body = ast.parse(path.read_text(encoding="utf-8")).body
@@ -145,8 +145,13 @@ class Combined(Registry):
         return checked[0]
 
 
-_PARTS = ("__init__", "coding", "factorised", "files", "joint", "layers", "network", "numerics", "parts", "seen", "shapes")
-NETWORKS = Registry("network", "models/*.py", leave_out=tuple(f"{part}.py" for part in _PARTS))
+NETWORKS = Registry(
+    "network",
+    "models/*.py",
+    leave_out="__init__ coding factorised files joint layers layouts network numerics parts pooling seen shapes",
+    # what it is for, where that is no classification, and the side of the only images that it takes
+    traits={"task:": ("return",), "pixels:": ("return",)},
+)
 CRITERIA = Registry(
     "criterion",
     "pruning/criteria/*.py",
@@ -168,7 +173,7 @@ GRANULARITIES = Registry("granularity", "pruning/granularities.py", traits={"who
 GATES = Registry(
     "gate",
     "pruning/gates/*.py",
-    leave_out=("__init__.py", "learned.py", "mask.py", "scale.py"),
+    leave_out="__init__ learned mask scale",
     # a gate that itself learns what is cut, of which --prune_type, beside weights that stay; an option counted in epochs
     traits={"decides": ("class",), "of:": ("class",), "freezes": ("class",), "epochs": ("option",)},
 )
@@ -198,13 +203,20 @@ RECONSTRUCTIONS = Registry(
     # itself; with the second, layers are cut that alone write their channels, linear ones too, and no images are seen
     traits={"surviving weights": ("survivors",), "hidden layers": ("problem",)},
 )
-DATASETS = Registry("data set", "tasks/datasets/*.py")  # its options are the flags that it listens to
-NO_TASKS = (
-    *("__init__.py", "augmentations.py", "classes.py", "downloads.py", "images.py", "listing.py", "meters.py", "pictures.py"),
-    *("task.py", "unlabelled.py", "views.py"),
+# its options are the flags that it listens to; the trait says which task it is for, where that is no classification
+DATASETS = Registry("data set", "tasks/datasets/*.py", traits={"task:": ("class",)})
+TASKS = Registry(
+    "task",
+    "tasks/*.py",
+    leave_out="__init__ annotations augmentations average_precision boxed boxes classes downloads images listing meters named "
+    "pictures task unlabelled views",
 )
-TASKS = Registry("task", "tasks/*.py", leave_out=NO_TASKS)
-AUGMENTATIONS = Registry("augmentation", "tasks/augmentations.py")
+AUGMENTATIONS = Registry(
+    "augmentation",
+    "tasks/augmentations.py",
+    # what it is for, where that is no classification
+    traits={"task:": ("return",), "any task": ("return",)},
+)
 ACTIONS = Registry("action", "training/*actions.py")
 PROCEDURES = Registry(
     "procedure",
@@ -239,8 +251,7 @@ DISTILLATIONS = Combined(
     traits={"maps": ("student",), "features": ("student",), "rest is the task's": ("option",)},
     as_written=True,
 )
-_NO_FORMS = ("__init__.py", "form.py", "onnx.py", "pt2.py", "quiet.py")
-FORMS = Registry("form", "deploy/forms/*.py", leave_out=_NO_FORMS, traits={"an .onnx file": ("return",)})
+FORMS = Registry("form", "deploy/forms/*.py", leave_out="__init__ form onnx pt2 quiet", traits={"an .onnx file": ("return",)})
 OPTIMISERS = Registry("optimiser", "training/optimisers.py", traits={"no momentum": ("return",)})
 LEARNING_RATES = Registry("learning-rate schedule", "training/learning_rates.py")
 

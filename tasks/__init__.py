@@ -1,12 +1,18 @@
 """This package holds the tasks: a task says what is learned from a data set, by which loss, and how that is measured."""
 
-from settings.registry import DATASETS, TASKS
-from tasks.task import Task
+from settings.meaning import task_of as name_of_task
+from settings.registry import DATASETS, NETWORKS, TASKS
+from tasks.task import Said, Task
 
 
 def task_of(dataset: str) -> type[Task]:
     """Return the class of the task that a data set is for; raises ValueError for an unknown data set."""
-    return TASKS.get(DATASETS.get(dataset).task)
+    return TASKS.get(name_of_task(DATASETS.entry(dataset)))
+
+
+def task_of_network(arch: str) -> type[Task]:
+    """Return the class of the task that a network is for; raises ValueError for an unknown network."""
+    return TASKS.get(name_of_task(NETWORKS.entry(arch)))
 
 
 def load(data, *, batch_size: int, seed: int, device: str, quiet: bool = True) -> Task:
@@ -32,4 +38,4 @@ def inputs_of(data) -> tuple[int, int, int]:
     return task_of(data.dataset).inputs_of(data)
 
 
-__all__ = ["Task", "inputs_of", "load", "load_test", "outputs_of", "task_of"]
+__all__ = ["Said", "Task", "inputs_of", "load", "load_test", "outputs_of", "task_of", "task_of_network"]

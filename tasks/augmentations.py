@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from tasks.views import Augmentation
 
 
-def none() -> Augmentation:
+def none() -> Annotated[Augmentation, "any task"]:
     """Images as they are"""
     return Augmentation()
 
@@ -18,6 +18,11 @@ def crop() -> Augmentation:
 def crop_flip() -> Augmentation:
     """Such crops, of which every other one is mirrored"""
     return Augmentation(crops=True, flips=True)
+
+
+def ssd() -> Annotated[Augmentation, "task: detection"]:
+    """Pictures with boxes: colours, zooming out, parts that have a box, mirrors (Liu et al., 2016)"""
+    return Augmentation(boxes=True)
 
 
 def randaugment(

@@ -9,31 +9,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from settings.errors import Refused
-from settings.registry import AUGMENTATIONS, DATASETS, call_text, parse_call
-from settings.schema import COUNT, TEXT, DictOf, ListOf, Record, Unfit, check, number, whole
-from tasks.classes import class_weights, composed, weighted_losses, without_images
+from settings.registry import AUGMENTATIONS, call_text, parse_call
+from tasks.classes import class_weights, weighted_losses, without_images
 from tasks.images import Dataset, Images, hold_out
 from tasks.listing import unsorted_pictures
 from tasks.meters import Accuracy
+from tasks.named import TOLD, Named, first_of, source_of
 from tasks.pictures import read_pictures
-from tasks.task import Task
+from tasks.task import Said
 from tasks.unlabelled import Unlabelled, terms
 
-RECORD = Record(
-    {
-        "classes": ListOf(TEXT, 1),
-        "images": DictOf(ListOf(COUNT)),
-        "mean": ListOf(number(0, 255)),
-        "std": ListOf(number(0, 255, above=True)),
-    }
-)
 
-
-class Classification(Task):
+class Classification(Named):
     """The task of naming the class of an image. A step learns from `batch` images; `images` is the data set on its device."""
 
-    metric = "top1"
-    measures = ("top1", "top5", "images")
+    metric, word = "top1", "accuracy"
+    measures = trained = ("top1", "top5", "images")
 
     def __init__(self, images: Dataset, batch: int, augment: str, seed: int, notes: Sequence[str] = ()):
         self.images, self.augment, self.seed, self.notes = images, augment, seed, list(notes)
@@ -45,7 +36,7 @@ class Classification(Task):
 
     @classmethod
     def load(cls, data, *, batch_size: int, seed: int, device: str, quiet: bool = True) -> "Classification":
-        source = _source(data, quiet)
+        source = source_of(data, quiet)
         train, test, classes = source.read()
         valid = source.read_held_out(classes) if data.val_size > 0 else None
         if data.val_size > 0 and valid is None:
@@ -70,18 +61,10 @@ class Classification(Task):
 
     @classmethod
     def load_test(cls, data, *, device: str, quiet: bool = True) -> "Classification":
-        source = _source(data, quiet)
+        source = source_of(data, quiet)
         test, classes = source.read_test()
         images = Dataset(test.pick(slice(0)), None, test, classes, "half", device)
         return cls(images, batch=0, augment="none", seed=0, notes=source.notes)
-
-    @classmethod
-    def inputs_of(cls, data) -> tuple[int, int, int]:
-        return _source(data).inputs
-
-    @classmethod
-    def outputs_of(cls, data) -> int:
-        return _source(data).class_count()
 
     def weigh(self) -> None:
         """Let each class count alike in the losses, however many training images it has (--class_weights balanced)."""
@@ -98,10 +81,6 @@ class Classification(Task):
         return (self.images.channels, self.images.image_size, self.images.image_size)
 
     @property
-    def outputs(self) -> int:
-        return len(self.classes)
-
-    @property
     def normalisation(self) -> tuple[list[float], list[float]]:
         return self.images.mean.tolist(), self.images.std.tolist()
 
@@ -116,40 +95,19 @@ class Classification(Task):
         mean, std = self.normalisation
         return {"classes": list(self.classes), "images": counts, "mean": mean, "std": std}
 
-    def check(self, record: dict | None) -> None:
-        if record is None:
-            return
-        try:
-            check(record, RECORD, "data")
-            check(len(record["mean"]), whole(self.images.channels, self.images.channels), "the length of data.mean")
-            check(len(record["std"]), whole(self.images.channels, self.images.channels), "the length of data.std")
-        except Unfit as error:
-            raise Refused(f"the checkpoint is of other images: {error}") from None
-        if record["classes"] != self.classes:
-            odd = sorted({*record["classes"]} ^ {*self.classes})
-            raise Refused(f"the classes are not those of the run: {', '.join(odd[:5]) or 'they are in another order'}")
-        self.images.normalise_by(record["mean"], record["std"])
-        for name, counts in self.record()["images"].items():
-            earlier = record["images"].get(name, [])
-            if earlier != counts:
-                self.notes.append(f"other data than when the run began: {sum(counts)} {name} images, were {sum(earlier)}")
-
-    def compare_names(self, names: list[str] | None, where: str) -> None:
-        if names is not None and names != self.classes:
-            mine, theirs = ", ".join(self.classes[:5]), ", ".join(names[:5])
-            self.notes.append(f"{where} was trained on other classes ({theirs}) than these ({mine})")
-
     def as_known_to(self, card) -> Images | None:
         """Return the test images with the labels and the normalisation of a model file's card.
 
         None if a class of the data is unknown to the card.
         """
-        known, names = composed(card.classes), composed(self.classes)
-        if not set(names) <= set(known):
+        numbers = self.numbers_in(card)
+        if numbers is None:
             return None
-        self.images.normalise_by(card.mean, card.std)
-        number = torch.tensor([known.index(name) for name in names], device=self.images.device)
-        return Images(self.test.pixels, number[self.test.labels])
+        self.normalise_by(card.mean, card.std)
+        return Images(self.test.pixels, torch.tensor(numbers, device=self.images.device)[self.test.labels])
+
+    def normalise_by(self, mean: list[float], std: list[float]) -> None:
+        self.images.normalise_by(mean, std)
 
     def batches(self, epoch: int, part: tuple[int, int] = (0, 1), noise: bool = True) -> Iterator[tuple]:
         return self.images.epoch(self.batch, self.augment if noise else self.plain, self.seed, epoch, part)
@@ -193,7 +151,7 @@ class Classification(Task):
         return F.cross_entropy(outputs, targets, reduction="none")
 
     @staticmethod
-    def meter(device, classes: Sequence[str] = ()) -> Accuracy:
+    def meter(device, classes: Sequence[str] = (), training: bool = False) -> Accuracy:
         return Accuracy(device, classes)
 
     @staticmethod
@@ -223,6 +181,24 @@ class Classification(Task):
         ]
 
     @classmethod
+    def test_lines(cls, result: dict, precision: str) -> list[str]:
+        head = f"result test accuracy: {result['top1']:.2f}, loss {result['loss']:.4f} ({result['images']} images), {precision}"
+        rows = [f"{name} {accuracy:.2f} ({images})" for name, (accuracy, images) in result["classes"].items()]
+        lines = [head, f"result classes, worst first, and their images: {first_of(rows)}"]
+        mistakes = [(images, true, said) for true, taken in result["confusions"].items() for said, images in taken.items()]
+        if mistakes:
+            mistakes.sort(key=lambda mistake: -mistake[0])
+            told = ", ".join(f"{images} {true} for {said}" for images, true, said in mistakes[:TOLD])
+            lines.append(f"result confusions: {told}")
+        return lines
+
+    @classmethod
+    def predicted(cls, card, outputs: Tensor, size: tuple[int, int]) -> list[Said]:
+        probabilities, numbers = outputs[0].softmax(0).topk(min(TOLD, len(card.classes)))
+        ranked = zip(numbers.tolist(), probabilities.tolist(), strict=True)
+        return [Said(", ".join(f"{card.classes[number]} {probability:.4f}" for number, probability in ranked))]
+
+    @classmethod
     def last_line(cls, best: dict) -> str:
         """Return the published list of the best epoch: its number, its training accuracies, its validation accuracies."""
         scores = [best[part][name] for part in ("train", "valid") for name in ("top1", "top5")]
@@ -235,11 +211,3 @@ def _augmentation(data, source) -> str:
     if "base" not in AUGMENTATIONS.entries[name].options or options.get("base"):
         return data.augment or source.augment
     return call_text(name, options | {"base": source.augment})
-
-
-def _source(data, quiet: bool = True):
-    """Return the source of images that the data settings name; not `quiet`, it shows how far its reading is."""
-    options = {name: getattr(data, name) for name in DATASETS.entry(data.dataset).options}
-    source = DATASETS.get(data.dataset)(**options)
-    source.quiet = quiet
-    return source

@@ -45,11 +45,11 @@ class Source:
 
     The keyword-only parameters of a source are the flags that it listens to, by their names: `data_dir`, and where its
     images have no size of their own, `image_size` and `channels`. Other flags about data are refused beside it. `inputs` is the
-    shape of an image, (channels, height, width), known before any is read; `augment` is the default of --augment, `task` the
-    name of the task that the data set is for; `notes` gathers what the user should know of the files that were read.
+    shape of an image, (channels, height, width), known before any is read; `augment` is the default of --augment; `notes`
+    gathers what the user should know of the files that were read. A source for another task than classification says so in
+    the annotation of `task`.
     """
 
-    task = "classification"
     augment = "crop_flip"
 
     def __init__(self, inputs: tuple[int, int, int]):
@@ -88,7 +88,7 @@ class Dataset:
         if normalise == "half":
             mean = std = torch.full((train.pixels.shape[3],), 127.5)
         else:
-            mean, std = _statistics(train.pixels)
+            mean, std = statistics(train.pixels)
         self.mean, self.std = mean.to(device), std.to(device)
         self.train, self.test = self._on_device(train), self._on_device(test)
         self.valid = None if valid is None else self._on_device(valid)
@@ -183,7 +183,7 @@ def as_bytes(inputs: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return pixels.round().clamp(0, 255).to(torch.uint8).contiguous()
 
 
-def _statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
+def statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean and the standard deviation of each channel of bytes (n, height, width, channels), exactly."""
     values = torch.arange(256, dtype=torch.float64)
     channels = pixels.unbind(-1)

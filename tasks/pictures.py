@@ -76,8 +76,31 @@ def read_pictures(paths: list[str], size: int, channels: int = 3, fit: str = "cr
     return torch.from_numpy(pixels)
 
 
-def read_picture(path: str, size: int, channels: int = 3, fit: str = "crop") -> np.ndarray:
-    """Read one file as bytes (size, size, channels). ValueError, whose message is the path and why, if it cannot be read."""
+def size_of(path: str) -> tuple[int, int]:
+    """Return the width and height of a picture as it is shown, without decoding it. Refused if it is none, or is huge."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(io.BytesIO(read_whole(path, "picture", MOST)), formats=formats()) as picture:
+                (width, height), turned = picture.size, picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        except Refused:
+            raise
+        except Image.DecompressionBombError:
+            raise Refused(f"'{path}' is too large a picture: more than {2 * Image.MAX_IMAGE_PIXELS} pixels") from None
+        except Exception:  # a decoder raises whatever it likes at a damaged file
+            raise Refused(f"1 unreadable images: {path}") from None
+    if width * height > Image.MAX_IMAGE_PIXELS:
+        raise Refused(f"'{path}' is too large a picture: {width} x {height} pixels, more than {Image.MAX_IMAGE_PIXELS}")
+    return (height, width) if turned else (width, height)
+
+
+def read_picture(path: str, size: int | None, channels: int = 3, fit: str = "crop") -> np.ndarray:
+    """Read one file as bytes (size, size, channels), or without a `size` (height, width, channels).
+
+    ValueError, whose message is the path and why, if it cannot be read.
+    """
     from PIL import Image
 
     try:
@@ -93,18 +116,19 @@ def read_picture(path: str, size: int, channels: int = 3, fit: str = "crop") -> 
         raise ValueError(str(path)) from None
 
 
-def pixels_of(picture, size: int, channels: int = 3, fit: str = "crop") -> np.ndarray:
+def pixels_of(picture, size: int | None, channels: int = 3, fit: str = "crop") -> np.ndarray:
     """Turn a PIL image into bytes (size, size, channels), in colour or, for one channel, in grey.
 
     `fit` says how it becomes a square: "crop" scales its shorter side to `size` and cuts out the centre, "pad" scales the
-    longer side and fills up with the ground, "stretch" scales both. Raises Unclear if its values have no known range, or if
-    all of its contrast is lost; and whatever Pillow raises if it cannot be decoded.
+    longer side and fills up with the ground, "stretch" scales both. Without a `size` it stays as it is. Raises Unclear if its
+    values have no known range, or if all of its contrast is lost; and whatever Pillow raises if it cannot be decoded.
     """
     picture.load()
     shown = _shown(_upright(picture), picture.format).convert("L" if channels == 1 else "RGB")
     if not _has_contrast(shown) and _has_contrast(picture):
         raise Unclear(f"nothing is to be seen of it: as {shown.mode} all pixels of this {picture.mode} picture are the same")
-    return np.array(_square(shown, size, fit)).reshape(size, size, channels)
+    square = shown if size is None else _square(shown, size, fit)
+    return np.array(square).reshape(square.height, square.width, channels)
 
 
 def _upright(picture):

@@ -1,6 +1,7 @@
 """A task says what is learned: it owns the data, the loss and the metric, and nothing else in the program knows them."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -29,19 +30,31 @@ class Meter(Protocol):
         """Return the measures by name: the task's metric first, in %, then its others, "loss", each of its terms, "images"."""
 
 
+@dataclass(frozen=True)
+class Said:
+    """Something that is predicted of a picture: the words of a line, and a box in pixels with its name, where it has one."""
+
+    words: str
+    box: tuple[float, float, float, float] | None = None
+    name: str = ""
+
+
 class Task:
     """A task offers data, loss and metric. Its splits are `train`, `valid` (None if no input is held out) and `test`.
 
     `inputs` is the shape of one input, (channels, height, width); `outputs` is how many numbers the network's head gives;
-    `metric` names the measure that chooses the best epoch, `measures` those that lines tell. `unlabelled` are training inputs
-    whose targets nobody reads, if there are some.
+    `metric` names the measure that chooses the best epoch, `word` is what it is called in lines; `measures` are those of an
+    evaluation that lines tell, `trained` those of the training batches. `unlabelled` are training inputs whose targets nobody
+    reads, if there are some.
     A step learns from `batch` inputs, over all processes, and an epoch has `steps` of them. `notes` are lines for stderr on
     the data that was read. The class methods `load` and `load_test` of a subclass make the task from the data settings,
     `load_test` with the test part alone.
     """
 
     metric: str
+    word: str
     measures: tuple[str, ...]
+    trained: tuple[str, ...]
     inputs: tuple[int, int, int]
     outputs: int
     train: Split
@@ -103,8 +116,11 @@ class Task:
         """Return the loss of each image, (images,), which criteria differentiate."""
         raise NotImplementedError
 
-    def meter(self, device, classes: Sequence[str] = ()) -> Meter:
-        """Return a fresh meter on this device, which also tells apart `classes`, where they are named."""
+    def meter(self, device, classes: Sequence[str] = (), training: bool = False) -> Meter:
+        """Return a fresh meter on this device, which also tells apart `classes`, where they are named.
+
+        While `training` it may leave out measures that take long, and then has no more than the terms of the loss.
+        """
         raise NotImplementedError
 
     def record(self) -> dict:
@@ -139,6 +155,16 @@ class Task:
     @classmethod
     def result_lines(cls, result: dict) -> list[str]:
         """Return the lines that tell the last, the best and the test measures of a run."""
+        raise NotImplementedError
+
+    @classmethod
+    def test_lines(cls, result: dict, precision: str) -> list[str]:
+        """Return the lines that tell what --evaluate has measured, by class too, in numbers of this `precision`."""
+        raise NotImplementedError
+
+    @classmethod
+    def predicted(cls, card, outputs, size: tuple[int, int]) -> list["Said"]:
+        """Return what --predict says of one picture of this (width, height), given the network's outputs and its card."""
         raise NotImplementedError
 
     @classmethod

@@ -9,12 +9,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training images are changed at random: cropped, mirrored, then by `number` operations of a `magnitude`, 0 to 30."""
+    """How training images are changed at random: cropped, mirrored, then by `number` operations of a `magnitude`, 0 to 30.
+
+    With `boxes` they are pictures with boxes, which are changed together (tasks/boxed.py).
+    """
 
     crops: bool = False
     flips: bool = False
     number: int = 0
     magnitude: int = 0
+    boxes: bool = False
 
 
 class Views:

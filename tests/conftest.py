@@ -19,7 +19,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-pytest.register_assert_rewrite("promises", "programs", "toys")
+pytest.register_assert_rewrite("promises", "programs", "toys", "boxes")
 
 import modeling  # noqa: E402
 from deploy import latency, measure, use  # noqa: E402
@@ -118,6 +118,14 @@ def _unmeasured(request, monkeypatch):
     if request.node.get_closest_marker("measures") is None:
         monkeypatch.setattr(measure, "timed", lambda *_: [])
         monkeypatch.setattr(measure, "timed_files", lambda *_: [])
+
+
+@pytest.fixture
+def voc(tmp_path):
+    """A folder of 8 training and 4 test pictures with boxes, in VOC layout."""
+    from boxes import voc_folder
+
+    return voc_folder(tmp_path / "voc")
 
 
 @pytest.fixture

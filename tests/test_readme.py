@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from boxes import voc_folder
 from conftest import ROOT, TINY_DATA, run_program
 
 import report
@@ -63,13 +64,15 @@ class Block:
 
     def __init__(self, text: str, capsys):
         self.lines, self.capsys = [line for line in text.splitlines() if line.strip()], capsys
-        self.made_something = False
+        self.made_something, self.data = False, TINY_DATA
+        if "--dataset voc" in text:
+            self.data = ["--dataset", "voc", "--data_dir", str(voc_folder(Path("scans").absolute())), "--device", "cpu"]
 
     def run(self, *flags: str) -> None:
         # the images of the tests have a test part; their training images alone have none
         pool = ["--data_dir", f"{TINY_DATA[3]}/train"] if "--test_size" in flags else []
         run_program(*flags, *pool)
-        assert re.search(r"result test accuracy|\w+\.png: \w+ \d\.\d+", self.capsys.readouterr().out)
+        assert re.search(r"result test (accuracy|mAP)|\w+\.png: (\w+ \d\.\d+|nothing)", self.capsys.readouterr().out)
 
     def type_all(self) -> None:
         for number, line in enumerate(self.lines):
@@ -101,13 +104,15 @@ class Block:
             assert shlex.join(words) in RUN_SH
 
     def modeling(self, flags: list[str], later: str) -> None:
+        flags = [re.sub(r"(ssd\w+)\(width=[\d.]+", r"\1(width=0.03", flag) for flag in flags]
         for flag in ("--resume", "--init", "--evaluate", "--predict", "--scratch"):
             if flag in flags:
                 self.stand_in(flags[flags.index(flag) + 1])
         if "--unlabelled" in flags and not Path(folder := flags[flags.index("--unlabelled") + 1]).exists():
             shutil.copytree(Path(TINY_DATA[3]) / "test", folder)
         if {"--evaluate", "--predict"} & {*flags}:
-            image = next(Path(TINY_DATA[TINY_DATA.index("--data_dir") + 1]).glob("test/*/*.png"))
+            folder = Path(self.data[self.data.index("--data_dir") + 1])
+            image = next(path for pattern in ("test/*/*.png", "JPEGImages/*.png") for path in folder.glob(pattern))
             for name in re.findall(r"\w+\.png", " ".join(flags)):
                 shutil.copy(image, name)
             self.run(*flags)
@@ -116,12 +121,12 @@ class Block:
         elif needed(flags, later):
             self.made_something = True
             longer = ["--finetune_epochs", "1"] if "--finetune_epochs" in flags else []
-            self.run(*flags, *TINY, "--epochs", "2", *longer)
+            self.run(*flags, *self.data, "--batch_size", "18", "--epochs", "2", *longer)
         elif (command := tuple(flags)) not in self.dry_runs:
             before = sorted(Path().rglob("*"))
             # VGG, also that of the recipe slimming, halves its images five times
-            large = ["--image_size", "32"] if "vgg" in " ".join(flags) or "slimming" in flags else []
-            self.run(*flags, *DRY, *large)
+            large = ["--image_size", "32"] if re.search(r"\bvgg", " ".join(flags)) or "slimming" in flags else []
+            self.run(*flags, "--dry_run", *self.data, "--batch_size", "4", *large)
             assert sorted(Path().rglob("*")) == before
             self.dry_runs.add(command)
 

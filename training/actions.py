@@ -65,15 +65,23 @@ def remove(run: Experiment) -> dict:
     return {"removal": comparison, "collapse": collapsed}
 
 
-def select(run: Experiment, *, held_out: bool = False) -> dict:
+def select(
+    run: Experiment,
+    *,
+    held_out: bool = False,
+    part: tuple = (0, 1),
+) -> dict:
     """Mask the filters that the criterion chooses by the whole rate; `held_out` shows it the images where the run is validated.
 
-    Filters may have been taken out before. Returns a record for each selection so far: what the criterion has found, the
-    metric before and after, the filters cut, and the fractions of the whole network's parameters and MACs that are left.
+    With part=(1, 4) they are those of the first of four parts of the network. Filters may have been taken out before. Returns
+    a record for each selection so far: what the criterion has found, the metric before and after, the filters cut, and the
+    fractions of the whole network's parameters and MACs that are left.
     """
     task, pruning, split = run.task, run.settings.pruning, run.task.valid or run.task.test
-    if run.pruner is None:  # its masks have been taken out
-        run.pruner = build_pruner(run.model, run.settings)
+    if run.pruner is None or part[0]:  # its masks have been taken out, or are on all of the network
+        for unit in run.model.all_units.values():
+            unit.gate = None
+        run.pruner = build_pruner(run.model, run.settings, run.model.part(*part) if part[0] else None)
         run.capture()
     before = run.evaluate(split)[task.metric]
     few = 2 if run.settings.run.dry_run else None
@@ -86,9 +94,9 @@ def select(run: Experiment, *, held_out: bool = False) -> dict:
     run.collapsed = tell_collapse(run)
     record = {"stage": run.now.name, **run.pruner.record, "before": before, "after": run.evaluate(split)[task.metric]}
     record |= {"cut": run.pruner.cut(), **shares_left(run)}
-    note(run.settings, selected_line(record))
+    note(run.settings, selected_line(record, task.word))
     if record.get("nothing_lost"):
-        note(run.settings, at_chance_line(record))
+        note(run.settings, at_chance_line(record, task.word))
     return {"selections": [*run.results.get("selections", ()), record]}
 
 

@@ -11,7 +11,7 @@ from pruning.groups import check_comparable
 from settings.arguments import Settings
 from settings.earlier import with_data_of
 from settings.errors import Refused
-from settings.meaning import gate_that_learns, merges_hidden_layers, updates_survivors
+from settings.meaning import gate_that_learns, merges_hidden_layers, misfit, updates_survivors
 from settings.registry import FACTORISATIONS, OPTIMISERS, call_text, parse_call
 from training.earlier_networks import patterns_of, smaller_of, times_smaller, widths_of
 from training.earlier_tickets import with_tickets
@@ -19,8 +19,8 @@ from training.starting import starting_weights
 from training.terms import check_regulariser
 
 
-def build_pruner(model: models.Network, settings: Settings) -> Pruner | Learner | None:
-    """Build the pruner, which puts its masks or its gates on the network; None where nothing is pruned.
+def build_pruner(model: models.Network, settings: Settings, only: list[str] | None = None) -> Pruner | Learner | None:
+    """Build the pruner, which puts its masks or its gates on the network, or on these units; None where nothing is pruned.
 
     Raises Refused if the network cannot be pruned or repaired as asked, or not by so much.
     """
@@ -36,7 +36,6 @@ def build_pruner(model: models.Network, settings: Settings) -> Pruner | Learner 
         check_comparable(model, pruning.prune_imp)
     except ValueError as error:
         raise Refused(f"--prune_imp {pruning.prune_imp}: {error}") from None
-    only = None
     if pruning.reconstruct != "none" and not updates_survivors(settings):
         try:
             repair.check(model, pruning.reconstruct)
@@ -121,6 +120,8 @@ def build_network(
     `shapes` do not fit it.
     """
     arch, outputs, (channels, size, _) = settings.network.arch, tasks.outputs_of(settings.data), tasks.inputs_of(settings.data)
+    if words := misfit(arch, settings.data.dataset, size):
+        raise Refused(f"--arch: {words}")
     try:
         model = models.build(arch, classes=outputs, channels=channels, size=size)
     except ValueError as error:
@@ -132,6 +133,7 @@ def build_network(
         raise Refused(f"what the run begins with is of another network than {arch}: {error}") from None
     model.linear_too = merges_hidden_layers(settings)
     regulariser, options = parse_call(settings.training.reg)
+    _check_parts(model, settings)
     if regulariser != "none" and not model.prunable_convolutions and not options.get("linear"):
         raise Refused(f"--reg {settings.training.reg} has no effect: it is about filters, and {arch} has none")
     try:
@@ -149,6 +151,19 @@ def build_network(
             raise Refused(f"--init: '{init}' is of another network than {arch} of {outputs} classes: {error}") from None
     check_regulariser(model, settings.training.reg)
     return model, whole
+
+
+def _check_parts(model: models.Network, settings: Settings) -> None:
+    """Raise Refused where --procedure or --reg names parts that the network does not have."""
+    phases = parse_call(settings.run.procedure)[1].get("phases")
+    part = parse_call(settings.training.reg)[1].get("part", (0, 1))
+    try:
+        if phases:
+            model.parts(phases)
+        if part != (0, 1):
+            model.part(*part)
+    except (ValueError, TypeError) as error:
+        raise Refused(f"--arch {settings.network.arch}: {error}") from None
 
 
 def _check_guided(model: models.Network, network, size: int) -> None:

@@ -49,7 +49,7 @@ def measure_generation(run: Experiment) -> dict:
     records = list(run.results.get("generations", ())) or [{"generation": 0}]
     accuracy = run.evaluate(run.task.valid or run.task.test)[run.task.metric]
     records[-1] = records[-1] | {"accuracy": accuracy}
-    note(run.settings, generation_line(records[-1]))
+    note(run.settings, generation_line(records[-1], run.task.word))
     return {"generations": records}
 
 

@@ -70,6 +70,14 @@ class Team:
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
+    def every(self, value) -> list:
+        """Return the values of all processes, made of plain values and tensors, in the order of their ranks."""
+        if self.size == 1:
+            return [value]
+        values = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
     def same_(self, tensors: list[Tensor]) -> None:
         """Overwrite these tensors with those of the first process."""
         if self.size > 1:

@@ -35,7 +35,7 @@ def measure_round(run: Experiment, *, number: Annotated[int, "at most 1000"] = 0
     record = {"round": number, "density": 1 - pruner.cut() / pruner.entries}
     record |= {"held_out": run.evaluate(task.valid)[task.metric]} if task.valid else {}
     record |= {"test": run.evaluate(task.test)[task.metric]}
-    note(run.settings, round_line(record))
+    note(run.settings, round_line(record, run.task.word))
     return {"rounds": [*run.results.get("rounds", ()), record]}
 
 

@@ -12,8 +12,11 @@ def bn_scale(unit: Annotated[Unit, "filters only"], context: Context) -> Tensor:
     """Batch norm's scale (Network Slimming: Liu et al., 2017, arXiv 1708.06519): |gamma|, best trained with --reg bn_l1.
 
     The paper compares the raw values of all layers, as --prune_scope "global(normalise='none')" does; its code cuts one filter
-    more, as threshold='published' does. ValueError for a convolution without batch norm.
+    more, as threshold='published' does. Of a learned scale of each channel it is that. ValueError for a convolution without
+    batch norm.
     """
+    if unit.is_scale:
+        return unit.weight.detach().flatten().abs()
     if unit.norm is None:
         raise ValueError("bn_scale needs batch norm behind every convolution")
     return unit.norm.weight.detach().abs()

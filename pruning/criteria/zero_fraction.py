@@ -40,6 +40,10 @@ def zero_fraction(
     for link in context.network.links:
         if link.unit is None:
             written = alive[link.source]
+        elif context.network.get_submodule(link.unit).is_scale:  # it goes with the filter whose channel it scales
+            written = alive[link.source]
+            if link.unit in units:
+                keep[link.unit] = written.clone()
         else:
             stays = torch.ones_like(read[link.unit], dtype=torch.bool)
             if link.unit in units:
@@ -88,6 +92,9 @@ def _readers(network: Network, small: dict[str, Tensor]) -> dict[str, Tensor]:
         target = readings.get(link.target)
         if link.unit is None:
             reads = None if target is None else target[: widths[link.source]]
+        elif network.get_submodule(link.unit).is_scale and target is not None:  # the channel is read behind it
+            reads = target
+            fractions[link.unit] = torch.where(reads[:, 1] > 0, reads[:, 0] / reads[:, 1].clamp_min(1), 1.0)
         else:
             weights, (place, width) = small[link.unit], network.written(link)
             rows = weights.new_zeros(width, 2, dtype=torch.float64)

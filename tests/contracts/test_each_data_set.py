@@ -2,6 +2,7 @@
 
 import pytest
 
+from settings.meaning import task_of
 from settings.registry import DATASETS, TASKS
 from tasks.images import Source
 
@@ -12,4 +13,4 @@ pytestmark = pytest.mark.core
 def test_it_is_a_source_for_a_task(name):
     source = DATASETS.get(name)
     assert issubclass(source, Source)
-    TASKS.check(source.task)
+    TASKS.check(task_of(DATASETS.entry(name)))

@@ -7,21 +7,25 @@ import torch
 from conftest import narrow
 from promises import PRUNED, trains_and_resumes, unchanged
 
+from settings.meaning import task_of
 from settings.registry import NETWORKS
+
+# detectors, which take larger images and other targets, have tests of their own: tests/test_detector.py
+CLASSIFIERS = [name for name, entry in NETWORKS.entries.items() if task_of(entry) == "classification"]
 
 
 def small(name: str, **options):
     return narrow(NETWORKS.get(name)(**options))
 
 
-@pytest.mark.parametrize("name", NETWORKS.entries)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_it_trains_and_resumes(tmp_path, monkeypatch, name):
     network = small(name)
     pruned = PRUNED if network.units else ["--prune_type", "unstructured"]  # without a convolution no filter goes
     trains_and_resumes(tmp_path, monkeypatch, *pruned, "--image_size", "32", "--lr", "0.01", network=partial(small, name))
 
 
-@pytest.mark.parametrize("name", NETWORKS.entries)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_evaluating_it_changes_nothing(name):
     network = small(name, classes=3).eval()
     x = torch.randn(2, 3, 32, 32)
@@ -31,7 +35,7 @@ def test_evaluating_it_changes_nothing(name):
     assert first.shape == (2, 3)
 
 
-@pytest.mark.parametrize("name", NETWORKS.entries)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_every_parameter_learns(name):
     network = small(name, classes=3)
     network(torch.randn(4, 3, 32, 32)).square().sum().backward()
@@ -39,7 +43,7 @@ def test_every_parameter_learns(name):
 
 
 VALUES = {"classes": (3,), "channels": (1,), "size": (28,), "groups": (2,), "width": (4,), "widen": (0.5,)}
-VALUES |= {"dropout": (0.5,), "drop_path": (0.5,)}
+VALUES |= {"dropout": (0.5,), "drop_path": (0.5,), "norm": (False,), "maps": (2,)}
 
 
 @pytest.mark.parametrize(("name", "option", "value"), [

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.core
 
 # two values of each option that must give two results
 OPTION_VALUES = {"weight": (0.5, 0.25), "tau": (1e-4, 0.2), "iterations": (1, 8), "linear": (False, True)}
-OPTION_VALUES |= {"of": ("block", "filter"), "momentum": (0.9, 0.5)}
+OPTION_VALUES |= {"part": ((0, 1), (1, 2)), "of": ("block", "filter"), "momentum": (0.9, 0.5)}
 PENALTIES = [name for name, entry in REGULARIZERS.entries.items() if entry.kind != "proximal"]
 
 

@@ -41,7 +41,7 @@ PRESETS = {
 }
 
 
-@pytest.mark.parametrize("preset", arguments.presets())
+@pytest.mark.parametrize("preset", PRESETS)
 def test_presets_leave_what_was_published(preset):
     """Li et al.: parameters and MACs, counted beforehand, and after removal; and the rate that is printed."""
     settings = arguments.parse(["--preset", preset])

@@ -75,6 +75,7 @@ BREAKS = {
     "the_last_student_alone_is_pruned": [
         *(*STRUCTURED, "--prune_gate", "hard_concrete", "--procedure", "noisy_student", "--labelled", "0.1")
     ],
+    "the_network_is_for_the_data": ["--arch", "ssd300_vgg16"],
     "depth_exists": ["--layers", "57"],
     "gate_learns_these_pieces": [*STRUCTURED, "--prune_gate", "variational"],
     "penalties_are_of_weights_that_are_trained": [*WEIGHTS, "--prune_gate", "supermask", "--reg", "l1"],

@@ -2,7 +2,7 @@
 
 import pytest
 
-from settings import arguments, effects, procedure_effects, teacher_effects
+from settings import arguments, effects, procedure_effects, task_effects, teacher_effects
 from settings.arguments import parse
 from settings.errors import Refused
 from settings.flags import FLAGS, GROUPS, SECTIONS, of_kind
@@ -32,6 +32,9 @@ WITHOUT = {
     "no_fit": ["--dataset", "digits"],
     "no_test_size": ["--dataset", "mnist"],
     "no_data_dir": ["--dataset", "digits"],
+    "weighs_whole_images": ["--dataset", "voc", "--arch", "ssd300_vgg16"],
+    "augments_other_targets": [],
+    "draws_no_boxes": [],
     "no_export": [*STRUCTURED, "--compact"],
     "no_penalty": [],
     "no_momentum": ["--optimizer", "adam"],
@@ -62,6 +65,7 @@ WITH = {
     "several_cuts": ["--prune_phase", "after"],
     "no_teacher": ["--teacher", "run"],
     "learns_from_labels_alone": ["--procedure", "noisy_student", "--labelled", "0.1"],
+    "draws_no_boxes": ["--predict", "m.pt", "cat.png"],
 }
 # conditions that are about an option in a flag's value
 TYPED = {"gate_option_without_effect": "output(joint='right')", "nothing_returns": "global(hysteresis=0.1)"}
@@ -99,6 +103,9 @@ VALUES = {
     "teacher": "dense",
     "distill": "AT",
     "procedure": "layerwise",
+    "class_weights": "balanced",
+    "augment": "ssd",
+    "draw": "boxes",
 }
 # the default of these is a file that its registry reads
 NAMED = [flag for flag in FLAGS.values() if flag.registry and flag.name not in ("procedure", "optimizer")]
@@ -155,7 +162,7 @@ def test_a_flag_with_effect_is_not(condition):
 
 
 def test_every_condition_is_in_the_table():
-    files = [effects, procedure_effects, teacher_effects]
+    files = [effects, procedure_effects, task_effects, teacher_effects]
     public = [(file, item) for file in files for name, item in vars(file).items() if not name.startswith("_")]
     defined = {item for file, item in public if getattr(item, "__module__", "") == file.__name__}
     named = {condition for _, condition in PAIRS if "<locals>" not in condition.__qualname__}

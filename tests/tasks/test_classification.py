@@ -20,7 +20,7 @@ from tasks.classification import Classification
 def test_every_data_set_has_a_task():
     for name in DATASETS.entries:
         assert tasks.task_of(name).metric
-    assert list(TASKS.entries) == ["classification"]
+    assert list(TASKS.entries) == ["classification", "detection"]
 
 
 def test_the_loss_is_the_mean_of_the_images_losses():
