@@ -9,7 +9,6 @@ for VGG for bn_l1, the authors' for group_lasso and sss, and our own for l1.
 Filters that a mask has cut are multiplied by 0 and not taken out, so that shapes and memory stay the same at every step.
 """
 
-import functools
 from collections import defaultdict
 from typing import Annotated, Literal
 
@@ -17,18 +16,7 @@ import torch
 from torch import Tensor
 
 from models import Network, Unit
-from models.numerics import MeanCorrelation, correlations, precise
-
-
-def _outside_autocast(penalty):
-    """Return the penalty computed in full precision, also where the caller has autocast on."""
-
-    @functools.wraps(penalty)
-    def precise(network: Network, **options) -> Tensor:
-        with torch.autocast(next(network.parameters()).device.type, enabled=False):
-            return penalty(network, **options)
-
-    return precise
+from models.numerics import MeanCorrelation, correlations, outside_autocast, precise
 
 
 def _by_shape(
@@ -84,7 +72,7 @@ def _scales(network: Network) -> list[tuple[Tensor, Tensor]]:
     return [(scale, unit.alive(precise(scale).dtype)) for scale, unit in norms]
 
 
-@_outside_autocast
+@outside_autocast
 def reg_cov(network: Network, *, weight: float = 0.7) -> Tensor:
     """Correlation of a layer's filters, the term of the KSC 2020 paper.
 
@@ -104,7 +92,7 @@ def reg_cov(network: Network, *, weight: float = 0.7) -> Tensor:
     return weight * (_sum(network, terms) / layers)
 
 
-@_outside_autocast
+@outside_autocast
 def reg_cov_ijcai2018(network: Network, *, weight: float = 0.7, tau: float = 1e-4) -> Tensor:
     """Decorrelation as in Zhu, Zhou and Li, IJCAI 2018: sum over layers of ||C_S - diag C_S||_F / |S|.
 
@@ -120,7 +108,7 @@ def reg_cov_ijcai2018(network: Network, *, weight: float = 0.7, tau: float = 1e-
     return weight * _sum(network, terms)
 
 
-@_outside_autocast
+@outside_autocast
 def reg_ortho(
     network: Network, *, weight: float = 1e-2, iterations: Annotated[int, "at most 100"] = 1, linear: bool = False
 ) -> Tensor:
@@ -147,7 +135,7 @@ def reg_ortho(
     return weight * _sum(network, terms)
 
 
-@_outside_autocast
+@outside_autocast
 def l1(network: Network, *, weight: float = 1e-5, part: tuple = (0, 1)) -> Tensor:
     """Sum of the absolute weights of all live filters: the sparsity that --prune_imp zero_fraction counts on.
 
@@ -158,7 +146,7 @@ def l1(network: Network, *, weight: float = 1e-5, part: tuple = (0, 1)) -> Tenso
     return weight * _sum(network, [(rows.abs().sum(-1) * live).sum() for rows, live in _stacks(network, only=only)])
 
 
-@_outside_autocast
+@outside_autocast
 def bn_l1(network: Network, *, weight: float = 1e-4) -> Tensor:
     """Sum of batch norm's absolute scales behind all live filters: Network Slimming (Liu et al., 2017, arXiv 1708.06519).
 

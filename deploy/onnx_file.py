@@ -12,6 +12,7 @@ from runs.storage import MOST
 from settings.errors import Refused
 from settings.files import Damaged, fitting, parse_json, read_whole
 from settings.schema import ANYTHING, TEXT, TRUTH, Is, ListOf, Record, Unfit, check, number
+from tasks import task_of_network
 from tasks.images import as_bytes
 
 WHAT = "ONNX file"
@@ -44,6 +45,8 @@ class OnnxNetwork(nn.Module):
             normalisation = {name: facts["normalisation"][name] for name in ("mean", "std")}
             values = {name: facts[name] for name in ("arch", "classes", "image_size", "fit")}
             self.card = card_from(values | normalisation | {"training": facts.get("training", {})})
+            if task_of_network(self.card.arch).metric == "mAP":
+                raise Refused(f"'{path}' gives boxes and scores: of a detector a model.pt is tested and used")
             self.mean, self.std = torch.tensor(self.card.mean), torch.tensor(self.card.std)
             self.weights, self.takes_bytes = facts.get("weights", "float32"), facts["input"]["type"] == "uint8"
             if facts["normalisation"]["inside"] != self.takes_bytes:

@@ -49,7 +49,7 @@ def predict(model: str, paths: list[str], device: str = "cpu", draw: str | None 
     network = opened(model).to(device)
     card, files, unreadable = network.card, image_files(paths), 0
     task, folder = tasks.task_of_network(card.arch), None if draw is None else drawing_folder(draw)
-    if folder and len(network.outputs) == 1:
+    if folder and task.metric != "mAP":
         raise Refused(f"--draw: '{model}' names the classes of whole pictures, and finds no boxes")
     for path in files:
         try:

@@ -233,17 +233,6 @@ class Context:
         return joint_of
 
 
-def singular_values(maps: Tensor) -> Tensor:
-    """Return the singular values of maps, (images, filters, height, width): (images, filters, the smaller side).
-
-    They are computed from the maps' Gram matrices in float64. Their squares are exact to 2^-52 of the largest, so that
-    values of 2^-26 of the largest are told from 0.
-    """
-    maps = maps.double()
-    rows = maps if maps.shape[2] <= maps.shape[3] else maps.mT
-    return torch.linalg.eigvalsh(rows @ rows.mT).clamp_min(0).sqrt()
-
-
 def lift(criterion):
     """Return a criterion for all units, made from one for a single unit, whose first parameter is not named `units`."""
     if next(iter(inspect.signature(criterion).parameters)) == "units":

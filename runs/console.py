@@ -55,13 +55,13 @@ def closing_lines(result: dict, settings, task) -> list[str]:
     lines += [f"result {generation_line(record, task.word)}" for record in result.get("generations", ())]
     lines += [f"result {line}" for line in connectivity_lines(result["connectivity"])] if "connectivity" in result else []
     lines += [f"result collapse: {line}"] if (line := collapse_line(result.get("collapse"))) else []
-    lines += _size_lines(result, settings)
+    lines += _size_lines(result, settings, task.word)
     lines += _compact_lines(result) + _form_lines(result, task.word)
     lines.append(f"result seconds: {result['seconds']} of training, epochs 0 to {result['last']['epoch']}")
     return [*lines, task.last_line(result["best"])]
 
 
-def _size_lines(result: dict, settings) -> list[str]:
+def _size_lines(result: dict, settings, word: str) -> list[str]:
     """The lines that say how many filters, parameters and MACs the network keeps, and how many were asked for."""
     pruning, lines = settings.pruning, []
     # the results of older runs lack both: there, one granularity was not removable and one gate not exact
@@ -102,7 +102,7 @@ def _compact_lines(result: dict) -> list[str]:
             f"result removal: {how}: largest difference {removal['difference']:.1e} of outputs up to "
             f"{removal['largest_output']:.3g}; {removal['same']} of {removal['images']} predictions the same"
         )
-    lines += [f"result {factorised_line(result['factorisation'])}"] if "factorisation" in result else []
+    lines += [f"result {factorised_line(result['factorisation'], word)}"] if "factorisation" in result else []
     if file := result.get("file"):
         lines.append(f"result file: {file['file']}, {file['bytes'] / 1e6:.3f} MB, dense {file['dense_bytes'] / 1e6:.3f} MB")
     gain = result["dense"]["macs"] / max(result["left"]["macs"], 1)

@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from settings import ending_rules, gate_rules, procedure_rules  # noqa: F401  (their rules are among those that are asked)
+from settings import ending_rules, gate_rules, procedure_rules, task_rules  # noqa: F401  (their rules are asked too)
+from settings.calls import call_text
 from settings.earlier import folder_of, saved_settings, with_data_of_run
 from settings.errors import Refused
 from settings.files import fitting, nowhere
@@ -22,7 +23,7 @@ from settings.meaning import (
 )
 from settings.parsing import Parser
 from settings.recipes import of_recipe
-from settings.registry import CRITERIA, DATASETS, REGULARIZERS, call_text, parse_call, presets
+from settings.registry import CRITERIA, DATASETS, REGULARIZERS, parse_call, presets
 from settings.rules import broken
 from settings.saved import check_run
 from settings.signatures import suggest_flag

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from settings.effects import nothing_to_take_out
 from settings.flags import FLAGS, of_kind
-from settings.meaning import makes_smaller, scratch_model, smaller_pieces, writes_onnx, zero_filters
-from settings.registry import FACTORISATIONS, FORMS
+from settings.meaning import makes_smaller, scratch_model, smaller_pieces, task_of, writes_onnx, zero_filters
+from settings.registry import DATASETS, FACTORISATIONS, FORMS, parse_call
 from settings.rules import rule, without_effect
 
 
@@ -123,6 +123,13 @@ def a_form_is_of_weights(settings) -> str | None:
     whole_filters = settings.pruning.prune_type != "none" and not smaller_pieces(settings)
     if settings.ending.form and whole_filters and not settings.ending.compact:
         return f"--form {settings.ending.form}: with --prune_type structured it needs --compact, since masks are in no file"
+
+
+@rule("ending")
+def a_form_on_integers_has_one_output(settings) -> str | None:
+    if writes_onnx(settings) and task_of(DATASETS.entry(settings.data.dataset)) != "classification":
+        form = parse_call(settings.ending.form)[0]
+        return f"--form {form} is for networks that name the class of an image, and --dataset {settings.data.dataset} is not"
 
 
 @rule("ending")

@@ -14,32 +14,13 @@ is a ValueError when the files are read. Of an option any registry understands "
 import ast
 import importlib
 import json
-import re
 from functools import cached_property, partial
 from pathlib import Path
 
+from settings.calls import parse_call, parts_of
 from settings.signatures import Entry, check_effect, check_value, read_entry, suggest
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def parse_call(text: str) -> tuple[str, dict]:
-    """The name and the options of a text such as `name` or `name(option=literal, ...)`; ValueError where it is neither."""
-    match = re.fullmatch(r"\s*(\w+)\s*(?:\((.*)\))?\s*", text, re.DOTALL)
-    try:
-        # the name is cut off before Python reads the rest: it may be a keyword, and the registry checks it
-        call = ast.parse(f"f({match[2] or ''})", mode="eval").body
-        names = [keyword.arg for keyword in call.keywords]
-        if not isinstance(call.func, ast.Name) or call.args or None in names or len({*names}) < len(names):
-            raise ValueError
-        return match[1], {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
-    except (SyntaxError, ValueError, AttributeError, TypeError, RecursionError, MemoryError):
-        raise ValueError(f"cannot read '{text}': write name or name(option=value, ...) with plain values") from None
-
-
-def call_text(name: str, options: dict) -> str:
-    """The text of which `parse_call` reads this name and these options."""
-    return f"{name}({', '.join(f'{option}={value!r}' for option, value in options.items())})"
 
 
 class Registry:
@@ -124,20 +105,9 @@ class Registry:
 class Combined(Registry):
     """A registry of which several entries may be chosen at once, as in `one + other(option=1)`."""
 
-    def parts(self, text: str) -> list[str]:
-        """The single choices in a text, in their order. ValueError where it is none."""
-        try:
-            node, parts = ast.parse(text.strip(), mode="eval").body, []
-            while isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-                parts.insert(0, ast.unparse(node.right))
-                node = node.left
-            return [ast.unparse(node), *parts]
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            raise ValueError(f"cannot read '{text}': write name or name(option=value, ...), several joined by +") from None
-
     def check(self, text: str) -> tuple[str, dict]:
         """The name and the options of the first choice; ValueError for any that is wrong, or is made twice."""
-        checked = [super(Combined, self).check(part) for part in self.parts(text)]
+        checked = [super(Combined, self).check(part) for part in parts_of(text)]
         names = [name for name, _ in checked]
         for name in names:
             if names.count(name) > 1:

@@ -12,16 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from settings.flags import FLAGS
-from settings.meaning import (
-    cuts_itself,
-    misfit,
-    network_is_typed,
-    phase_of,
-    pixels_of,
-    scratch_model,
-    smaller_pieces,
-    teaching_run,
-)
+from settings.meaning import cuts_itself, network_is_typed, phase_of, smaller_pieces, teaching_run
 from settings.recipes import of_recipe
 from settings.registry import CRITERIA, NETWORKS, SCOPES, parse_call
 
@@ -217,17 +208,6 @@ def rounded_layers_have_one_width(settings) -> str | None:
     padded = "pad" in (settings.network.shortcut or settings.network.arch or "")
     if settings.pruning.round_to > 1 and settings.pruning.residual == "grouped" and padded:
         return "--round_to does not go with --residual grouped and padded shortcuts, which tie layers of different widths"
-
-
-@rule("new")
-def the_network_is_for_the_data(settings) -> str | None:
-    """The network is for the data set's task, and for the size that was typed; that of an earlier run is checked with it."""
-    arch = settings.network.arch or f"resnet{settings.network.layers}"
-    if settings.network.init or scratch_model(settings) or parse_call(arch)[0] not in NETWORKS.entries:
-        return None
-    size = settings.typed.get("image_size", pixels_of(arch) or settings.data.image_size)
-    words = misfit(arch, settings.data.dataset, size)
-    return words and f"--{'arch' if settings.network.arch else 'layers'}: {words}"
 
 
 @rule("new")

@@ -12,6 +12,8 @@ def weighs_whole_images(settings) -> str | None:
 
 def augments_other_targets(settings) -> str | None:
     """--augment, with what is for another task."""
+    if settings.data.augment is None:
+        return None
     augment, data = AUGMENTATIONS.entry(settings.data.augment), settings.data.dataset
     boxes = task_of(DATASETS.entry(data)) == "detection"
     if "any task" in augment.traits or (task_of(augment) == "detection") == boxes:

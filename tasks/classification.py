@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from settings.calls import call_text
 from settings.errors import Refused
-from settings.registry import AUGMENTATIONS, call_text, parse_call
+from settings.registry import AUGMENTATIONS, parse_call
 from tasks.classes import class_weights, weighted_losses, without_images
 from tasks.images import Dataset, Images, hold_out
 from tasks.listing import unsorted_pictures

@@ -9,10 +9,11 @@ import tasks
 from pruning import Learner, Pruner, accounting, guided, repair
 from pruning.groups import check_comparable
 from settings.arguments import Settings
+from settings.calls import call_text
 from settings.earlier import with_data_of
 from settings.errors import Refused
 from settings.meaning import gate_that_learns, merges_hidden_layers, misfit, updates_survivors
-from settings.registry import FACTORISATIONS, OPTIMISERS, call_text, parse_call
+from settings.registry import FACTORISATIONS, OPTIMISERS, parse_call
 from training.earlier_networks import patterns_of, smaller_of, times_smaller, widths_of
 from training.earlier_tickets import with_tickets
 from training.starting import starting_weights

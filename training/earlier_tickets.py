@@ -2,11 +2,12 @@
 
 from runs.checkpoints import load_checkpoint
 from settings.arguments import Settings
+from settings.calls import call_text
 from settings.errors import Refused
 from settings.flags import defaults
 from settings.meaning import takes_masks_of
 from settings.paths import checkpoint_of
-from settings.registry import call_text, parse_call
+from settings.registry import parse_call
 from training.tickets import packed
 
 MASK = ".gate.mask"

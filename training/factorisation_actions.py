@@ -39,7 +39,7 @@ def factorise(run: Experiment) -> dict:
     for line in [
         *map(factor_line, records),
         *(f"layer {name} stays: {reason}" for name, reason in choice.reasons.items()),
-        factorised_line(result),
+        factorised_line(result, task.word),
     ]:
         note(run.settings, line)
     return {"factorisation": result}

@@ -14,6 +14,7 @@ from models.seen import End, Seen, Watch, pairs, stage_ends
 from models.shapes import TENSOR, check_values
 from pruning.removal import Removal, ungated
 from runs.storage import MOST
+from settings.calls import parts_of
 from settings.errors import Refused
 from settings.files import read_whole
 from settings.meaning import teaching_run
@@ -35,7 +36,7 @@ class Teaching:
     """
 
     def __init__(self, text: str, student: models.Network, teacher: models.Network, side: int, engine, file: str | None = None):
-        self.names, self.side, self.engine, self.file = DISTILLATIONS.parts(text), side, engine, file
+        self.names, self.side, self.engine, self.file = parts_of(text), side, engine, file
         device = next(student.parameters()).device
         self.teacher = teacher.to(device, memory_format=torch.channels_last).requires_grad_(False).eval()
         self.active, self.epoch, self.scale, self.shift = file is not None, torch.ones((), device=device), None, None
@@ -185,6 +186,8 @@ def teaching_of(settings, student: models.Network, engine, state: dict | None) -
             teacher, _, known = read_network(source)
         except Refused as error:
             raise Refused(f"--teacher: {error}") from None
+        if len(teacher.outputs) > 1:
+            raise Refused(f"--teacher: '{path}' has {len(teacher.outputs)} outputs: it does not name the class of an image")
         _check_data(known, path, settings)
     _check_same(state, file, "the network itself")
     try:

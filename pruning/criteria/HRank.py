@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from models import Unit
-from pruning.context import Context, singular_values
+from models.numerics import singular_values
+from pruning.context import Context
 
 
 def HRank(

@@ -5,7 +5,8 @@ from typing import Annotated
 from torch import Tensor
 
 from models import Unit
-from pruning.context import Context, singular_values
+from models.numerics import singular_values
+from pruning.context import Context
 
 
 def energy(

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.core
 STRUCTURED = ["--prune_type", "structured"]
 COMPACT = [*STRUCTURED, "--compact"]
 WEIGHTS = ["--prune_type", "unstructured"]
+DETECTOR = ["--dataset", "voc", "--arch", "ssd300_vgg16"]
 # for each rule a command line that breaks it; {here} is a folder with the files `file`, `old.pt2` and `old.onnx`
 BREAKS = {
     "names_are_known": ["--lr_schedule", "stepp"],
@@ -76,6 +77,8 @@ BREAKS = {
         *(*STRUCTURED, "--prune_gate", "hard_concrete", "--procedure", "noisy_student", "--labelled", "0.1")
     ],
     "the_network_is_for_the_data": ["--arch", "ssd300_vgg16"],
+    "whole_images_have_one_class": [*DETECTOR, "--labelled", "0.1"],
+    "a_form_on_integers_has_one_output": [*DETECTOR, "--form", "int8"],
     "depth_exists": ["--layers", "57"],
     "gate_learns_these_pieces": [*STRUCTURED, "--prune_gate", "variational"],
     "penalties_are_of_weights_that_are_trained": [*WEIGHTS, "--prune_gate", "supermask", "--reg", "l1"],

@@ -4,8 +4,9 @@ from dataclasses import replace
 from typing import Annotated
 
 from settings.arguments import Settings
+from settings.calls import call_text
 from settings.errors import Refused
-from settings.registry import REGULARIZERS, call_text, parse_call
+from settings.registry import REGULARIZERS, parse_call
 from training.stages import Stage
 
 

@@ -1,0 +1,30 @@
+"""This file holds the rules about the task that a data set is for; settings/rules.py says what a rule is."""
+
+from settings.meaning import learns_from_unlabelled, misfit, pixels_of, scratch_model, task_of
+from settings.registry import DATASETS, NETWORKS, parse_call
+from settings.rules import rule
+
+
+@rule("new")
+def the_network_is_for_the_data(settings) -> str | None:
+    """The network is for the data set's task, and for the size that was typed; that of an earlier run is checked with it."""
+    arch = settings.network.arch or f"resnet{settings.network.layers}"
+    if settings.network.init or scratch_model(settings) or parse_call(arch)[0] not in NETWORKS.entries:
+        return None
+    size = settings.typed.get("image_size", pixels_of(arch) or settings.data.image_size)
+    words = misfit(arch, settings.data.dataset, size)
+    return words and f"--{'arch' if settings.network.arch else 'layers'}: {words}"
+
+
+@rule("new", "saved")
+def whole_images_have_one_class(settings) -> str | None:
+    """Of what teaches, and of what guesses labels: both are about the one output of a network that names classes."""
+    asked = {
+        "--teacher": settings.training.teacher is not None,
+        "--labelled": settings.data.labelled is not None,
+        "--unlabelled": settings.data.unlabelled is not None,
+        f"--procedure {settings.run.procedure}": learns_from_unlabelled(settings),
+    }
+    flags = [flag for flag, typed in asked.items() if typed]
+    if flags and task_of(DATASETS.entry(settings.data.dataset)) != "classification":
+        return f"{flags[0]} is for networks that name the class of an image, and --dataset {settings.data.dataset} is not"
