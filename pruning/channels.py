@@ -94,10 +94,12 @@ def alone(network: Network, link: Link) -> bool:
 def put_in_one(network: Network, masks: dict) -> None:
     """Leave one mask in force, of {unit: mask}, where a tied unit alone reads what a unit alone writes: that behind the former.
 
-    Both are like one layer, and two masks that move would stop all gradients.
+    Both are like one layer, and two masks that move would stop all gradients. A learned scale has a mask of its own: in front
+    of it channels may be compared with each other, which must not see those that were cut.
     """
     for link in network.links:
-        if link.ties and link.unit in masks and alone(network, link) and link.source not in network.outputs:
+        scales = link.ties and network.get_submodule(link.unit).is_scale
+        if link.ties and not scales and link.unit in masks and alone(network, link) and link.source not in network.outputs:
             before = next(other.unit for other in network.links if other.target == link.source)
             if before in masks:
                 masks[before].masked_behind = masks[link.unit].for_both = True

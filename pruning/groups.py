@@ -90,12 +90,15 @@ def check_comparable(network: Network, criterion: str) -> None:
 
 
 def _linear(network: Network) -> list[str]:
-    """Return the convolutions whose filters may go, and behind which, or behind the joints of whose stream, there is no ReLU."""
+    """Return the convolutions whose filters may go, and behind which, or behind the joints of whose stream, there is no ReLU.
+
+    A learned scale of each channel is none of them: its zeros are those of what it reads.
+    """
     joints = {link.target: network.get_submodule(link.joint) for link in network.links if link.joint}
     rectified = {node for node, joint in joints.items() if joint.activation}
     targets = {link.unit: link.target for link in network.links}
-    units = network.prunable_convolutions.items()
-    return [name for name, unit in units if not unit.activation and targets[name] not in rectified]
+    units = {name: unit for name, unit in network.prunable_convolutions.items() if not (unit.activation or unit.is_scale)}
+    return [name for name in units if targets[name] not in rectified]
 
 
 def same_channels(network: Network) -> dict[str, str]:

@@ -55,13 +55,13 @@ def closing_lines(result: dict, settings, task) -> list[str]:
     lines += [f"result {generation_line(record, task.word)}" for record in result.get("generations", ())]
     lines += [f"result {line}" for line in connectivity_lines(result["connectivity"])] if "connectivity" in result else []
     lines += [f"result collapse: {line}"] if (line := collapse_line(result.get("collapse"))) else []
-    lines += _size_lines(result, settings, task.word)
-    lines += _compact_lines(result) + _form_lines(result, task.word)
+    lines += _size_lines(result, settings)
+    lines += _compact_lines(result, task.word) + _form_lines(result, task.word)
     lines.append(f"result seconds: {result['seconds']} of training, epochs 0 to {result['last']['epoch']}")
     return [*lines, task.last_line(result["best"])]
 
 
-def _size_lines(result: dict, settings, word: str) -> list[str]:
+def _size_lines(result: dict, settings) -> list[str]:
     """The lines that say how many filters, parameters and MACs the network keeps, and how many were asked for."""
     pruning, lines = settings.pruning, []
     # the results of older runs lack both: there, one granularity was not removable and one gate not exact
@@ -93,7 +93,7 @@ def _size_lines(result: dict, settings, word: str) -> list[str]:
     return lines
 
 
-def _compact_lines(result: dict) -> list[str]:
+def _compact_lines(result: dict, word: str) -> list[str]:
     """The lines that tell what came of removing filters, saving, timing and exporting; empty without any of it."""
     lines = []
     if removal := result.get("removal"):

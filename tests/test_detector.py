@@ -110,6 +110,8 @@ def test_it_is_tested_exported_and_used(pruned, monkeypatch, capsys, tmp_path):
     assert (boxes.shape, scores.shape) == ((3, 8732, 4), (3, 8732, 2))
     assert ((boxes >= 0) & (boxes <= 1)).all()
     assert (scores.sum(2) <= 1 + 1e-5).all()
+    with pytest.raises(Refused, match="gives boxes and scores"):
+        run_program("--evaluate", file, "--data_dir", "scans", "--device", "cpu")
 
 
 def test_boxes_are_said_and_drawn(pruned, monkeypatch, capsys, tmp_path):
@@ -209,6 +211,10 @@ def test_every_criterion_scores_a_detector(trained, criterion, monkeypatch):
     (["--dataset", "voc", "--data_dir", "scans", "--arch", "ssd300_vgg16", "--image_size", "64"], "takes images of 300 pixels"),
     (["--init", "dense", "--procedure", "multilayer(phases=400)", "--epochs", "800"], "400 parts of a network"),
     (["--init", "dense", "--reg", "l1(part=(3, 2))"], "there is no part 3 of 2"),
+    (["--dataset", "digits", "--layers", "20", "--teacher", "./dense"], "'./dense' has 12 outputs"),
+    (["--init", "dense", "--teacher", "dense"], "--teacher is for networks that name the class"),
+    (["--init", "dense", "--form", "int8"], "--form int8 is for networks that name the class"),
+    (["--init", "dense", "--augment", "randaugment"], "randaugment has no effect on voc"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused(trained, monkeypatch, flags, message):
     monkeypatch.chdir(trained)

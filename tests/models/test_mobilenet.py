@@ -15,7 +15,6 @@ from models import Card, Joint, Unit
 from models.layers import conv_unit
 from models.shapes import divisible
 from pruning import Pruner, WeightMask, accounting
-from pruning.channels import in_one
 from pruning.derivatives import synaptic_flow
 from pruning.gates.scale import put_scales
 from pruning.groups import Decisions
@@ -223,8 +222,10 @@ def test_a_channel_is_one_decision_from_where_it_is_written_to_where_it_is_read(
     quarter = models.build("mobilenetv2(width=0.25)")
     layers = Decisions(quarter, list(quarter.units), "free").layers
     assert layers["stem"] == ["stem", *(f"blocks.{block}" for block in ("0.depthwise", "0.project", "1.project", "2.project"))]
-    assert in_one(quarter)["blocks.1.expand"] == "blocks.1.depthwise"
-    assert "stem" not in in_one(quarter)
+    Pruner(quarter, rate=0.5)
+    assert quarter.blocks[1].expand.gate.masked_behind
+    assert quarter.blocks[1].depthwise.gate.for_both
+    assert not quarter.stem.gate.masked_behind
 
 
 class Pair(models.Network):

@@ -8,7 +8,8 @@ from torch import nn
 
 import models
 from models.layouts import default_boxes, from_torchvision
-from pruning import OutputGate, accounting
+from pruning import OutputGate, Pruner, accounting
+from pruning.factors import Layer, factorised
 from pruning.removal import Removal
 from settings import arguments
 from settings.registry import ROOT, parse_call
@@ -19,6 +20,24 @@ pytestmark = pytest.mark.core
 def on_meta(arch: str, classes: int = 20):
     with torch.device("meta"):
         return models.build(arch, classes=classes)
+
+
+@torch.no_grad()
+def test_factors_of_full_rank_are_the_same_detector(tmp_path):
+    """Its outputs too are of layers that can be factorised, and the file of factors of half the ranks gives what they give."""
+    network = models.build("ssd300_vgg16(width=0.03, maps=2)", classes=2).eval()
+    card = models.Card("ssd300_vgg16(width=0.03, maps=2)", ["a", "b"], 300, [127.0] * 3, [60.0] * 3)
+    image = torch.randn(1, 3, 300, 300)
+    layers = {name: layer for name, layer in Layer.all_of(network, 300, kernels=True).items() if not layer.reason}
+    assert {"conv4_3", "conv6", *network.outputs} <= layers.keys()
+    assert "scale" not in layers
+    whole, _ = factorised(network, {name: layer.full for name, layer in layers.items()})
+    for got, wanted in zip(whole(image), network(image), strict=True):
+        assert (got - wanted).abs().max() <= 1e-4 * wanted.abs().max()
+    half, _ = factorised(network, {name: layer.at(0.5) for name, layer in layers.items()})
+    models.save(tmp_path / "model.pt", half, card)
+    for got, wanted in zip(models.load(tmp_path / "model.pt")(image), half(image), strict=True):
+        assert (got - wanted).abs().max() <= 1e-5 * wanted.abs().max()
 
 
 PUBLISHED = {"ssd300_vgg16(norm=False)": 26_285_486, "ssd512_vgg16(norm=False)": 27_188_676}
@@ -152,6 +171,21 @@ def test_the_length_is_that_of_the_channels_that_stay():
     alive = seen[0].abs().sum(1) > 0
     assert torch.allclose(lengths[alive], torch.ones((), dtype=torch.float64))
     assert (seen[0][:, ~network.conv4_3.alive(torch.bool)] == 0).all()
+
+
+def test_while_masks_move_the_length_is_that_of_the_channels_that_stay():
+    """Also where nothing but the scale reads what it scales, as a depthwise convolution may, which masks for both."""
+    torch.manual_seed(0)
+    network = models.build("ssd300_vgg16(width=0.03, maps=1)", classes=2)
+    Pruner(network, criterion="L1", rate=0.5, image_size=300).update(0.5)
+    for unit in network.units.values():
+        unit.gate.straight_through = True
+    seen = []
+    network.scale.register_forward_hook(lambda _, inputs, y: seen.append(inputs[0]))
+    network(torch.randn(2, 3, 300, 300))
+    cut = network.conv4_3.live == 0
+    assert cut.any()
+    assert (seen[0][:, cut] == 0).all()
 
 
 def test_parts_begin_where_the_paper_says():
