@@ -1,6 +1,7 @@
 """These tests are about MobileNets: their sizes, and depthwise filters, ReLU6 and linear streams wherever filters go."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from models import Card, Joint, Unit
 from models.layers import conv_unit
 from models.shapes import divisible
 from pruning import Pruner, WeightMask, accounting
-from pruning.channels import in_one
+from pruning.channels import put_in_one
 from pruning.derivatives import synaptic_flow
 from pruning.gates.scale import put_scales
 from pruning.groups import Decisions
@@ -223,8 +224,11 @@ def test_a_channel_is_one_decision_from_where_it_is_written_to_where_it_is_read(
     quarter = models.build("mobilenetv2(width=0.25)")
     layers = Decisions(quarter, list(quarter.units), "free").layers
     assert layers["stem"] == ["stem", *(f"blocks.{block}" for block in ("0.depthwise", "0.project", "1.project", "2.project"))]
-    assert in_one(quarter)["blocks.1.expand"] == "blocks.1.depthwise"
-    assert "stem" not in in_one(quarter)
+    masks = {name: SimpleNamespace(masked_behind=False, for_both=False) for name in quarter.units}
+    put_in_one(quarter, masks)
+    assert masks["blocks.1.expand"].masked_behind
+    assert masks["blocks.1.depthwise"].for_both
+    assert not masks["stem"].masked_behind
 
 
 class Pair(models.Network):
