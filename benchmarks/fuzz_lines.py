@@ -33,6 +33,7 @@ PLAIN = {
     "widths": ["smaller", "pruned"],
     "pattern": ["rounds", "pruned"],
     "init": ["dense", "dense/checkpoint.pt", "smaller/model.pt"],
+    "teacher": ["dense", "dense/checkpoint.pt", "smaller/model.pt"],
     "data_dir": ["pictures"],
     "labelled": ["0.3"],
     "unlabelled": ["pictures"],

@@ -53,6 +53,7 @@ def prepared(name, seed, rate, residual="free", dead=(), mask=OutputGate):
             unit.norm.momentum = 0.1
             unit.norm.running_mean += torch.empty_like(unit.norm.running_mean).uniform_(-0.5, 0.5) * unit.norm.running_var.sqrt()
             unit.norm.running_var *= torch.empty_like(unit.norm.running_var).uniform_(0.5, 1.5)
+            unit.norm.running_var.clamp_min_(0.05)  # a channel that these images do not reach would be scaled 300 times
     decisions = Decisions(network, list(network.units), residual)
     scores = {unit: torch.rand(part.filters) for unit, part in network.units.items()}
     keep = decisions.spread({layer: score >= rate for layer, score in decisions.merge(scores).items()}, scores)
@@ -84,6 +85,8 @@ def images(network, batch=2):
 )
 # a stage whose first branch is dead behind a shortcut without parameters
 @example(name="pad", rate=0.0, residual="free", dead=[8], seed=0)
+# outputs that are large where a channel is hardly ever reached
+@example(name="separable", rate=0.0, residual="free", dead=[], seed=18)
 @torch.no_grad()
 def test_outputs_are_those_of_the_masked_network(name, rate, residual, dead, seed):
     network = prepared(name, seed, rate, residual, dead)
@@ -95,9 +98,9 @@ def test_outputs_are_those_of_the_masked_network(name, rate, residual, dead, see
     assert removal.exact
     assert [unit.gate for unit in network.units.values()] == masks
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
-    for form in (smaller, folded(smaller), folded(smaller, 16)):
-        assert (form(x) - masked).abs().max() <= 1e-10
     scale = masked.abs().max()
+    for form in (smaller, folded(smaller), folded(smaller, 16)):
+        assert (form(x) - masked).abs().max() <= 1e-10 * scale.clamp_min(1)
     network.float()
     smaller.float()
     for form in (smaller, folded(smaller), folded(smaller, 8)):
