@@ -295,7 +295,7 @@ def test_weights_that_read_a_tied_channel_are_those_of_its_filter(name):
         network.get_submodule(tied[1]).layer.weight[2] = 0.0
     context = Context(network, Structured.groups, None, 0)
     scores = lift(CRITERIA.get("zero_fraction(threshold=0.5)"))(network.units, context)
-    readers = [0.0, 0.0, 1.0] if name == "depthwise" else [0.0, 0.0, 1 / (1 + 7 * 9 + 5 * 9)]
+    readers = [0.0, 0.0, 1.0] if name == "depthwise" else [0.0, 0.0, 0.0]  # of a scale those count that read what it scales
     assert scores[tied[0]].tolist()[:3] == pytest.approx([1 - share / 2 for share in readers])
 
 
