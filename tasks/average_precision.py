@@ -7,46 +7,10 @@ import torch
 from torch import Tensor
 
 from tasks.boxes import PLAIN
+from tasks.meters import Losses
 
 # a detection is right where it overlaps a box of its class by so much, the least that average precision is measured at
 RIGHT = 0.5
-
-
-class Losses:
-    """A meter that adds up the terms of the loss over the batches that it is shown.
-
-    `first_bad` is the number of the first batch whose loss was not finite, -1 where there was none.
-    """
-
-    def __init__(self, device):
-        self.terms: dict[str, Tensor] = {}
-        self.images = self.steps = 0
-        self.first_bad = torch.full((), -1, device=device)
-
-    @torch.no_grad()
-    def add(self, outputs, targets: Tensor, terms: dict[str, Tensor]) -> None:
-        """Add a batch: the targets, one for each image, and the terms of the loss by name."""
-        for name, term in terms.items():
-            self.terms[name] = self.terms.get(name, 0.0) + term.detach() * len(targets)
-        bad = ~torch.isfinite(sum(terms.values())) & (self.first_bad < 0)
-        self.first_bad = torch.where(bad, self.steps, self.first_bad)
-        self.images += len(targets)
-        self.steps += 1
-
-    def gather(self, team) -> None:
-        """Add up the sums of all processes of the team; call it before the last `read`."""
-        images = torch.tensor(float(self.images), dtype=torch.float64)
-        names = team.share(list(self.terms))  # of few batches the other processes may have seen none
-        self.terms = {name: self.terms.get(name, torch.zeros((), device=self.first_bad.device)) for name in names}
-        for total in (images, *self.terms.values()):
-            team.sum_(total)
-        team.largest_(self.first_bad)
-        self.images = int(images)
-
-    def read(self) -> dict:
-        """Return "loss" as the sum of its terms, each term by name, and the images seen."""
-        terms = {name: float(total) / self.images for name, total in self.terms.items()}
-        return {"loss": sum(terms.values()), **terms, "images": self.images}
 
 
 class Precision(Losses):

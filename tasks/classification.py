@@ -173,11 +173,9 @@ class Classification(Named):
 
     @classmethod
     def result_lines(cls, result: dict) -> list[str]:
-        last, best, test = result["last"]["valid"], result["best"]["valid"], result["test"]
-        where = f"{last['images']} held-out images" if result["held_out"] else "test set, which so chose the best epoch"
-        best_of_all = f"best {best['top1']:.2f} at epoch {result['best']['epoch']}"
+        test = result["test"]
         return [
-            f"result accuracy: last {last['top1']:.2f}, {best_of_all} ({where})",
+            f"result accuracy: {cls.last_and_best(result)}",
             f"result test accuracy: {test['top1']:.2f} after the last epoch ({test['images']} images)",
         ]
 

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from models.layouts import default_boxes
 from settings.errors import Refused
 from settings.registry import parse_call
-from tasks.average_precision import Losses, Precision
+from tasks.average_precision import Precision
 from tasks.boxed import SHARE, Augmented, Boxed, in_batches, machine_memory, padded
 from tasks.boxes import box_losses, detections, joined
 from tasks.images import hold_out, normalised, statistics
+from tasks.meters import Losses
 from tasks.named import Named, first_of, source_of
 from tasks.task import Said
 
@@ -185,11 +186,9 @@ class Detection(Named):
 
     @classmethod
     def result_lines(cls, result: dict) -> list[str]:
-        last, best, test = result["last"]["valid"], result["best"]["valid"], result["test"]
-        where = f"{last['images']} held-out images" if result["held_out"] else "test set, which so chose the best epoch"
-        best_of_all = f"best {best['mAP']:.2f} at epoch {result['best']['epoch']}"
+        test = result["test"]
         return [
-            f"result mAP: last {last['mAP']:.2f}, {best_of_all} ({where})",
+            f"result mAP: {cls.last_and_best(result)}",
             f"result test {_precisions(test)} after the last epoch ({test['images']} images)",
         ]
 

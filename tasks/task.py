@@ -153,6 +153,13 @@ class Task:
         raise NotImplementedError
 
     @classmethod
+    def last_and_best(cls, result: dict) -> str:
+        """Return the words that tell the metric after the last and the best epoch, and which images it is of."""
+        last, best = result["last"]["valid"], result["best"]
+        where = f"{last['images']} held-out images" if result["held_out"] else "test set, which so chose the best epoch"
+        return f"last {last[cls.metric]:.2f}, best {best['valid'][cls.metric]:.2f} at epoch {best['epoch']} ({where})"
+
+    @classmethod
     def result_lines(cls, result: dict) -> list[str]:
         """Return the lines that tell the last, the best and the test measures of a run."""
         raise NotImplementedError
