@@ -71,6 +71,12 @@ class Flag:
         return action
 
 
+# parts of many flags: a switch, and what may be typed with --resume, or with the flags that use a model file
+SWITCH = {"action": "store_true", "default": False}
+ANY = {"on_resume": "any"}
+BOTH, EVALUATE = {"goes_with": ("evaluate", "predict")}, {"goes_with": ("evaluate",)}
+
+
 def number(kind, low, high=math.inf, *, above: bool = False, below: bool = False):
     """An argparse type that reads a finite number of type `kind` from `low` to `high`.
 
