@@ -147,8 +147,14 @@ class Run:
 
     @property
     def metric(self) -> str:
-        """The measure that chooses the best epoch; where an older record does not name it, the first one of its rows."""
-        return self.config.get("metric") or next(iter(self.rows[0]["valid"] if self.rows else self.summary["test"]))
+        """The measure that chooses the best epoch; where an older record does not name it, the first one of its rows, if any."""
+        told = self.rows[0]["valid"] if self.rows else (self.summary or {}).get("test", ["top1"])
+        return self.config.get("metric") or next(iter(told))
+
+    @property
+    def measure(self) -> str:
+        """What the metric is called: accuracy, or its own name."""
+        return "accuracy" if self.metric == "top1" else self.metric
 
     @property
     def data_set(self) -> tuple[str, str]:
