@@ -42,6 +42,7 @@ PLAIN = {
     "target_macs": ["0.5"],
     "target_params": ["0.5"],
     "rounds": ["1", "2"],
+    "keep": ["stem", "stage1.*"],
     "odecay": ["0", "0.1"],
     "finetune_lr": ["0.01"],
     "finetune_epochs": ["1"],

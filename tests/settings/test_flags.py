@@ -83,6 +83,7 @@ VALUES = {
     "prune_until": "0.5",
     "prune_gate": "weight",
     "score_batches": "2",
+    "keep": "stem",
     "target_macs": "0.5",
     "target_params": "0.5",
     "round_to": "8",
