@@ -78,6 +78,7 @@ RESULTS = Record(
                 "accuracy": Record({"before": FINITE, "after": FINITE}),
             }
         ),
+        "kept": Record({"epoch": COUNT, "valid": FINITE, "last": FINITE}),
         "collapse": Record({"empty": ListOf(TEXT), "connected": TRUTH}),
         "removal": Record({"exact": TRUTH, "difference": number(0), "largest_output": number(0), "same": COUNT, "images": COUNT}),
     }

@@ -1,6 +1,6 @@
 """Classification learns the class of an image, by cross-entropy, measured by accuracy."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -72,7 +72,7 @@ class Classification(Named):
         weigh = partial(weighted_losses, class_weights(self.train, len(self.classes)))
         # in front of the methods, which are static because criteria may be asked without a task
         self.image_losses = weigh
-        self.losses = lambda outputs, targets: terms(lambda *batch: weigh(*batch).mean(), outputs.float(), targets)
+        self.losses = partial(_weighted_terms, weigh)
 
     def __str__(self) -> str:
         return str(self.images)
@@ -144,8 +144,8 @@ class Classification(Named):
         return list(zip(inputs.tensor_split(parts), targets.tensor_split(parts), strict=True))
 
     @staticmethod
-    def losses(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        return terms(F.cross_entropy, outputs.float(), targets)
+    def losses(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> dict[str, Tensor]:
+        return terms(partial(F.cross_entropy, label_smoothing=label_smoothing), outputs.float(), targets, label_smoothing)
 
     @staticmethod
     def image_losses(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -176,7 +176,7 @@ class Classification(Named):
         test = result["test"]
         return [
             f"result accuracy: {cls.last_and_best(result)}",
-            f"result test accuracy: {test['top1']:.2f} after the last epoch ({test['images']} images)",
+            f"result test accuracy: {test['top1']:.2f} {cls.after(result)} ({test['images']} images)",
         ]
 
     @classmethod
@@ -202,6 +202,11 @@ class Classification(Named):
         """Return the published list of the best epoch: its number, its training accuracies, its validation accuracies."""
         scores = [best[part][name] for part in ("train", "valid") for name in ("top1", "top5")]
         return str([best["epoch"], *(round(score, 2) for score in scores)])
+
+
+def _weighted_terms(weigh: Callable, outputs: Tensor, targets, label_smoothing: float = 0.0) -> dict[str, Tensor]:
+    """Return the terms of the loss in which `weigh` says what each image's cross-entropy counts."""
+    return terms(lambda *batch: weigh(*batch, label_smoothing).mean(), outputs.float(), targets, label_smoothing)
 
 
 def _augmentation(data, source) -> str:

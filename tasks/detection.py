@@ -153,7 +153,7 @@ class Detection(Named):
         parts = -(-len(targets) // size)
         return list(zip(inputs.tensor_split(parts), targets.tensor_split(parts), strict=True))
 
-    def losses(self, outputs: tuple[Tensor, ...], targets: Tensor) -> dict[str, Tensor]:
+    def losses(self, outputs: tuple[Tensor, ...], targets: Tensor, label_smoothing: float = 0.0) -> dict[str, Tensor]:
         boxes, labels, found = box_losses(outputs, targets, self.anchors)
         total = found.sum().clamp_min(1)
         # among measures "classes" is the table of all classes
@@ -189,7 +189,7 @@ class Detection(Named):
         test = result["test"]
         return [
             f"result mAP: {cls.last_and_best(result)}",
-            f"result test {_precisions(test)} after the last epoch ({test['images']} images)",
+            f"result test {_precisions(test)} {cls.after(result)} ({test['images']} images)",
         ]
 
     @classmethod
