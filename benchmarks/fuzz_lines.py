@@ -38,6 +38,7 @@ PLAIN = {
     "labelled": ["0.3"],
     "unlabelled": ["pictures"],
     "image_size": ["8", "16", "24"],
+    "memory": ["0", "1"],
     "test_size": ["0.3"],
     "target_macs": ["0.5"],
     "target_params": ["0.5"],

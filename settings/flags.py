@@ -76,6 +76,9 @@ GROUPS = {
              "as the authors did (default 0.1)", type=number(float, 0, 1, below=True), default=0.1),
         _listens("test_size", "for a folder without a test part: the fraction of DIR/train, or of DIR/CLASS/IMAGE, that becomes "
                  "it, always the same images", type=number(float, 0, 1, above=True, below=True), **EVALUATE),
+        Flag("memory", "data", "engine", "gigabytes that the pictures of a folder may take; more are read from their files at "
+             "every step (default half of what is free)", type=number(float, 0), metavar="GB",
+             no_effect=(effects.not_of_the_data_set("memory"),), **ANY, **EVALUATE),
         Flag("class_weights", "data", "method", "of the loss: balanced lets each class count alike, however many training images "
              "it has (default none)", choices=("none", "balanced"), default="none",
              no_effect=(task_effects.weighs_whole_images,)),

@@ -178,8 +178,8 @@ DATASETS = Registry("data set", "tasks/datasets/*.py", traits={"task:": ("class"
 TASKS = Registry(
     "task",
     "tasks/*.py",
-    leave_out="__init__ annotations augmentations average_precision boxed boxes classes downloads images listing meters mixing "
-    "named pictures streams task unlabelled views",
+    leave_out="__init__ annotations augmentations average_precision boxed boxes classes downloads images listing memory meters "
+    "mixing named pictures statistics streams task unlabelled views",
 )
 AUGMENTATIONS = Registry(
     "augmentation",

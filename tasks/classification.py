@@ -17,6 +17,7 @@ from tasks.listing import unsorted_pictures
 from tasks.meters import Accuracy
 from tasks.named import TOLD, Named, first_of, source_of
 from tasks.pictures import read_pictures
+from tasks.streams import in_parts
 from tasks.task import Said
 from tasks.unlabelled import Unlabelled, terms
 
@@ -38,6 +39,8 @@ class Classification(Named):
     @classmethod
     def load(cls, data, *, batch_size: int, seed: int, device: str, quiet: bool = True) -> "Classification":
         source = source_of(data, quiet)
+        augment = _augmentation(data, source)
+        source.device, source.from_files = device, AUGMENTATIONS.get(augment)().from_files
         train, test, classes = source.read()
         valid = source.read_held_out(classes) if data.val_size > 0 else None
         if data.val_size > 0 and valid is None:
@@ -50,12 +53,14 @@ class Classification(Named):
         notes = source.notes + ([] if valid is None else without_images(valid, classes))
         images = Dataset(train, valid, test, classes, data.normalise, device)
         if data.labelled is not None:
+            if not isinstance(train.pixels, Tensor):
+                raise Refused("--labelled needs all training images in memory: allow them more by --memory")
             images.keep_labels(data.labelled, seed)
         if data.unlabelled is not None:
             paths, more = unsorted_pictures(Path(data.unlabelled))
             pixels = read_pictures(paths, source.inputs[1], source.inputs[0], data.fit, quiet)
             images.unlabelled, notes = Unlabelled(pixels.to(device)), [*notes, *more]
-        task = cls(images, batch=batch_size, augment=_augmentation(data, source), seed=seed, notes=notes)
+        task = cls(images, batch=batch_size, augment=augment, seed=seed, notes=notes)
         if data.class_weights == "balanced":
             task.weigh()
         return task
@@ -63,6 +68,7 @@ class Classification(Named):
     @classmethod
     def load_test(cls, data, *, device: str, quiet: bool = True) -> "Classification":
         source = source_of(data, quiet)
+        source.device = device
         test, classes = source.read_test()
         images = Dataset(test.pick(slice(0)), None, test, classes, "half", device)
         return cls(images, batch=0, augment="none", seed=0, notes=source.notes)
@@ -121,7 +127,7 @@ class Classification(Named):
         return self.images.ordered(split, batch)
 
     def examples(self, images: int) -> Tensor:
-        return self.test.pixels[:images]
+        return next(in_parts(self.test.pixels, [slice(0, images)]))
 
     def sample(self, batches: int) -> Iterator[tuple[Tensor, Tensor]]:
         return self.images.sample(self.batch, batches, self.seed)

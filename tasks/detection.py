@@ -10,9 +10,10 @@ from models.layouts import default_boxes
 from settings.errors import Refused
 from settings.registry import parse_call
 from tasks.average_precision import Precision
-from tasks.boxed import SHARE, Augmented, Boxed, in_batches, machine_memory, padded
+from tasks.boxed import SHARE, Augmented, Boxed, in_batches, padded
 from tasks.boxes import box_losses, detections, joined
 from tasks.images import hold_out, normalised, statistics
+from tasks.memory import machine_memory
 from tasks.meters import Losses
 from tasks.named import Named, first_of, source_of
 from tasks.task import Said

@@ -77,6 +77,7 @@ BREAKS = {
         *(*STRUCTURED, "--prune_gate", "hard_concrete", "--procedure", "noisy_student", "--labelled", "0.1")
     ],
     "the_network_is_for_the_data": ["--arch", "ssd300_vgg16"],
+    "whole_pictures_are_in_files": ["--augment", "resized_crop(of='file')"],
     "whole_images_have_one_class": [*DETECTOR, "--labelled", "0.1"],
     "a_form_on_integers_has_one_output": [*DETECTOR, "--form", "int8"],
     "mixed_images_have_two_labels": ["--mixup", "0.2", "--teacher", "{here}", "--distill", "KD + DKD"],
