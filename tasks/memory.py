@@ -21,11 +21,11 @@ def machine_memory() -> int:
 def free_memory(device: str = "cpu") -> int:
     """Return the bytes that this process may still take: of the machine, of its control group, and of a CUDA device."""
     free = [machine_memory()]
-    for line in _text("/proc/meminfo").splitlines():
+    for line in text_of("/proc/meminfo").splitlines():
         if line.startswith("MemAvailable:"):
             free.append(int(line.split()[1]) * 1024)
     for limit, taken in GROUPS:
-        if (most := _text(limit).strip()).isdecimal() and (used := _text(taken).strip()).isdecimal():
+        if (most := text_of(limit).strip()).isdecimal() and (used := text_of(taken).strip()).isdecimal():
             free.append(max(int(most) - int(used), 0))
     if str(device).startswith("cuda"):
         import torch
@@ -41,9 +41,9 @@ def allowed(gigabytes: float | None, device: str = "cpu") -> tuple[float, str]:
     return SHARE * free_memory(device), f"{SHARE:.0%} of the memory that is free, {free_memory(device) / 1e9:.3g} GB"
 
 
-def _text(path: str) -> str:
+def text_of(path: str) -> str:
     """Return what a file of the system says; empty where there is none."""
     try:
-        return Path(path).read_text()
+        return Path(path).readtext_of()
     except OSError:
         return ""

@@ -222,6 +222,8 @@ def start(
     teaching, known = teaching_of(settings, model, engine, state)
     size, seed, quiet = settings.training.batch_size, settings.run.seed, settings.run.quiet
     task = tasks.load(settings.data, batch_size=size, seed=seed, device=engine.device, quiet=quiet)
+    if team.size > 1:  # of pictures that do not fit into memory it is that of a sample, and processes may have other memory
+        task.normalise_by(*team.share(task.normalisation))
     if state:
         task.check(state.get("data"))
     elif settings.network.init:

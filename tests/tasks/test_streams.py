@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import run_program
+from conftest import TwoBlocks, run_program
 from PIL import Image
 from promises import differences, records, trains_and_resumes, unchanged
 
+import models
 from settings.arguments import parse
 from settings.errors import Failed, Refused
 from tasks import load, memory
@@ -49,8 +50,7 @@ def odd(tmp_path_factory):
 
 def flags(folder, *more, size: int = 16):
     where = ["--dataset", "folder", "--data_dir", str(folder), "--image_size", str(size), "--device", "cpu", "--amp", "off"]
-    network = [] if "--arch" in more else ["--layers", "20"]
-    return [*where, *network, "--epochs", "1", "--batch_size", "6", "--quiet", *more]
+    return [*where, "--layers", "20", "--epochs", "1", "--batch_size", "6", "--quiet", *more]
 
 
 def task_of(*typed):
@@ -164,7 +164,7 @@ def test_what_fits_is_kept_and_a_note_says_what_does_not(odd, monkeypatch):
 def test_free_memory_is_the_least_of_machine_and_group(monkeypatch):
     said = {"/proc/meminfo": "MemTotal: 9 kB\nMemAvailable:    4000 kB\n"}
     monkeypatch.setattr(memory, "machine_memory", lambda: 10_000_000)
-    monkeypatch.setattr(memory, "_text", lambda path: said.get(path, ""))
+    monkeypatch.setattr(memory, "text_of", lambda path: said.get(path, ""))
     assert memory.free_memory() == 4_096_000
     said |= {"/sys/fs/cgroup/memory.max": "3000000\n", "/sys/fs/cgroup/memory.current": "1000000\n"}
     assert memory.free_memory() == 2_000_000
@@ -248,14 +248,15 @@ def test_no_more_is_kept_than_a_batch(odd, monkeypatch):
     assert len(read) == 12
 
 
-def test_forty_pictures_of_odd_sizes_at_224_pixels_end_to_end(tmp_path, monkeypatch, capsys):
+def test_forty_pictures_of_odd_sizes_at_224_pixels_end_to_end(tmp_path, monkeypatch):
     """Train, prune, remove and test, with what does not fit into memory, by a network that is tiny."""
+    monkeypatch.setattr(models, "build", lambda _, classes=10, **__: TwoBlocks(classes=classes))
     odd_pictures(tmp_path / "data", train=16, test=4, classes=("blue", "green"))
     monkeypatch.chdir(tmp_path)
-    asked = flags(
-        "data", "--memory", "0", "--augment", "resized_crop(of='file')", "--accumulate", "2", "--arch", "lenet5", size=224
-    )
-    run_program(*asked, "--ema", "0.9", "--prune_type", "structured", "--prune_rate", "0.3", "--out_dir", "run")
+    asked = flags("data", "--memory", "0", "--augment", "resized_crop(of='file')", "--accumulate", "2", size=224)
+    pruned = ["--prune_type", "structured", "--prune_rate", "0.3", "--compact"]
+    run_program(*asked, "--ema", "0.9", "--keep_best", *pruned, "--out_dir", "run")
     summary = json.loads(Path("run/summary.json").read_text())
     assert summary["test"]["images"] == 8
-    assert summary["last"]["train"]["images"] == 24  # four batches of six, of 28 or 29 that are not held out
+    assert summary["left"]["filters"] < summary["dense"]["filters"]
+    assert summary["last"]["train"]["images"] == 24  # four batches of six, of 28 that are not held out
