@@ -44,6 +44,6 @@ def allowed(gigabytes: float | None, device: str = "cpu") -> tuple[float, str]:
 def text_of(path: str) -> str:
     """Return what a file of the system says; empty where there is none."""
     try:
-        return Path(path).readtext_of()
+        return Path(path).read_text()
     except OSError:
         return ""
