@@ -48,9 +48,7 @@ ROW = Record(
     },
 )
 PRUNED = Record({name: ROW.optional[name] for name in ("num_total", "kept_filters", "mask_changes")})
-PAIR = Record(
-    {"places": ListOf(FRACTION, 2), "errors": ListOf(PERCENT, 2), "half_way": PERCENT, "barrier": FINITE},
-)
+PAIR = Record({"places": ListOf(FRACTION, 2), "errors": ListOf(PERCENT, 2), "half_way": PERCENT, "barrier": FINITE})
 # by which teacher a generation was taught, and what it has learned from
 TAUGHT = Record(
     {"teacher": PERCENT, **dict.fromkeys(("unlabelled", "passed", "used", "of_classes"), COUNT)}, {"correct": PERCENT}
