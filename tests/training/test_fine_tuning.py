@@ -317,9 +317,14 @@ def test_the_result_says_which_epoch_and_tests_its_weights(tmp_path, monkeypatch
     assert kept == {"epoch": accuracies.index(max(accuracies)), "valid": max(accuracies), "last": accuracies[-1]}
     assert f"result kept: the weights after epoch {kept['epoch']}, accuracy {kept['valid']:.2f} on the held-out images" in out
     assert f"after epoch {kept['epoch']}, the one kept (24 images)" in out
+    tensors = dict(files.load(tmp_path / "run" / "model.pt").state_dict())
+    best = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["best"]["model"]
+    assert differences(tensors, best) == []
     (tmp_path / "run" / "summary.json").unlink()
     run_program("--resume", "run", "--quiet")
-    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
+    again = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert [again[name] for name in ("kept", "test", "last")] == [summary[name] for name in ("kept", "test", "last")]
+    assert differences(tensors, dict(files.load(tmp_path / "run" / "model.pt").state_dict())) == []
     run_program("--resume", "run", "--quiet", "--epochs", "5")
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["last"]["epoch"] == 4
 
