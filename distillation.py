@@ -37,7 +37,7 @@ def KD(
 
 
 def DKD(
-    student: Seen,
+    student: Annotated[Seen, "true class"],
     teacher: Seen,
     *,
     alpha: float = 1.0,

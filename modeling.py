@@ -29,7 +29,6 @@ if __name__ == "__main__":
         raise SystemExit
 
 from contextlib import ExitStack
-from itertools import islice
 from pathlib import Path
 
 from tqdm import tqdm
@@ -41,11 +40,14 @@ from runs.folder import Folder, provenance, refuse_used
 from runs.tensorboard import Scalars
 from tasks import task_of
 from training import experiment
+from training.averaging import averaged
+from training.best import consider, end_stage
 from training.engine import Engine, Stop
 from training.experiment import Experiment
 from training.record import Result, Row, config, run_name, under_masks
 from training.stages import plan_of
 from training.team import Team
+from training.turns import groups_text, images_of, turns
 
 
 def losses(run: Experiment, inputs, targets):
@@ -55,7 +57,7 @@ def losses(run: Experiment, inputs, targets):
     """
     with run.engine.autocast():
         outputs = run.network(inputs)
-    terms = run.task.losses(outputs, targets)
+    terms = run.task.losses(outputs, targets, run.settings.training.label_smoothing)
     if run.teaching is not None:
         terms = run.teaching.added(terms, inputs, outputs, targets)
     for name, penalty in run.penalties.items():
@@ -63,14 +65,22 @@ def losses(run: Experiment, inputs, targets):
     return outputs, terms
 
 
-def train_step(run: Experiment, inputs, targets):
-    """Take one step of the optimiser on one batch, and return the outputs and the terms of the loss that led to it."""
-    run.optimizer.zero_grad(set_to_none=True)
+def train_step(run: Experiment, inputs, targets, part: tuple[int, int] = (0, 1)):
+    """Learn from one batch, and return the outputs and the terms of the loss.
+
+    The optimiser takes a step behind each batch or, with --accumulate, behind the last of several: `part` (i, n) says that this
+    is batch i of n, whose mean loss the step follows.
+    """
+    if part[0] == 0:
+        run.optimizer.zero_grad(set_to_none=True)
     outputs, terms = run.losses(inputs, targets)  # `losses`, above, captured where --compile asks for it
-    sum(terms.values()).backward()
-    run.optimizer.step()
-    if run.proximal is not None:
-        run.proximal(run.model, run.optimizer.param_groups[0]["lr"])
+    (sum(terms.values()) / part[1]).backward()
+    if part[0] == part[1] - 1:
+        run.optimizer.step()
+        if run.proximal is not None:
+            run.proximal(run.model, run.optimizer.param_groups[0]["lr"])
+        if run.average is not None:
+            run.average.update()  # --ema
     return outputs, terms
 
 
@@ -84,13 +94,14 @@ def train_epoch(run: Experiment, epoch: int, bar) -> dict:
     else:
         run.model.train_without_dropout()
     meter, last_shown, first = run.task.meter(run.engine.device, training=True), time.monotonic(), run.first_step(epoch)
-    bar.update(first * run.task.batch)
-    for step, (inputs, targets) in zip(range(first, run.steps), islice(run.batches(epoch), first, None), strict=False):
-        run.remember(epoch, step)
-        with run.stop.at_once(f"in epoch {epoch}, while masks were made"):
-            run.move_masks(epoch, step)
-        run.set_learning_rate(epoch, step)
-        outputs, terms = train_step(run, inputs, targets)
+    bar.update(images_of(run) - images_of(run, first))
+    for step, part, inputs, targets in turns(run, epoch):  # --mixup mixes the images of a batch there
+        if part[0] == 0:
+            run.remember(epoch, step)
+            with run.stop.at_once(f"in epoch {epoch}, while masks were made"):
+                run.move_masks(epoch, step)
+            run.set_learning_rate(epoch, step)
+        outputs, terms = train_step(run, inputs, targets, part)
 
         meter.add(outputs, targets, terms)
         bar.update(run.task.batch)
@@ -100,8 +111,11 @@ def train_epoch(run: Experiment, epoch: int, bar) -> dict:
             bar.set_postfix_str(measures_text(run, measures, terms) + pruning_text(run), refresh=False)
     run.move_masks(epoch, None)  # so that what is evaluated is pruned where masks are soft
     run.team.average_statistics(run.model)
+    if run.average is not None:
+        run.average.gather(run.team)
     meter.gather(run.team)
-    if (bad_step := int(meter.first_bad)) >= 0:
+    if (bad_batch := int(meter.first_bad)) >= 0:
+        bad_step = bad_batch // run.settings.training.accumulate
         raise Failed(f"the loss was not finite at epoch {epoch}, step {bad_step} of {run.steps}: {cure(run)}")
     return meter.read()
 
@@ -119,7 +133,7 @@ def train(run: Experiment, folder: Folder | None, rows: list[dict]) -> list[dict
     `rows` are those of the epochs that are done already; without a `folder` nothing is written.
     """
     settings, task, plan = run.settings, run.task, run.plan
-    epoch_images, hidden = run.steps * task.batch, True if settings.run.quiet else None
+    epoch_images, hidden = images_of(run), True if settings.run.quiet else None
     total, done = plan.epochs * epoch_images, len(rows) * epoch_images
     bar = tqdm(total=total, unit="img", unit_scale=True, disable=hidden, initial=done)
     scalars = Scalars(folder) if folder and settings.run.tensorboard else None
@@ -136,10 +150,12 @@ def train(run: Experiment, folder: Folder | None, rows: list[dict]) -> list[dict
                 began = time.monotonic()
                 trained = train_epoch(run, epoch, bar)
                 seconds = time.monotonic() - began
-                valid = run.evaluate(task.valid or task.test, by_class=task.valid is None)
-                if not math.isfinite(valid["loss"]):  # of weights that the epoch's last step has spoilt nothing is kept
-                    raise Failed(f"the validation loss was not finite after epoch {epoch}: {cure(run)}")
-                rows = [*rows, Row.of(run, epoch, trained, valid, seconds).plain()]
+                with averaged(run):  # the weights that --ema averages, where it does
+                    valid = run.evaluate(task.valid or task.test, by_class=task.valid is None)
+                    if not math.isfinite(valid["loss"]):  # of weights that the epoch's last step has spoilt nothing is kept
+                        raise Failed(f"the validation loss was not finite after epoch {epoch}: {cure(run)}")
+                    rows = [*rows, Row.of(run, epoch, trained, valid, seconds).plain()]
+                    consider(run, epoch, valid[task.metric])  # --keep_best
                 if folder:
                     folder.log(rows[-1], run.state())
                 if scalars:
@@ -148,6 +164,7 @@ def train(run: Experiment, folder: Folder | None, rows: list[dict]) -> list[dict
                 if len(rows) == 1 and plan.epochs > 1:
                     whole = duration((time.monotonic() - began) * plan.epochs)
                     note(settings, f"epoch 0 took {seconds:.1f} s; all {plan.epochs} will take about {whole}")
+            end_stage(run, rows)
     return rows
 
 
@@ -206,6 +223,7 @@ def describe(run: Experiment) -> None:
     if run.task.batch < settings.training.batch_size:
         size = settings.training.batch_size
         lines.append(f"batches hold all {run.task.batch} training images, fewer than --batch_size {size}")
+    lines += groups_text(run)
     if settings.run.dry_run:
         lines += [f"plan, of which a dry run does two steps a stage: {stage}" for stage in plan_of(settings).stages]
     for line in lines:

@@ -1,9 +1,11 @@
 """This file lists the layers of a network in the order in which they are cut and repaired; it reads the wiring alone."""
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 from models import Network
 from pruning.groups import same_channels
+from settings.registry import RECONSTRUCTIONS
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,25 @@ class Layer:
     @property
     def name(self) -> str:
         return (self.chosen + self.fixed)[0]
+
+
+def layers_for(network: Network, method: str, whole: Collection[str] = ()) -> list[Layer]:
+    """List the layers that a method cuts: all of them or, for one that is for hidden layers, those that it chooses from.
+
+    The units in `whole` are in no layer, and where a layer had no others, it is left out.
+    """
+    layers = layers_of(network)
+    if "hidden layers" in RECONSTRUCTIONS.entry(method).traits:
+        layers = [replace(layer, fixed=()) for layer in layers if layer.chosen]
+    if not whole:
+        return layers
+    left = [replace(layer, chosen=_others(layer.chosen, whole), fixed=_others(layer.fixed, whole)) for layer in layers]
+    return [layer for layer in left if layer.chosen or layer.fixed]
+
+
+def _others(names: tuple[str, ...], whole: Collection[str]) -> tuple[str, ...]:
+    """Return the names that are not in `whole`."""
+    return tuple(name for name in names if name not in whole)
 
 
 def layers_of(network: Network) -> list[Layer]:

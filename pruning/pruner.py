@@ -26,10 +26,9 @@ class Pruner(Gated):
 
     `rate` is the fraction removed: of the filters, or of groups of them with `residual="grouped"`; with a `budget`, "macs"
     or "parameters", it is the fraction of these that removal takes away, on images of `image_size`. `round_to` keeps a
-    multiple of filters in each layer. With `only` these units alone get a mask. `gate` says where a filter mask acts,
-    `frequency` is such as "1ep" or "4it", `until` a fraction of the run. `begin` tells how long the run is. ValueError for a
-    network that granularity or criterion refuse, for a budget where no whole filter can be taken out, or if the scope's
-    floor does not let so much go.
+    multiple of filters in each layer. With `only` these units alone get a mask, and those in `whole` get none. `gate` says where
+    a filter mask acts, `frequency` is such as "1ep" or "4it", `until` a fraction of the run. `begin` tells how long the run is.
+    ValueError for a network that granularity or criterion refuse, for a budget of smaller pieces, or if a floor forbids so much.
     """
 
     def __init__(
@@ -51,9 +50,10 @@ class Pruner(Gated):
         round_to: int = 1,
         image_size: int = 32,
         only: Collection[str] | None = None,
+        whole: Collection[str] = (),
     ):
-        self.network, self.rate, self.until, self.seed, self.sample = network, rate, until, seed, None
-        self.task = Classification
+        self.network, self.rate, self.until, self.seed = network, rate, until, seed
+        self.sample, self.task = None, Classification
         self.granularity = GRANULARITIES.get(prune_type)
         self.criterion, self.scope = lift(CRITERIA.get(criterion)), SCOPES.get(scope)
         self.phase, self.schedule = PHASES.get(phase), SCHEDULES.get(schedule)
@@ -63,7 +63,8 @@ class Pruner(Gated):
         number, word = re.fullmatch(r"(\d+)(ep|it)", frequency).groups()
         self.every, self.by_epochs = int(number), word == "ep"
         check_comparable(network, criterion)
-        self.units = {name: unit for name, unit in self.granularity.units(network).items() if only is None or name in only}
+        masked, self.whole = self.granularity.units(network), whole
+        self.units = {name: unit for name, unit in masked.items() if name not in whole and (only is None or name in only)}
         if not self.units:
             raise ValueError(f"this network has nothing that --prune_type {prune_type} could cut")
         removable = self.granularity.removable
@@ -81,7 +82,7 @@ class Pruner(Gated):
         self.changes = torch.zeros((), dtype=torch.int64, device=next(network.parameters()).device)
         self.returns = torch.zeros_like(self.changes)
         if residual == "grouped" and removable and not self.decisions.joins:
-            raise ValueError("no two layers of this network write one channel, so that grouping changes nothing")
+            raise ValueError("no two layers that may be cut write one channel, so that grouping changes nothing")
         self.round_to, self.budget = round_to, None if budget is None else Budget(network, budget, image_size)
         smallest = self._choose({name: mask.mask for name, mask in self.gates.items()}, rate)
         how = f", in multiples of {round_to}" if round_to > 1 else ""
@@ -233,7 +234,7 @@ class Pruner(Gated):
             return {layer: self.units[layer].weight.detach().to(score.device) for layer, score in scores.items()}
 
         linear, asked = {name for name, unit in self.units.items() if unit.is_linear}, inspect.signature(self.scope).parameters
-        known = (("kept", kept_now), ("weights", weights_now), ("linear", linear))
+        known = (("kept", kept_now), ("weights", weights_now), ("linear", linear), ("whole", self.whole))
         return self.scope(scores, rate, **{name: value for name, value in known if name in asked})
 
     def take_moves(self) -> dict[str, int]:

@@ -4,9 +4,9 @@ What is chosen and with which weights it is read is for a method in reconstructi
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from models import Link, Network
 from models.numerics import without_tf32
 from pruning.accounting import positions
-from pruning.layer_order import Layer, layers_of
+from pruning.layer_order import Layer, layers_for
 from pruning.readers import Reader, folded, put, values_at, windows
 from settings.registry import RECONSTRUCTIONS, parse_call
 
@@ -42,23 +42,18 @@ class _SeenAll(Exception):
     """All that was to be seen of a pass through the network has been seen."""
 
 
-def check(network: Network, method: str) -> None:
-    """Raise ValueError if this method, with its options, draws too few rows to solve for what it changes in this network."""
+def check(network: Network, method: str, whole: Collection[str] = ()) -> None:
+    """Raise ValueError if this method, with its options, draws too few rows to solve for what it changes in this network.
+
+    Layers whose units are all in `whole` are not cut, and so not repaired.
+    """
     known = RECONSTRUCTIONS.entry(method).options
     options = {name: option.default for name, option in known.items()} | parse_call(method)[1]
-    for layer in layers_for(network, method):
+    for layer in layers_for(network, method, whole):
         for name in layer.readers:
             weights = network.get_submodule(name).weight[0].numel()
             if "rows" in options and options["rows"] < weights:
                 raise ValueError(f"rows={options['rows']} are too few to solve for the {weights} weights of a filter of '{name}'")
-
-
-def layers_for(network: Network, method: str) -> list[Layer]:
-    """List the layers that a method cuts: all of them or, for one that is for hidden layers, those that it chooses from."""
-    layers = layers_of(network)
-    if "hidden layers" not in RECONSTRUCTIONS.entry(method).traits:
-        return layers
-    return [replace(layer, fixed=()) for layer in layers if layer.chosen]
 
 
 class Repair:
@@ -81,7 +76,8 @@ class Repair:
         image_size: int = 32,
     ):
         self.network, self.original, self.keep, self.sample, self.seed = network, original.eval(), keep, sample, seed
-        self.method, self.layers = RECONSTRUCTIONS.get(method), layers_for(network, method)
+        self.method = RECONSTRUCTIONS.get(method)
+        self.layers = layers_for(network, method, network.units.keys() - keep.keys())
         self.pixels = positions(network, image_size)
         self.links: dict[str, Link] = {link.unit: link for link in network.links if link.unit is not None}
 

@@ -3,7 +3,8 @@
 It takes the scores of every unit, larger meaning keep, and the fraction to remove; it returns a bool tensor for each unit,
 True where kept. Of n pieces that are compared exactly k = floor(rate * n + 1e-9) are cut, among equal scores those of lower
 index first. A scope that has a parameter `kept` gets a function that returns what the masks keep so far; one that has a parameter
-`weights` gets a function that returns the units' dense weights, and one that has `linear` the names of the linear layers.
+`weights` gets a function that returns the units' dense weights, one that has `linear` the names of the linear layers, and one
+that has `whole` the names of those that are never cut.
 """
 
 from collections.abc import Callable, Collection
@@ -147,14 +148,16 @@ def deviation(
     return keep
 
 
-def preset(scores: Annotated[Scores, "filters only"], rate: float, *, name: str) -> Scores:
+def preset(scores: Annotated[Scores, "filters only"], rate: float, whole: Collection[str] = (), *, name: str) -> Scores:
     """As many filters of each layer as were published: a name in pruning/presets.json, or a file like one entry of it.
 
-    Layers without a count stay whole; `rate` does not matter. ValueError for a layer that the network does not have, or
-    that has fewer filters.
+    Layers without a count stay whole, and those of --keep; `rate` does not matter. ValueError for a layer that the network does
+    not have, or that has fewer filters.
     """
     keep = {layer: torch.ones_like(score, dtype=torch.bool) for layer, score in scores.items()}
     for layer, kept in read_counts(name).items():
+        if layer in whole:
+            continue
         if layer not in scores:
             raise ValueError(f"'{name}' names a layer '{layer}', which this network does not have")
         if kept > len(scores[layer]):
@@ -163,16 +166,18 @@ def preset(scores: Annotated[Scores, "filters only"], rate: float, *, name: str)
     return keep
 
 
-def sensitivity(scores: Annotated[Scores, "filters only", "single layers"], rate: float, *, file: str) -> Scores:
+def sensitivity(
+    scores: Annotated[Scores, "filters only", "single layers"], rate: float, whole: Collection[str] = (), *, file: str
+) -> Scores:
     """Rates for each layer from a scan (sensitivity.py): cut where the accuracy that was lost alone is the least.
 
     A filter costs what its layer lost when it was cut alone, in the order of scores, as far as that filter; between the
-    rates of the scan losses are interpolated linearly. One threshold holds for all costs. ValueError for a scan of
-    another network.
+    rates of the scan losses are interpolated linearly. One threshold holds for all costs. Layers of --keep are passed over.
+    ValueError for a scan of another network.
     """
     (scanned_rates, scanned), costs = read_scan(file), {}
-    if set(scanned) != set(scores):
-        raise ValueError(f"'{file}' is of another network: {min(set(scanned) ^ set(scores))} is only in one of them")
+    if odd := (scanned.keys() - {*whole}) ^ scores.keys():
+        raise ValueError(f"'{file}' is of another network: {min(odd)} is only in one of them")
     for name, score in scores.items():
         rates = torch.tensor([0.0, *scanned_rates], dtype=torch.float64)
         lost = torch.tensor([0.0, *scanned[name]], dtype=torch.float64).clamp_min(0).cummax(0).values

@@ -7,7 +7,7 @@ from runs.storage import read_tensors
 from settings.files import fitting
 from settings.flags import of_kind
 from settings.saved import check_settings, named_as_today
-from settings.schema import ANYTHING, COUNT, TEXT, DictOf, ListOf, Maybe, Record, check, number, whole
+from settings.schema import ANYTHING, COUNT, FINITE, TEXT, DictOf, ListOf, Maybe, Record, check, number, whole
 
 FORMAT = 2
 TABLE = Record()
@@ -32,6 +32,8 @@ CHECKPOINT = Record(
         "tickets": Record(optional={"states": DictOf(ANYTHING), "masks": ListOf(ANYTHING), "copies": ListOf(ANYTHING)}),
         "teaching": ANYTHING,  # checked against the teacher and its losses
         "pseudo_labels": ANYTHING,  # Unlabelled.take
+        "average": Record({"steps": COUNT, "values": DictOf(ANYTHING, 1)}),
+        "best": Record({"epoch": COUNT, "value": FINITE, "model": DictOf(ANYTHING, 1)}),
         "steps": whole(1),
         "data": Maybe(Record(optional={"classes": ListOf(TEXT, 1)})),
         "after": ANYTHING,
@@ -53,6 +55,16 @@ def load_checkpoint(path: Path) -> dict:
         check_settings(state["settings"], [name for name in of_kind("method") if name != "epochs"])
         rows_fit(state["rows"])
     return state
+
+
+def tensors_of(state: dict) -> dict:
+    """The tensors of a checkpoint's network, by name: those that its run would be tested with if it ended there.
+
+    That are those of the best epoch (--keep_best), or the average of the last ones (--ema), where the run keeps them.
+    """
+    if "best" in state:
+        return state["best"]["model"]
+    return state["model"] | state.get("average", {}).get("values", {})
 
 
 def shapes_of(state: dict) -> dict | None:

@@ -45,6 +45,9 @@ def epoch_lines(row: dict, task) -> list[str]:
 def closing_lines(result: dict, settings, task) -> list[str]:
     """The lines that tell a run's result. None begins with train, valid or sparsity; the last is the published list."""
     lines = task.result_lines(result)
+    if kept := result.get("kept"):
+        held_out = f"{task.word} {kept['valid']:.2f} on the held-out images, {kept['last']:.2f} after the last epoch"
+        lines.append(f"result kept: the weights after epoch {kept['epoch']}, {held_out}")
     if recalibration := result.get("recalibration"):
         lines.append(
             f"result recalibration: {task.word} {recalibration['before']:.2f} before, {recalibration['after']:.2f} after "

@@ -48,9 +48,7 @@ ROW = Record(
     },
 )
 PRUNED = Record({name: ROW.optional[name] for name in ("num_total", "kept_filters", "mask_changes")})
-PAIR = Record(
-    {"places": ListOf(FRACTION, 2), "errors": ListOf(PERCENT, 2), "half_way": PERCENT, "barrier": FINITE},
-)
+PAIR = Record({"places": ListOf(FRACTION, 2), "errors": ListOf(PERCENT, 2), "half_way": PERCENT, "barrier": FINITE})
 # by which teacher a generation was taught, and what it has learned from
 TAUGHT = Record(
     {"teacher": PERCENT, **dict.fromkeys(("unlabelled", "passed", "used", "of_classes"), COUNT)}, {"correct": PERCENT}
@@ -79,6 +77,7 @@ RESULTS = Record(
                 "accuracy": Record({"before": FINITE, "after": FINITE}),
             }
         ),
+        "kept": Record({"epoch": COUNT, "valid": FINITE, "last": FINITE}),
         "collapse": Record({"empty": ListOf(TEXT), "connected": TRUTH}),
         "removal": Record({"exact": TRUTH, "difference": number(0), "largest_output": number(0), "same": COUNT, "images": COUNT}),
     }

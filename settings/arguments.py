@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from settings import ending_rules, gate_rules, procedure_rules, task_rules  # noqa: F401  (their rules are asked too)
+from settings import ending_rules, gate_rules, procedure_rules, task_rules, training_rules  # noqa: F401  (their rules are asked)
 from settings.calls import call_text
 from settings.earlier import folder_of, saved_settings, with_data_of_run
 from settings.errors import Refused

@@ -4,7 +4,7 @@ The parser and its help, the sections of the settings, what may change on --resu
 are all derived from it. `FLAGS` maps a name to its flag, `SECTIONS` a section of the settings to the names of its flags.
 """
 
-from settings import effects, procedure_effects, task_effects, teacher_effects
+from settings import effects, procedure_effects, task_effects, teacher_effects, training_effects
 from settings.parsing import ANY, BOTH, EVALUATE, SWITCH, Flag, number
 from settings.pruning_flags import PRUNING
 from settings.recipes import RECIPES
@@ -76,6 +76,9 @@ GROUPS = {
              "as the authors did (default 0.1)", type=number(float, 0, 1, below=True), default=0.1),
         _listens("test_size", "for a folder without a test part: the fraction of DIR/train, or of DIR/CLASS/IMAGE, that becomes "
                  "it, always the same images", type=number(float, 0, 1, above=True, below=True), **EVALUATE),
+        Flag("memory", "data", "engine", "gigabytes that the pictures of a folder may take; more are read from their files at "
+             "every step (default half of what is free)", type=number(float, 0), metavar="GB",
+             no_effect=(effects.not_of_the_data_set("memory"),), **ANY, **EVALUATE),
         Flag("class_weights", "data", "method", "of the loss: balanced lets each class count alike, however many training images "
              "it has (default none)", choices=("none", "balanced"), default="none",
              no_effect=(task_effects.weighs_whole_images,)),
@@ -106,6 +109,8 @@ GROUPS = {
     "optimisation": (
         _training("epochs", "default 300", type=number(int, 1, 1_000_000), default=300, on_resume="more", noted=True),
         _training("batch_size", "images a step (default 128)", type=number(int, 2), default=128),
+        _training("accumulate", "so many batches for each step of the optimiser, which follows their mean loss (default 1)",
+                  type=number(int, 1, 100_000), default=1),
         _training("optimizer", "{listing} (default sgd)", default="sgd", registry=OPTIMISERS),
         _training("lr", "learning rate (default 0.2)", type=number(float, 0, above=True), default=0.2),
         _training("momentum", "default 0.9", type=number(float, 0, 1, below=True), default=0.9, no_effect=(effects.no_momentum,)),
@@ -113,6 +118,15 @@ GROUPS = {
                   no_effect=(effects.weights_are_frozen,)),
         _training("lr_schedule", "{listing} (default step)", default="step", registry=LEARNING_RATES),
         _training("warmup_epochs", "linear rise of the learning rate (default 0)", type=number(float, 0), default=0.0),
+        _training("label_smoothing", "of the cross-entropy in training: this fraction of each label is spread evenly over all "
+                  "classes (default 0)", type=number(float, 0, 1, below=True), default=0.0,
+                  no_effect=(training_effects.names_no_classes,)),
+        _training("mixup", "mix pairs of images, and their labels, in shares drawn from Beta(A, A) (default 0: not)",
+                  type=number(float, 0, 1000), default=0.0, metavar="A", no_effect=(training_effects.names_no_classes,)),
+        _training("ema", "evaluate and save the exponential moving average of the weights, of this decay a step, such as 0.999 "
+                  "(default 0: not)", type=number(float, 0, 1, below=True), default=0.0, metavar="DECAY"),
+        _training("keep_best", "test and save the weights of the epoch that is the best on the held-out images, not the last "
+                  "epoch's", no_effect=(training_effects.gates_learn_to_the_end, training_effects.compares_trainings), **SWITCH),
     ),
     "engine": (
         Flag("device", "engine", "engine", "default: the best there is", choices=("cpu", "cuda", "mps"), **ANY, **BOTH),

@@ -61,6 +61,8 @@ PRUNING = {
                  "{listing} (default none)",
                  (effects.no_pruning, procedure_effects.repairs_nothing, effects.other_pieces, effects.several_cuts,
                   effects.nothing_trained, effects.not_as_removed), default="none", registry=RECONSTRUCTIONS),
+        _pruning("keep", "layers that are never cut, by their paths, such as stem \"stage1.*\"; rates are of the others",
+                 GIVEN, nargs="+", metavar="LAYER"),
         _pruning("score_batches", "training batches that criteria which read images measure on (default 4)",
                  (*GIVEN, procedure_effects.selects_on_held_out_images, effects.reads_no_images,
                   effects.reads_images_of_each_class),

@@ -178,8 +178,8 @@ DATASETS = Registry("data set", "tasks/datasets/*.py", traits={"task:": ("class"
 TASKS = Registry(
     "task",
     "tasks/*.py",
-    leave_out="__init__ annotations augmentations average_precision boxed boxes classes downloads images listing meters named "
-    "pictures task unlabelled views",
+    leave_out="__init__ annotations augmentations average_precision boxed boxes classes downloads images listing memory meters "
+    "mixing named pictures statistics streams task unlabelled views",
 )
 AUGMENTATIONS = Registry(
     "augmentation",
@@ -205,6 +205,7 @@ PROCEDURES = Registry(
         "reg:": ("return",),
         "unlabelled images": ("return",),  # it learns from them too
         "begins by:": ("return",),  # the loss of a teacher by which it trains a whole network at first
+        "compares trainings": ("return",),  # it measures several trainings of the network beside each other
         "augment:": ("return",),
     },
 )
@@ -218,8 +219,8 @@ DISTILLATIONS = Combined(
     "distillation loss",
     "distillation.py",
     # it compares the maps of stages that both networks have; or the last map, or the embedding; and an option: the terms of
-    # the task are multiplied by what it leaves of 1
-    traits={"maps": ("student",), "features": ("student",), "rest is the task's": ("option",)},
+    # the task are multiplied by what it leaves of 1; with the other trait it asks for the true class of each image
+    traits={"maps": ("student",), "features": ("student",), "true class": ("student",), "rest is the task's": ("option",)},
     as_written=True,
 )
 FORMS = Registry("form", "deploy/forms/*.py", leave_out="__init__ form onnx pt2 quiet", traits={"an .onnx file": ("return",)})

@@ -28,3 +28,16 @@ def whole_images_have_one_class(settings) -> str | None:
     flags = [flag for flag, typed in asked.items() if typed]
     if flags and task_of(DATASETS.entry(settings.data.dataset)) != "classification":
         return f"{flags[0]} is for networks that name the class of an image, and --dataset {settings.data.dataset} is not"
+
+
+@rule("new", "saved")
+def whole_pictures_are_in_files(settings) -> str | None:
+    """Of an augmentation that cuts parts out of whole pictures."""
+    data = settings.data
+    if data.augment is None or parse_call(data.augment)[1].get("of") != "file":
+        return None
+    if "memory" not in DATASETS.entry(data.dataset).options:
+        files = " or ".join(name for name, entry in DATASETS.entries.items() if "memory" in entry.options)
+        return f"--augment {data.augment} reads whole pictures from their files: it needs --dataset {files}, not {data.dataset}"
+    if learns_from_unlabelled(settings) or data.labelled is not None:
+        return f"--augment {data.augment} is of pictures with labels, which are read anew at every step; others are kept"

@@ -20,6 +20,17 @@ def crop_flip() -> Augmentation:
     return Augmentation(crops=True, flips=True)
 
 
+def resized_crop(
+    *, scale: Annotated[float, "above 0", "at most 1"] = 0.08, of: Literal["square", "file"] = "square"
+) -> Augmentation:
+    """Parts of random size and shape, at least the fraction `scale`, stretched to the image's size; half are mirrored
+
+    Szegedy et al., 2015 (arXiv 1409.4842), by torchvision's RandomResizedCrop. of='square' cuts them out of the squares that are
+    kept, of='file' out of whole pictures, which are then read from their files at every step.
+    """
+    return Augmentation(scale=scale, from_files=of == "file")
+
+
 def ssd() -> Annotated[Augmentation, "task: detection"]:
     """Pictures with boxes: colours, zooming out, parts that have a box, mirrors (Liu et al., 2016)"""
     return Augmentation(boxes=True)

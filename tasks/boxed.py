@@ -1,13 +1,11 @@
 """This file holds pictures with boxes, in memory or as files, and the augmentation that SSD trains with."""
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as Items
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -16,6 +14,8 @@ from settings.errors import Refused
 from settings.registry import AUGMENTATIONS
 from tasks.boxes import CROWD
 from tasks.pictures import read_picture, read_pictures
+from tasks.streams import loaded
+from tasks.views import seeded
 
 # of the machine's memory, what decoded pictures may take; more are read from their files at every step
 SHARE = 0.25
@@ -75,14 +75,6 @@ class Boxed:
         return read_pictures(self.paths[part], size, fit="stretch")
 
 
-def machine_memory() -> int:
-    """Return the bytes of memory that the machine has; 4 GB where it does not say."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 4 << 30
-
-
 def padded(rows: Tensor, most: int) -> Tensor:
     """Fill rows of targets up with empty ones, to (most, 6)."""
     return torch.cat([rows, rows.new_zeros(most - len(rows), 6)])
@@ -110,12 +102,8 @@ class Augmented(Items):
         height, width = image.shape[1:]
         sides = torch.tensor([width, height, width, height])
         boxes = tv_tensors.BoundingBoxes(rows[:, :4] * sides, format="XYXY", canvas_size=(height, width))
-        state = torch.get_rng_state()
-        torch.default_generator.manual_seed(((self.seed * 1_000_003 + self.epoch) * 1_000_003 + index) % 2**63)
-        try:
+        with seeded(((self.seed * 1_000_003 + self.epoch) * 1_000_003 + index) % 2**63):
             image, boxes, marks = transforms(self.augment, self.size, len(rows) > 0)(tv_tensors.Image(image), boxes, rows[:, 4:])
-        finally:
-            torch.set_rng_state(state)
         rows = torch.cat([boxes.as_subclass(Tensor) / self.size, marks], 1)
         return image.as_subclass(Tensor).permute(1, 2, 0).contiguous(), padded(rows, self.most)
 
@@ -136,10 +124,5 @@ def transforms(augment: str, size: int, has_boxes: bool) -> Callable:
 
 def in_batches(items: Items, batch: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield batches of items on a device. Beside an accelerator, other processes make them while it trains."""
-    workers = 0 if device.type == "cpu" else min(8, max((os.cpu_count() or 2) - 1, 1))
-    # with a generator of its own: otherwise the loader would draw from the run's random state
-    loader = DataLoader(
-        items, batch, num_workers=workers, pin_memory=device.type == "cuda", generator=torch.Generator().manual_seed(0)
-    )
-    for images, targets in loader:
+    for images, targets in loaded(items, device, batch_size=batch):
         yield images.to(device, non_blocking=True), targets.to(device, non_blocking=True)

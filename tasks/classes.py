@@ -15,9 +15,9 @@ def class_weights(train: Images, classes: int) -> Tensor:
     return len(train) / (classes * counts.float())
 
 
-def weighted_losses(weights: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the cross-entropy of each image times the weight of its class, (images,)."""
-    return F.cross_entropy(outputs, targets, reduction="none") * weights.to(outputs.dtype)[targets]
+def weighted_losses(weights: Tensor, outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Return the cross-entropy of each image, its label smoothed, times the weight of its class, (images,)."""
+    return F.cross_entropy(outputs, targets, reduction="none", label_smoothing=smoothing) * weights.to(outputs.dtype)[targets]
 
 
 def composed(names: list[str]) -> list[str]:

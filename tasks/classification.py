@@ -1,6 +1,6 @@
 """Classification learns the class of an image, by cross-entropy, measured by accuracy."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from tasks.listing import unsorted_pictures
 from tasks.meters import Accuracy
 from tasks.named import TOLD, Named, first_of, source_of
 from tasks.pictures import read_pictures
+from tasks.streams import in_parts
 from tasks.task import Said
 from tasks.unlabelled import Unlabelled, terms
 
@@ -38,6 +39,8 @@ class Classification(Named):
     @classmethod
     def load(cls, data, *, batch_size: int, seed: int, device: str, quiet: bool = True) -> "Classification":
         source = source_of(data, quiet)
+        augment = _augmentation(data, source)
+        source.device, source.from_files = device, AUGMENTATIONS.get(augment)().from_files
         train, test, classes = source.read()
         valid = source.read_held_out(classes) if data.val_size > 0 else None
         if data.val_size > 0 and valid is None:
@@ -50,12 +53,14 @@ class Classification(Named):
         notes = source.notes + ([] if valid is None else without_images(valid, classes))
         images = Dataset(train, valid, test, classes, data.normalise, device)
         if data.labelled is not None:
+            if not isinstance(train.pixels, Tensor):
+                raise Refused("--labelled needs all training images in memory: allow them more by --memory")
             images.keep_labels(data.labelled, seed)
         if data.unlabelled is not None:
             paths, more = unsorted_pictures(Path(data.unlabelled))
             pixels = read_pictures(paths, source.inputs[1], source.inputs[0], data.fit, quiet)
             images.unlabelled, notes = Unlabelled(pixels.to(device)), [*notes, *more]
-        task = cls(images, batch=batch_size, augment=_augmentation(data, source), seed=seed, notes=notes)
+        task = cls(images, batch=batch_size, augment=augment, seed=seed, notes=notes)
         if data.class_weights == "balanced":
             task.weigh()
         return task
@@ -63,6 +68,7 @@ class Classification(Named):
     @classmethod
     def load_test(cls, data, *, device: str, quiet: bool = True) -> "Classification":
         source = source_of(data, quiet)
+        source.device = device
         test, classes = source.read_test()
         images = Dataset(test.pick(slice(0)), None, test, classes, "half", device)
         return cls(images, batch=0, augment="none", seed=0, notes=source.notes)
@@ -72,7 +78,7 @@ class Classification(Named):
         weigh = partial(weighted_losses, class_weights(self.train, len(self.classes)))
         # in front of the methods, which are static because criteria may be asked without a task
         self.image_losses = weigh
-        self.losses = lambda outputs, targets: terms(lambda *batch: weigh(*batch).mean(), outputs.float(), targets)
+        self.losses = partial(_weighted_terms, weigh)
 
     def __str__(self) -> str:
         return str(self.images)
@@ -121,7 +127,7 @@ class Classification(Named):
         return self.images.ordered(split, batch)
 
     def examples(self, images: int) -> Tensor:
-        return self.test.pixels[:images]
+        return next(in_parts(self.test.pixels, [slice(0, images)]))
 
     def sample(self, batches: int) -> Iterator[tuple[Tensor, Tensor]]:
         return self.images.sample(self.batch, batches, self.seed)
@@ -144,8 +150,8 @@ class Classification(Named):
         return list(zip(inputs.tensor_split(parts), targets.tensor_split(parts), strict=True))
 
     @staticmethod
-    def losses(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        return terms(F.cross_entropy, outputs.float(), targets)
+    def losses(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> dict[str, Tensor]:
+        return terms(partial(F.cross_entropy, label_smoothing=label_smoothing), outputs.float(), targets, label_smoothing)
 
     @staticmethod
     def image_losses(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -176,7 +182,7 @@ class Classification(Named):
         test = result["test"]
         return [
             f"result accuracy: {cls.last_and_best(result)}",
-            f"result test accuracy: {test['top1']:.2f} after the last epoch ({test['images']} images)",
+            f"result test accuracy: {test['top1']:.2f} {cls.after(result)} ({test['images']} images)",
         ]
 
     @classmethod
@@ -202,6 +208,11 @@ class Classification(Named):
         """Return the published list of the best epoch: its number, its training accuracies, its validation accuracies."""
         scores = [best[part][name] for part in ("train", "valid") for name in ("top1", "top5")]
         return str([best["epoch"], *(round(score, 2) for score in scores)])
+
+
+def _weighted_terms(weigh: Callable, outputs: Tensor, targets, label_smoothing: float = 0.0) -> dict[str, Tensor]:
+    """Return the terms of the loss in which `weigh` says what each image's cross-entropy counts."""
+    return terms(lambda *batch: weigh(*batch, label_smoothing).mean(), outputs.float(), targets, label_smoothing)
 
 
 def _augmentation(data, source) -> str:

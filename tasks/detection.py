@@ -10,9 +10,10 @@ from models.layouts import default_boxes
 from settings.errors import Refused
 from settings.registry import parse_call
 from tasks.average_precision import Precision
-from tasks.boxed import SHARE, Augmented, Boxed, in_batches, machine_memory, padded
+from tasks.boxed import SHARE, Augmented, Boxed, in_batches, padded
 from tasks.boxes import box_losses, detections, joined
 from tasks.images import hold_out, normalised, statistics
+from tasks.memory import machine_memory
 from tasks.meters import Losses
 from tasks.named import Named, first_of, source_of
 from tasks.task import Said
@@ -153,7 +154,7 @@ class Detection(Named):
         parts = -(-len(targets) // size)
         return list(zip(inputs.tensor_split(parts), targets.tensor_split(parts), strict=True))
 
-    def losses(self, outputs: tuple[Tensor, ...], targets: Tensor) -> dict[str, Tensor]:
+    def losses(self, outputs: tuple[Tensor, ...], targets: Tensor, label_smoothing: float = 0.0) -> dict[str, Tensor]:
         boxes, labels, found = box_losses(outputs, targets, self.anchors)
         total = found.sum().clamp_min(1)
         # among measures "classes" is the table of all classes
@@ -189,7 +190,7 @@ class Detection(Named):
         test = result["test"]
         return [
             f"result mAP: {cls.last_and_best(result)}",
-            f"result test {_precisions(test)} after the last epoch ({test['images']} images)",
+            f"result test {_precisions(test)} {cls.after(result)} ({test['images']} images)",
         ]
 
     @classmethod

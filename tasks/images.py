@@ -10,15 +10,20 @@ from torch import Tensor
 
 from settings.errors import Refused
 from settings.registry import AUGMENTATIONS
+from tasks.statistics import statistics
+from tasks.streams import Streamed, in_parts, seen
 from tasks.unlabelled import Unlabelled
 from tasks.views import Views
 
 
 @dataclass
 class Images:
-    """A set of images: `pixels` are bytes (n, height, width, channels), `labels` are the numbers of their classes, (n,)."""
+    """A set of images: `pixels` are bytes (n, height, width, channels), `labels` are the numbers of their classes, (n,).
 
-    pixels: Tensor
+    Pixels that do not fit into memory are `Streamed`, and read from their files each time.
+    """
+
+    pixels: Tensor | Streamed
     labels: Tensor
 
     def __len__(self) -> int:
@@ -33,6 +38,9 @@ class Images:
         stays = torch.ones(len(self), dtype=torch.bool)
         stays[indices] = False
         left = stays.nonzero().squeeze(1)  # in rising order, so that no image is overwritten before it has moved
+        if isinstance(self.pixels, Streamed):
+            self.pixels, self.labels = self.pixels[left], self.labels[left]
+            return taken
         for start in range(0, len(left), 1000):
             part = left[start : start + 1000]
             self.pixels[start : start + len(part)] = self.pixels[part]
@@ -47,13 +55,14 @@ class Source:
     images have no size of their own, `image_size` and `channels`. Other flags about data are refused beside it. `inputs` is the
     shape of an image, (channels, height, width), known before any is read; `augment` is the default of --augment; `notes`
     gathers what the user should know of the files that were read. A source for another task than classification says so in
-    the annotation of `task`.
+    the annotation of `task`. A source that listens to `memory` reads its images from files, and may stream them; it is told
+    the `device` that they are for, and whether the training images are read anew for each step, `from_files`.
     """
 
     augment = "crop_flip"
 
     def __init__(self, inputs: tuple[int, int, int]):
-        self.inputs, self.quiet = inputs, True
+        self.inputs, self.quiet, self.device, self.from_files = inputs, True, "cpu", False
         self.notes: list[str] = []
 
     def class_count(self) -> int:
@@ -121,8 +130,9 @@ class Dataset:
 
     def ordered(self, images: Images, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield all images of a split in their order, not augmented, as (inputs, labels)."""
-        for start in range(0, len(images), batch):
-            yield self.normalise(images.pixels[start : start + batch]), images.labels[start : start + batch]
+        parts = [slice(start, start + batch) for start in range(0, len(images), batch)]
+        for pixels, part in zip(in_parts(images.pixels, parts), parts, strict=True):
+            yield self.normalise(pixels), images.labels[part]
 
     def sample(self, batch: int, batches: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield some batches of training images for scoring, not augmented: the same ones at every call."""
@@ -148,10 +158,9 @@ class Dataset:
             others, guessed = self.unlabelled.views(steps * batch, augmentation, generator)
             ratio = self.unlabelled.pseudo.ratio
         number, width = part[0], batch // part[1]
-        for step in range(steps):
-            first = step * batch + number * width
-            chosen = slice(first, first + width)
-            pixels, targets = views[chosen], self.train.labels[views.order[chosen]]
+        places = [slice(first, first + width) for first in range(number * width, steps * batch, batch)]
+        for step, (chosen, pixels) in enumerate(zip(places, seen(views, places, augmentation.from_files), strict=True)):
+            first, targets = step * batch + number * width, self.train.labels[views.order[chosen]]
             if mixed:
                 more = slice(first * ratio, (first + width) * ratio)
                 pixels, targets = torch.cat([pixels, others[more]]), (targets, guessed[more])
@@ -181,17 +190,6 @@ def as_bytes(inputs: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Turn normalised floats back into the bytes that they were: the inverse of `normalised`, exact for what it gave."""
     pixels = inputs.permute(0, 2, 3, 1) * std.to(inputs.device) + mean.to(inputs.device)
     return pixels.round().clamp(0, 255).to(torch.uint8).contiguous()
-
-
-def statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean and the standard deviation of each channel of bytes (n, height, width, channels), exactly."""
-    values = torch.arange(256, dtype=torch.float64)
-    channels = pixels.unbind(-1)
-    counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in channels]).double()
-    counts = counts / counts.sum(1, keepdim=True)
-    mean = counts @ values
-    variance = counts @ values.square() - mean.square()
-    return mean.float(), variance.sqrt().clamp_min(1.0).float()
 
 
 def hold_out(labels: Tensor, fraction: float, seed: int = 0) -> tuple[Tensor, Tensor]:

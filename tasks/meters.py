@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tasks.mixing import Mixed
+
 
 class Losses:
     """A meter that adds up the terms of the loss over the batches that it is shown.
@@ -60,12 +62,15 @@ class Accuracy(Losses):
     def add(self, outputs: Tensor, targets: Tensor, terms: dict[str, Tensor]) -> None:
         """Add a batch: logits (images, classes), labels (images,), and the terms of the loss by name.
 
-        Of a pair, labels and pseudo-labels, the first images count.
+        Of a pair, labels and pseudo-labels, the first images count. Of mixed images each label is a hit by its share.
         """
         if isinstance(targets, tuple):
             targets, outputs = targets[0], outputs[: len(targets[0])]
         best = outputs.topk(min(5, outputs.shape[1])).indices
-        hits = best == targets[:, None]
+        if isinstance(targets, Mixed):
+            hits = targets.mean(*((best == labels[:, None]).float() for labels in (targets.labels, targets.others)))
+        else:
+            hits = best == targets[:, None]
         if self.classes:
             ones = torch.ones(len(targets), device=targets.device)
             self.taken_for.view(-1).index_add_(0, targets * len(self.classes) + best[:, 0], ones)

@@ -108,8 +108,11 @@ class Task:
         """
         raise NotImplementedError
 
-    def losses(self, outputs, targets) -> dict[str, Tensor]:
-        """Return the terms of the loss by name, each a float32 mean over the batch; their sum is minimised."""
+    def losses(self, outputs, targets, label_smoothing: float = 0.0) -> dict[str, Tensor]:
+        """Return the terms of the loss by name, each a float32 mean over the batch; their sum is minimised.
+
+        `label_smoothing` is the fraction of each label that is spread over all classes; only a task of labels is given one.
+        """
         raise NotImplementedError
 
     def image_losses(self, outputs, targets) -> Tensor:
@@ -158,6 +161,11 @@ class Task:
         last, best = result["last"]["valid"], result["best"]
         where = f"{last['images']} held-out images" if result["held_out"] else "test set, which so chose the best epoch"
         return f"last {last[cls.metric]:.2f}, best {best['valid'][cls.metric]:.2f} at epoch {best['epoch']} ({where})"
+
+    @classmethod
+    def after(cls, result: dict) -> str:
+        """Return the words that tell which epoch's weights were tested: the last one's or, with --keep_best, the best one's."""
+        return f"after epoch {result['kept']['epoch']}, the one kept" if "kept" in result else "after the last epoch"
 
     @classmethod
     def result_lines(cls, result: dict) -> list[str]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from models.shapes import TENSOR
 from settings.schema import Record, Unfit, check, whole
+from tasks.mixing import Mixed
 from tasks.views import Augmentation, Views
 
 KEPT = Record({"images": TENSOR, "targets": TENSOR, "ratio": whole(1)})
@@ -117,14 +118,19 @@ def choose(probabilities: Tensor, confidence: float, images_a_class: int) -> tup
     return passed, torch.cat([passed[:0], *chosen])
 
 
-def terms(loss: Callable, outputs: Tensor, targets) -> dict[str, Tensor]:
+def terms(loss: Callable, outputs: Tensor, targets, smoothing: float = 0.0) -> dict[str, Tensor]:
     """Return the terms of the loss of a batch by name; `loss` maps outputs and labels to a mean.
+
+    Of images that were mixed it is that of both labels in their shares.
 
     Where the targets are a pair, labels of the first images and pseudo-labels of all others, these have a cross-entropy of their
     own: its mean, times the number of pseudo-labels for each label. So it is the sum over both, divided by the labels.
+    `smoothing` is that of the labels, by which these are smoothed too.
     """
+    if isinstance(targets, Mixed):
+        return {"cross_entropy": targets.mean(loss(outputs, targets.labels), loss(outputs, targets.others))}
     if not isinstance(targets, tuple):
         return {"cross_entropy": loss(outputs, targets)}
     labels, guessed = targets
-    guesses = F.cross_entropy(outputs[len(labels) :], guessed) * (len(guessed) / len(labels))
+    guesses = F.cross_entropy(outputs[len(labels) :], guessed, label_smoothing=smoothing) * (len(guessed) / len(labels))
     return {"cross_entropy": loss(outputs[: len(labels)], labels), "pseudo_labels": guesses}

@@ -1,5 +1,7 @@
 """This file makes the views of images that training sees: cropped, mirrored, and changed by random operations, as bytes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
@@ -11,7 +13,9 @@ from torch import Tensor
 class Augmentation:
     """How training images are changed at random: cropped, mirrored, then by `number` operations of a `magnitude`, 0 to 30.
 
-    With `boxes` they are pictures with boxes, which are changed together (tasks/boxed.py).
+    With `boxes` they are pictures with boxes, which are changed together (tasks/boxed.py). With a `scale` each is a part of
+    random shape and place, of at least this fraction of the image, stretched to its size, and every other one mirrored; with
+    `from_files` a part of the whole picture, which is read from its file each time.
     """
 
     crops: bool = False
@@ -19,6 +23,8 @@ class Augmentation:
     number: int = 0
     magnitude: int = 0
     boxes: bool = False
+    scale: float = 0.0
+    from_files: bool = False
 
 
 class Views:
@@ -35,19 +41,63 @@ class Views:
         self.pixels, self.size = pixels, size
         self.order, self.corners, self.flips = (part.to(device) for part in (order, corners, flips))
         self.span = torch.arange(size, device=device) - margin
+        self.seeds, self.scale = None, augmentation.scale
+        if augmentation.scale:
+            self.seeds = torch.randint(2**62, (count,), generator=generator)
         self.operations = None
         if augmentation.number:
             self.operations = RandomOperations(count, augmentation.number, augmentation.magnitude, generator)
 
     def __getitem__(self, chosen: slice) -> Tensor:
         """Return these views as bytes (views, height, width, channels)."""
+        return self.of(self.pixels, self.order[chosen], chosen)
+
+    def of(self, pixels: Tensor, numbers: Tensor, chosen: slice) -> Tensor:
+        """Return these views of the images of these `numbers` in `pixels`, which may be other ones than all that there are."""
+        if self.scale:
+            return torch.stack(
+                [self._part(pixels[number], seed) for number, seed in zip(numbers, self.seeds[chosen], strict=True)]
+            )
         rows = self.corners[chosen, :1] + self.span
         columns = self.corners[chosen, 1:] + torch.where(self.flips[chosen, None], self.span.flip(0), self.span)
         inside = _inside(rows, self.size)[:, :, None] & _inside(columns, self.size)[:, None, :]
         rows, columns = (positions.clamp(0, self.size - 1) for positions in (rows, columns))
-        crops = self.pixels[self.order[chosen, None, None], rows[:, :, None], columns[:, None, :]]
+        crops = pixels[numbers[:, None, None], rows[:, :, None], columns[:, None, :]]
         crops *= inside[..., None]
         return crops if self.operations is None else self.operations.apply(crops, chosen)
+
+    def _part(self, image: Tensor, seed: Tensor) -> Tensor:
+        """Return a random part of an image, by a seed of its own."""
+        with seeded(int(seed)):
+            return resized(image, self.size, self.scale)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within this block torch draws on the CPU by a seed; its random state is then as it was before."""
+    state = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+def resized(image: Tensor, size: int, scale: float) -> Tensor:
+    """Return a random part of bytes (height, width, channels) as (size, size, channels), by torch's random state.
+
+    Szegedy et al., 2015 (arXiv 1409.4842): the part is at least the fraction `scale` of the image, and 3/4 to 4/3 times as wide
+    as high; half of them are mirrored.
+    """
+    return _cropped(size, scale)(image.permute(2, 0, 1)).permute(1, 2, 0).contiguous()
+
+
+@cache
+def _cropped(size: int, scale: float):
+    """Return what makes of bytes (channels, height, width) a random part of them."""
+    from torchvision.transforms import v2
+
+    return v2.Compose([v2.RandomResizedCrop(size, (scale, 1.0), antialias=True), v2.RandomHorizontalFlip()])
 
 
 class RandomOperations:

@@ -139,7 +139,7 @@ def _repaired(run: Experiment, sample: Callable, layer: str, trained: bool) -> l
     """Cut and repair a layer, or all: the records so far."""
     model, pruner, settings = run.model, run.pruner, run.settings
     if not run.to_repair:
-        if whole := [name for name in model.units if name not in pruner.units]:
+        if whole := [name for name in model.units if name not in pruner.units and name not in pruner.whole]:
             note(settings, f"{settings.pruning.reconstruct} leaves whole what writes residual streams: {', '.join(whole)}")
         keep = {name: mask.cpu() for name, mask in pruner.choice(pruner.rate).items()}
         run.to_repair = {"keep": keep, "original": ungated(model).state_dict()}

@@ -8,6 +8,7 @@ import models
 import tasks
 from pruning import Learner, Pruner, accounting, guided, repair
 from pruning.groups import check_comparable
+from pruning.layer_order import layers_for
 from settings.arguments import Settings
 from settings.calls import call_text
 from settings.earlier import with_data_of
@@ -16,6 +17,7 @@ from settings.meaning import gate_that_learns, merges_hidden_layers, misfit, upd
 from settings.registry import FACTORISATIONS, OPTIMISERS, parse_call
 from training.earlier_networks import patterns_of, smaller_of, times_smaller, widths_of
 from training.earlier_tickets import with_tickets
+from training.keeping import check_kept, units_to_keep
 from training.starting import starting_weights
 from training.terms import check_regulariser
 
@@ -37,10 +39,12 @@ def build_pruner(model: models.Network, settings: Settings, only: list[str] | No
         check_comparable(model, pruning.prune_imp)
     except ValueError as error:
         raise Refused(f"--prune_imp {pruning.prune_imp}: {error}") from None
+    whole = units_to_keep(model, settings)
     if pruning.reconstruct != "none" and not updates_survivors(settings):
         try:
-            repair.check(model, pruning.reconstruct)
-            only = [name for layer in repair.layers_for(model, pruning.reconstruct) for name in (*layer.chosen, *layer.fixed)]
+            repair.check(model, pruning.reconstruct, whole)
+            layers = layers_for(model, pruning.reconstruct, whole)
+            only = [name for layer in layers for name in (*layer.chosen, *layer.fixed)]
         except ValueError as error:
             raise Refused(f"--reconstruct {pruning.reconstruct}: {error}") from None
     budgets = {"target_macs": "macs", "target_params": "parameters"}
@@ -66,6 +70,7 @@ def build_pruner(model: models.Network, settings: Settings, only: list[str] | No
             round_to=pruning.round_to,
             image_size=tasks.inputs_of(settings.data)[1],
             only=only,
+            whole=whole,
         )
     except ValueError as error:
         raise Refused(f"--{flag}: {error}") from None
@@ -165,6 +170,7 @@ def _check_parts(model: models.Network, settings: Settings) -> None:
             model.part(*part)
     except (ValueError, TypeError) as error:
         raise Refused(f"--arch {settings.network.arch}: {error}") from None
+    check_kept(model, settings)
 
 
 def _check_guided(model: models.Network, network, size: int) -> None:

@@ -7,6 +7,7 @@ import torch
 from runs.console import note
 from settings.errors import Refused
 from training.evaluation import images_at_once
+from training.turns import turns
 
 
 def try_capture(run, begun: bool, trains: bool = True) -> None:
@@ -18,7 +19,7 @@ def try_capture(run, begun: bool, trains: bool = True) -> None:
     model, task = run.model, run.task
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     random, on_device = torch.get_rng_state(), torch.cuda.get_rng_state_all() if run.engine.device == "cuda" else []
-    inputs, targets = next(run.batches(run.plan.first_epoch(run.stage)))
+    *_, inputs, targets = next(turns(run, run.plan.first_epoch(run.stage)))
     tested, _ = next(task.ordered(task.valid or task.test, images_at_once(task)))
     failure = ""
     try:

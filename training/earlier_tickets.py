@@ -43,4 +43,5 @@ def with_tickets(settings: Settings) -> Settings:
     if options.get("number", 0) > rounds:
         raise Refused(f"--procedure {settings.run.procedure}: '{path}' has {rounds} rounds")
     options |= {"n": rounds, "to": place} if name == "control" else {"split": place}
-    return settings.replace(procedure=call_text(name, options))
+    keep = load_checkpoint(checkpoint_of(path))["settings"].get("keep")  # what has no mask there has none here
+    return settings.replace(procedure=call_text(name, options), keep=keep)

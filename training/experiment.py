@@ -14,6 +14,8 @@ from settings.errors import Refused
 from settings.meaning import gate_that_learns, images_a_class
 from settings.registry import ACTIONS, LEARNING_RATES
 from tasks import Task
+from training.averaging import Average
+from training.best import Best
 from training.build import begin_with, build_network, build_optimizer, build_pruner, check_amounts
 from training.capture import try_capture
 from training.collapsing import tell_collapse
@@ -26,6 +28,7 @@ from training.teacher import Teaching, teaching_of
 from training.team import Team
 from training.terms import build_regulariser, gate_penalties
 from training.tickets import Tickets, state_of
+from training.turns import steps_of
 
 
 @dataclass
@@ -36,6 +39,7 @@ class Experiment:
     what the actions returned, `to_repair` what is kept for the layers that are cut later, `tickets` what is kept to rewind to
     and to compare, `collapsed` what was last said of collapse. `whole` counts the network before. `teaching` is a teacher with
     its losses; `penalties`, by name, are terms of the loss; `proximal` takes network and learning rate after the optimiser.
+    `average` is that of --ema in the present stage, `best` what --keep_best keeps.
 
     `loss` is modeling.losses: it maps (run, inputs, targets) to the network's outputs and the terms of the loss. `losses` is
     the same function of (inputs, targets), and `predict` maps inputs to outputs; both are captured where --compile asks.
@@ -60,6 +64,8 @@ class Experiment:
     to_repair: dict = field(default_factory=dict)
     tickets: Tickets = field(default_factory=Tickets)
     collapsed: str = ""
+    average: Average | None = None
+    best: Best | None = None
 
     def __post_init__(self):
         self.whole_shapes = self.model.shapes()
@@ -172,6 +178,9 @@ class Experiment:
                 self.pruner.begin(self.now.epochs, self.steps, self.sample, self.task, 2 if self.settings.run.dry_run else None)
             except ValueError as error:
                 raise Refused(f"--prune_freq, --prune_until: {error}") from None
+        self.average = None
+        if self.settings.training.ema and self.now.epochs:
+            self.average = Average(self.model, self.settings.training.ema)
         if not self.captured:
             self.captured = True
             try_capture(self, begun, trains=self.now.epochs > 0)
@@ -214,6 +223,8 @@ def start(
     teaching, known = teaching_of(settings, model, engine, state)
     size, seed, quiet = settings.training.batch_size, settings.run.seed, settings.run.quiet
     task = tasks.load(settings.data, batch_size=size, seed=seed, device=engine.device, quiet=quiet)
+    if team.size > 1:  # of pictures that do not fit into memory it is that of a sample, and processes may have other memory
+        task.normalise_by(*team.share(task.normalisation))
     if state:
         task.check(state.get("data"))
     elif settings.network.init:
@@ -223,7 +234,7 @@ def start(
     if team.size > 1 and not all(stage.task for stage in plan.stages):  # gradients are averaged of all layers or of none
         raise Refused(f"--procedure {settings.run.procedure} trains a part of the network at first: use one process")
     settings = settings.replace(augment=task.augment, device=engine.device, amp=engine.amp)
-    steps = min(task.steps, 2) if settings.run.dry_run else task.steps
+    steps = steps_of(task, settings)
     plan = plan.shortened() if settings.run.dry_run else plan.fitted(steps)
     check_amounts(task.batch, team.size, task.batch * min(settings.pruning.score_batches, task.steps), pruner)
     taught = teaching.parameters if teaching else ()

@@ -20,6 +20,7 @@ from settings.meaning import gate_that_learns, takes_masks_of, zero_filters
 from settings.registry import parse_call
 from settings.saved import counted
 from training.experiment import Experiment
+from training.turns import images_of
 
 
 @dataclass
@@ -46,7 +47,7 @@ class Row:
     def of(cls, run: Experiment, epoch: int, trained: dict, valid: dict, seconds: float) -> "Row":
         """The row of the epoch that a run has just ended."""
         first = run.first_step(epoch)
-        rate, images = run.learning_rate(epoch, first), (run.steps - first) * run.task.batch
+        rate, images = run.learning_rate(epoch, first), images_of(run, first)
         row = cls(epoch, run.now.name, trained, valid, rate, round(seconds, 3), round(images / seconds, 1))
         names = ("num_zero", "num_total", "cut", "kept_filters")
         if run.pruner is not None:

@@ -10,6 +10,7 @@ from settings.errors import Refused
 from settings.registry import OPTIMISERS, parse_call
 from settings.saved import counted
 from settings.schema import ANYTHING, COUNT, DictOf, Is, ListOf, Record, Unfit, check, number, plain, whole
+from training.best import Best, may_be_kept
 
 OF_THE_DEVICE = {"params", "lr", "initial_lr", "fused", "foreach", "capturable", "differentiable"}
 
@@ -37,6 +38,8 @@ def state_of_run(run) -> dict:
         "steps": run.steps,
         "data": run.task.record(),
         **({} if run.teaching is None else {"teaching": run.teaching.state()}),
+        **({} if run.average is None else {"average": run.average.plain()}),
+        **({} if run.best is None else {"best": run.best.plain()}),
     }
 
 
@@ -60,6 +63,7 @@ def restore(run, state: dict) -> None:
         if any(parse_call(action)[0] == "pseudo_label" for stage in run.plan.stages[: run.stage + 1] for action in stage.enter):
             run.task.unlabelled.take(state.get("pseudo_labels"), run.task.outputs)
         run.begin_stage(begun=True)
+        take_averages(run, state)
         take_random(state["random"], run.engine.device)
     except ValueError as error:
         raise Refused(f"the checkpoint is another network's: {' '.join(str(error).split())[:200]}") from None
@@ -77,6 +81,17 @@ def take_network(run, state: dict) -> None:
         run.teaching.take(state["teaching"])
     begun = len(state["rows"]) > run.plan.first_epoch(run.stage)
     take_optimizer(run.optimizer, run.settings.training, state["optimizer"], begun)
+
+
+def take_averages(run, state: dict) -> None:
+    """Give a run what a checkpoint keeps of --ema and --keep_best. Unfit, a ValueError, where it is not of this run."""
+    begun = len(state["rows"]) > run.plan.first_epoch(run.stage)
+    if run.average is not None and (begun or "average" in state):
+        run.average.take(state.get("average"))
+    if run.settings.training.keep_best and "best" in state:
+        best = Best.from_plain(state["best"], run.model)
+        # with more epochs, or another stage behind this one, masks may still change after it
+        run.best = best if may_be_kept(run, best.epoch) else None
 
 
 def what_to_repair(run, state: dict) -> dict:

@@ -123,6 +123,11 @@ class Plan:
     def epochs(self) -> int:
         return sum(stage.epochs for stage in self.stages)
 
+    @property
+    def last_trained(self) -> int:
+        """The number of the last stage that has an epoch."""
+        return max(number for number, stage in enumerate(self.stages) if stage.epochs)
+
     def first_epoch(self, number: int) -> int:
         """The number of the first epoch of a stage, counted from 0 through the run."""
         return sum(stage.epochs for stage in self.stages[:number])

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 import models
-from runs.checkpoints import load_checkpoint, shapes_of
+from runs.checkpoints import load_checkpoint, shapes_of, tensors_of
 from settings.arguments import Settings
 from settings.errors import Refused
 from settings.paths import checkpoint_of, model_of
@@ -29,8 +29,9 @@ def starting_weights(settings: Settings) -> tuple[str, dict[str, torch.Tensor], 
             raise Refused(f"--init: {wanted}") from None
     else:
         arch, asked_then, shapes = state["settings"]["arch"], state["settings"], shapes_of(state)
-        tensors = {name: value for name, value in state["model"].items() if ".gate." not in name}
-        gates = {name: value for name, value in state["model"].items() if ".gate." in name}
+        found = tensors_of(state)
+        tensors = {name: value for name, value in found.items() if ".gate." not in name}
+        gates = {name: value for name, value in found.items() if ".gate." in name}
         # what gates that learn have closed, and what they make of the rest, is in no mask and in no scale
         known = (".gate.mask", ".gate.scale")
         if any(not name.endswith(known) or (value != 1).any() for name, value in gates.items()):

@@ -1,5 +1,6 @@
 """This file reads a data set of the user's own: pictures in DIR/train/CLASS and DIR/test/CLASS, in folders of their class."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -7,7 +8,9 @@ import torch
 from settings.errors import Refused
 from tasks.images import Images, Source, hold_out
 from tasks.listing import Listing, class_folders, list_pictures
+from tasks.memory import allowed
 from tasks.pictures import read_pictures
+from tasks.streams import Streamed, check_heads
 
 HELD_OUT = ("validation", "val")
 
@@ -16,7 +19,8 @@ class Folder(Source):
     """Pictures in one folder for each class, read as squares of one size.
 
     DIR/validation or DIR/val holds the held-out images, where there is one. With `test_size` that fraction of the pictures in
-    DIR/train, or in DIR itself, is the test part, as many of each class, and the same ones at every call.
+    DIR/train, or in DIR itself, is the test part, as many of each class, and the same ones at every call. Where all pictures
+    would take more than `memory` gigabytes, or without it half of what is free, they are read from their files at every step.
     """
 
     def __init__(
@@ -27,9 +31,11 @@ class Folder(Source):
         channels: int = 3,
         fit: str = "crop",
         test_size: float | None = None,
+        memory: float | None = None,
     ):
         super().__init__((channels, image_size, image_size))
         self.directory, self.fit, self.test_size = Path(data_dir), fit, test_size
+        self.memory, self.streams = memory, False
 
     def class_count(self) -> int:
         return len(self.class_names())
@@ -53,18 +59,22 @@ class Folder(Source):
             test = self._listing(self._test_folder()).samples(classes)
         else:
             (paths, labels), test = self._split(paths, labels, classes)
-        return self._images(paths, labels), self._images(*test), classes
+        self._decide(len(paths) + len(test[0]) + self._held_out_files())
+        return self._images(paths, labels, self.from_files), self._images(*test), classes
 
     def read_test(self) -> tuple[Images, list[str]]:
         if self.test_size is not None:
             classes = self.class_names()
             _, test = self._split(*self._listing(self._pool()).samples(classes), classes)
+            self._decide(len(test[0]))
             return self._images(*test), classes
         part = self._test_folder()
         classes = list(class_folders(part))
         if not classes:
             raise Refused(f"no class folders in '{part}'")
-        return self._images(*self._listing(part).samples(classes)), classes
+        paths, labels = self._listing(part).samples(classes)
+        self._decide(len(paths))
+        return self._images(paths, labels), classes
 
     def read_held_out(self, classes: list[str]) -> Images | None:
         parts = [self.directory / name for name in HELD_OUT if (self.directory / name).is_dir()]
@@ -119,7 +129,24 @@ class Folder(Source):
             self.notes.append(f"{len(missing)} of {len(classes)} classes have no test image: {', '.join(missing[:5])}")
         return tuple(([paths[i] for i in part.tolist()], [labels[i] for i in part.tolist()]) for part in parts)
 
-    def _images(self, paths: list[str], labels: list[int]) -> Images:
-        return Images(
-            read_pictures(paths, self.inputs[1], self.inputs[0], self.fit, self.quiet), torch.tensor(labels, dtype=torch.long)
-        )
+    def _decide(self, number: int) -> None:
+        """Decide whether so many pictures are read from their files at every step, since they do not fit into memory."""
+        channels, size, _ = self.inputs
+        taken, (most, why) = number * size * size * channels, allowed(self.memory, self.device)
+        self.streams = taken > most
+        if self.streams:
+            words = f"{number} pictures would take {taken / 1e9:.3g} GB, and {most / 1e9:.3g} may be kept ({why})"
+            self.notes.append(f"{words}: they are read from their files at every step")
+
+    def _held_out_files(self) -> int:
+        """Return how many files there are in a folder of held-out images, about as many as pictures."""
+        return sum(len(files) for name in HELD_OUT for _, _, files in os.walk(self.directory / name))
+
+    def _images(self, paths: list[str], labels: list[int], from_files: bool = False) -> Images:
+        channels, size, _ = self.inputs
+        if self.streams or from_files:
+            check_heads(paths, self.quiet)
+            pixels = Streamed(paths, size, channels, self.fit)
+        else:
+            pixels = read_pictures(paths, size, channels, self.fit, self.quiet)
+        return Images(pixels, torch.tensor(labels, dtype=torch.long))

@@ -59,7 +59,7 @@ def test_a_threshold_of_each_layer_is_corrected_by_single_filters(name, criterio
 
 
 def test_grouping_needs_streams():
-    with pytest.raises(ValueError, match="no two layers of this network write one channel"):
+    with pytest.raises(ValueError, match="no two layers that may be cut write one channel"):
         Pruner(models.build("vgg16"), rate=0.5, residual="grouped")
 
 

@@ -163,7 +163,7 @@ def test_a_wrong_trait_is_one_line(monkeypatch):
         ("--preci", "--help lists all of them"),
         ("--weight", "did you mean '--weight_decay'?"),
         ("--prune", "--help lists all of them"),  # it begins many
-        ("--ema", "--help lists all of them"),
+        ("--mosaic", "--help lists all of them"),
         ("--workers", "--help lists all of them"),
         ("--dropout", "--help lists all of them"),
     ],

@@ -2,7 +2,7 @@
 
 import pytest
 
-from settings import arguments, effects, procedure_effects, task_effects, teacher_effects
+from settings import arguments, effects, procedure_effects, task_effects, teacher_effects, training_effects
 from settings.arguments import parse
 from settings.errors import Refused
 from settings.flags import FLAGS, GROUPS, SECTIONS, of_kind
@@ -31,8 +31,12 @@ WITHOUT = {
     "no_channels": ["--dataset", "cifar100"],
     "no_fit": ["--dataset", "digits"],
     "no_test_size": ["--dataset", "mnist"],
+    "no_memory": ["--dataset", "digits"],
     "no_data_dir": ["--dataset", "digits"],
     "weighs_whole_images": ["--dataset", "voc", "--arch", "ssd300_vgg16"],
+    "names_no_classes": ["--dataset", "voc", "--arch", "ssd300_vgg16"],
+    "gates_learn_to_the_end": [*STRUCTURED, "--prune_gate", "hard_concrete"],
+    "compares_trainings": ["--prune_type", "unstructured", "--procedure", "rounds"],
     "augments_other_targets": [],
     "draws_no_boxes": [],
     "no_export": [*STRUCTURED, "--compact"],
@@ -83,6 +87,7 @@ VALUES = {
     "prune_until": "0.5",
     "prune_gate": "weight",
     "score_batches": "2",
+    "keep": "stem",
     "target_macs": "0.5",
     "target_params": "0.5",
     "round_to": "8",
@@ -94,6 +99,7 @@ VALUES = {
     "test_size": "0.2",
     "fit": "pad",
     "data_dir": "here",
+    "memory": "1",
     "unlabelled": "here",
     "odecay": "0.5",
     "momentum": "0.5",
@@ -104,6 +110,8 @@ VALUES = {
     "distill": "AT",
     "procedure": "layerwise",
     "class_weights": "balanced",
+    "label_smoothing": "0.1",
+    "mixup": "0.2",
     "augment": "ssd",
     "draw": "boxes",
 }
@@ -162,7 +170,7 @@ def test_a_flag_with_effect_is_not(condition):
 
 
 def test_every_condition_is_in_the_table():
-    files = [effects, procedure_effects, task_effects, teacher_effects]
+    files = [effects, procedure_effects, task_effects, teacher_effects, training_effects]
     public = [(file, item) for file in files for name, item in vars(file).items() if not name.startswith("_")]
     defined = {item for file, item in public if getattr(item, "__module__", "") == file.__name__}
     named = {condition for _, condition in PAIRS if "<locals>" not in condition.__qualname__}

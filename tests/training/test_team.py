@@ -236,3 +236,18 @@ def test_ten_processes_average_statistics_and_leave_masks_alone(two_blocks):
             assert torch.equal(buffer, before[name]), name
     assert changed > 0
     assert {0.0, 1.0} == {value for gate in network.units.values() for value in gate.gate.mask.tolist()}
+
+
+def test_averages_mixed_images_and_several_batches_are_the_same_in_both(tmp_path):
+    process = PROCESS.replace('"rows": rows', '"rows": rows, "average": run.average.values')
+    (tmp_path / "process.py").write_text(process)
+    flags = [*FLAGS, "--ema", "0.9", "--mixup", "0.5", "--accumulate", "2", "--batch_size", "8"]
+    done = programs.team(tmp_path / "process.py", ROOT, tmp_path, *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    for part in ("model", "average"):
+        for name, value in one[part].items():
+            assert torch.equal(value, other[part][name]), name
+    assert one["rows"] == other["rows"]
+    assert one["rows"][0]["images"] == 48  # six batches of eight
+    assert any((one["average"][name] != one["model"][name]).any() for name in one["average"])

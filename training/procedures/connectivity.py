@@ -17,7 +17,7 @@ def connectivity(
     batches: Annotated[int, "at least 1", "at most 1000000", "needs statistics='measured'"] = 20,
     of: Annotated[str, "masks"] = "",
     number: Annotated[int, "at most 1000"] = 0,
-) -> list[Stage]:
+) -> Annotated[list[Stage], "compares trainings"]:
     """Train copies from one state in other orders, and measure the error between them (Frankle et al., 2020).
 
     arXiv 1912.05671. The copies share the weights at `split`, such as '0it', '500it' or '2ep', and what is random differs

@@ -22,7 +22,7 @@ def control(
     ] = "random",
     n: Annotated[int, "at most 1000"] = 0,
     to: str = "0it",
-) -> Annotated[list[Stage], "cuts", "amounts"]:
+) -> Annotated[list[Stage], "cuts", "amounts", "compares trainings"]:
     """Train the tickets of an earlier run again, with another mask or other weights (Frankle and Carbin, 2019).
 
     `of` is a run of `rounds` whose weights were rewound, or one that cut fresh weights by --prune_phase init. Each ticket has

@@ -6,9 +6,10 @@ from typing import Annotated
 import torch
 
 import models
-from pruning.repair import layers_for
+from pruning.layer_order import layers_for
 from settings.arguments import Settings
 from settings.meaning import merges_hidden_layers
+from training.keeping import units_to_keep
 from training.stages import Stage, around_the_cut
 
 
@@ -27,6 +28,6 @@ def layerwise(
     trained = ", trained=True" if epochs else ""
     layers = [
         replace(layer, name=f"layer {name}", enter=(f"reconstruct(layer={name!r}{trained})",))
-        for name in (layer.name for layer in layers_for(network, settings.pruning.reconstruct))
+        for name in (layer.name for layer in layers_for(network, settings.pruning.reconstruct, units_to_keep(network, settings)))
     ]
     return [*before, *layers, last]

@@ -16,7 +16,7 @@ def noisy_student(
     balance: bool = True,
     images_a_class: Annotated[int, "at most 1000000", "needs balance=True"] = 0,
     ratio: Annotated[int, "at least 1", "at most 100"] = 5,
-) -> Annotated[list[Stage], "unlabelled images", "augment: randaugment"]:
+) -> Annotated[list[Stage], "unlabelled images", "compares trainings", "augment: randaugment"]:
     """Train a teacher, and then students of it, each of which is the next one's teacher (Xie et al., 2020).
 
     arXiv 1911.04252. The teacher learns from the labelled images without noise. Before each generation the network, without

@@ -14,7 +14,7 @@ def rounds(
     rewind: Literal["weights", "learning_rate", "none"] = "weights",
     to: str = "0it",
     classifier: Annotated[float, "above 0", "at most 1"] = 1.0,
-) -> Annotated[list[Stage], "cuts", "amounts", "prune_scope: global(normalise='none')"]:
+) -> Annotated[list[Stage], "cuts", "amounts", "compares trainings", "prune_scope: global(normalise='none')"]:
     """Train, then n times cut a `fraction` of what is left, rewind, and train again (Frankle and Carbin, 2019).
 
     arXiv 1803.03635; rewinding to a later step `to`, such as '500it' or '2ep': Frankle et al., 2020 (arXiv 1912.05671); of
