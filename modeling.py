@@ -43,6 +43,7 @@ from tasks import task_of
 from training import experiment
 from training.engine import Engine, Stop
 from training.experiment import Experiment
+from training.freezing import classifier_alone
 from training.record import Result, Row, config, run_name, under_masks
 from training.stages import plan_of
 from training.team import Team
@@ -67,9 +68,9 @@ def train_step(run: Experiment, inputs, targets):
     """Take one step of the optimiser on one batch, and return the outputs and the terms of the loss that led to it."""
     run.optimizer.zero_grad(set_to_none=True)
     outputs, terms = run.losses(inputs, targets)  # `losses`, above, captured where --compile asks for it
-    sum(terms.values()).backward()
+    sum(terms.values()).backward(inputs=run.learning)  # with --freeze the classifier's parameters, otherwise all
     run.optimizer.step()
-    if run.proximal is not None:
+    if run.proximal is not None and run.learning is None:
         run.proximal(run.model, run.optimizer.param_groups[0]["lr"])
     return outputs, terms
 
@@ -83,6 +84,7 @@ def train_epoch(run: Experiment, epoch: int, bar) -> dict:
         run.model.train()
     else:
         run.model.train_without_dropout()
+    run.learning = classifier_alone(run.model, run.now.noise) if epoch < run.settings.training.freeze else None
     meter, last_shown, first = run.task.meter(run.engine.device, training=True), time.monotonic(), run.first_step(epoch)
     bar.update(first * run.task.batch)
     for step, (inputs, targets) in zip(range(first, run.steps), islice(run.batches(epoch), first, None), strict=False):

@@ -28,3 +28,10 @@ def whole_images_have_one_class(settings) -> str | None:
     flags = [flag for flag, typed in asked.items() if typed]
     if flags and task_of(DATASETS.entry(settings.data.dataset)) != "classification":
         return f"{flags[0]} is for networks that name the class of an image, and --dataset {settings.data.dataset} is not"
+
+
+@rule("new", "saved")
+def imagenet_has_three_channels(settings) -> str | None:
+    data = settings.data
+    if data.normalise == "imagenet" and "channels" in DATASETS.entry(data.dataset).options and data.channels != 3:
+        return "--normalise imagenet is by the mean and deviation of three channels: leave out --channels 1"

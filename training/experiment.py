@@ -17,6 +17,7 @@ from tasks import Task
 from training.build import begin_with, build_network, build_optimizer, build_pruner, check_amounts
 from training.capture import try_capture
 from training.collapsing import tell_collapse
+from training.elsewhere import tell
 from training.engine import Engine, Stop
 from training.evaluation import evaluate
 from training.restoring import restore, state_of_run
@@ -36,6 +37,8 @@ class Experiment:
     what the actions returned, `to_repair` what is kept for the layers that are cut later, `tickets` what is kept to rewind to
     and to compare, `collapsed` what was last said of collapse. `whole` counts the network before. `teaching` is a teacher with
     its losses; `penalties`, by name, are terms of the loss; `proximal` takes network and learning rate after the optimiser.
+
+    `learning` are the parameters that alone get a gradient, in epochs in which --freeze holds all others; otherwise None.
 
     `loss` is modeling.losses: it maps (run, inputs, targets) to the network's outputs and the terms of the loss. `losses` is
     the same function of (inputs, targets), and `predict` maps inputs to outputs; both are captured where --compile asks.
@@ -60,6 +63,7 @@ class Experiment:
     to_repair: dict = field(default_factory=dict)
     tickets: Tickets = field(default_factory=Tickets)
     collapsed: str = ""
+    learning: list | None = None
 
     def __post_init__(self):
         self.whole_shapes = self.model.shapes()
@@ -205,9 +209,9 @@ def start(
     """
     engine, team, stop = engine or Engine.choose(settings.engine), team or Team(), stop or Stop()
     engine.seed(settings.run.seed)
-    settings, *weights = begin_with(settings, state)
+    settings, *weights, elsewhere = begin_with(settings, state)
     plan = plan_of(settings)
-    model, whole = build_network(settings, *weights)
+    model, whole = build_network(settings, *weights, elsewhere)
     model = model.to(engine.device, memory_format=torch.channels_last)
     pruner = build_pruner(model, settings)
     teaching, known = teaching_of(settings, model, engine, state)
@@ -215,7 +219,7 @@ def start(
     task = tasks.load(settings.data, batch_size=size, seed=seed, device=engine.device, quiet=quiet)
     if state:
         task.check(state.get("data"))
-    elif settings.network.init:
+    elif settings.network.init and elsewhere is None:
         task.compare_names(starting_classes(settings), f"'{settings.network.init}'")
     if teaching is not None:
         teaching.meet(task, known)
@@ -232,5 +236,7 @@ def start(
     if state:
         restore(run, state)
     else:
+        if elsewhere is not None:
+            tell(run, elsewhere)
         run.enter(0)
     return run
