@@ -164,7 +164,8 @@ def _matched(network: Network, name: str, layer: Layer) -> dict[str, Tensor]:
         flat = (own.filters, wanted["layer.weight"][0].numel())
         if tensors["layer.weight"].shape == flat:
             tensors["layer.weight"] = tensors["layer.weight"].view_as(wanted["layer.weight"])
-    if "layer.bias" in tensors and "layer.bias" not in wanted and layer.norm is not None:
+    bias = tensors.get("layer.bias")
+    if bias is not None and "layer.bias" not in wanted and layer.norm is not None and bias.shape == (own.filters,):
         # batch norm takes its mean from a sum with this bias
         tensors["norm.running_mean"] = tensors["norm.running_mean"] - tensors.pop("layer.bias")
     outputs = name in {link.unit for link in network.links if link.target in network.outputs}

@@ -115,7 +115,7 @@ GROUPS = {
         _training("lr_schedule", "{listing} (default step)", default="step", registry=LEARNING_RATES),
         _training("freeze", "epochs at the start in which only the classifier learns, behind weights that --init gives "
                   "(default 0)", type=number(int, 0), default=0,
-                  no_effect=(procedure_effects.nothing_to_freeze, effects.weights_are_frozen)),
+                  no_effect=(effects.weights_are_frozen, procedure_effects.nothing_to_freeze)),
         _training("warmup_epochs", "linear rise of the learning rate (default 0)", type=number(float, 0), default=0.0),
     ),
     "engine": (
