@@ -43,7 +43,7 @@ from tasks import task_of
 from training import experiment
 from training.engine import Engine, Stop
 from training.experiment import Experiment
-from training.freezing import classifier_alone
+from training.freezing import learning_in
 from training.record import Result, Row, config, run_name, under_masks
 from training.stages import plan_of
 from training.team import Team
@@ -84,7 +84,7 @@ def train_epoch(run: Experiment, epoch: int, bar) -> dict:
         run.model.train()
     else:
         run.model.train_without_dropout()
-    run.learning = classifier_alone(run.model, run.now.noise) if epoch < run.settings.training.freeze else None
+    run.learning = learning_in(run, epoch)
     meter, last_shown, first = run.task.meter(run.engine.device, training=True), time.monotonic(), run.first_step(epoch)
     bar.update(first * run.task.batch)
     for step, (inputs, targets) in zip(range(first, run.steps), islice(run.batches(epoch), first, None), strict=False):

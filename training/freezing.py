@@ -1,8 +1,30 @@
 """This file holds all of a network but its classifier as it is, for the epochs in which --freeze says so."""
 
+import torch
 from torch import nn
 
 from models.network import Network
+
+
+def learning_in(run, epoch: int) -> list[nn.Parameter] | None:
+    """Return the parameters that alone learn in this epoch of a run, its network being made ready for that; None for all."""
+    freeze = run.settings.training.freeze
+    if epoch < freeze:
+        return classifier_alone(run.model, run.now.noise)
+    if freeze:
+        begin_momentum(run.optimizer)
+    return None
+
+
+def begin_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Give parameters that have not learned yet a momentum of 0, with which their first step is as without any.
+
+    torch's fused steps take no parameters without momentum among others that have some.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group.get("momentum") else ():
+            if not optimizer.state[parameter]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def classifier_of(network: Network) -> list[nn.Module]:
