@@ -209,6 +209,8 @@ def start(
     """
     engine, team, stop = engine or Engine.choose(settings.engine), team or Team(), stop or Stop()
     engine.seed(settings.run.seed)
+    if settings.training.freeze and team.size > 1:
+        raise Refused(f"--freeze {settings.training.freeze} is for a single process, and this is a team of {team.size}")
     settings, *weights, elsewhere = begin_with(settings, state)
     plan = plan_of(settings)
     model, whole = build_network(settings, *weights, elsewhere)

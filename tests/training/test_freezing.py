@@ -68,14 +68,6 @@ def test_the_classifier_alone_learns_at_first(dense, seen, more):
     assert whole["settings"]["freeze"] == 2
 
 
-def test_without_it_nothing_changes(dense):
-    run_program(*FLAGS, "--init", "dense", "--epochs", "2", "--out_dir", "plain")
-    run_program(*FLAGS, "--init", "dense", "--epochs", "2", "--freeze", "0", "--out_dir", "none")
-    one, other = records("plain"), records("none")
-    assert differences(one["rows"], other["rows"]) == []
-    assert differences(one["model"], other["model"]) == []
-
-
 def test_rounds_that_rewind_into_the_first_epochs_go_on(dense, seen):
     flags = [*FLAGS, "--init", "dense", "--epochs", "2", "--freeze", "1", "--prune_type", "unstructured"]
     run_program(*flags, "--procedure", "rounds(n=2, to='1it')", "--out_dir", "whole")
