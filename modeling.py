@@ -44,6 +44,7 @@ from training.averaging import averaged
 from training.best import consider, end_stage
 from training.engine import Engine, Stop
 from training.experiment import Experiment
+from training.freezing import learning_in
 from training.record import Result, Row, config, run_name, under_masks
 from training.stages import plan_of
 from training.team import Team
@@ -74,10 +75,11 @@ def train_step(run: Experiment, inputs, targets, part: tuple[int, int] = (0, 1))
     if part[0] == 0:
         run.optimizer.zero_grad(set_to_none=True)
     outputs, terms = run.losses(inputs, targets)  # `losses`, above, captured where --compile asks for it
-    (sum(terms.values()) / part[1]).backward()
+    # with --freeze only the classifier's parameters get a gradient
+    (sum(terms.values()) / part[1]).backward(inputs=run.learning)
     if part[0] == part[1] - 1:
         run.optimizer.step()
-        if run.proximal is not None:
+        if run.proximal is not None and run.learning is None:
             run.proximal(run.model, run.optimizer.param_groups[0]["lr"])
         if run.average is not None:
             run.average.update()  # --ema
@@ -93,6 +95,7 @@ def train_epoch(run: Experiment, epoch: int, bar) -> dict:
         run.model.train()
     else:
         run.model.train_without_dropout()
+    run.learning = learning_in(run, epoch)
     meter, last_shown, first = run.task.meter(run.engine.device, training=True), time.monotonic(), run.first_step(epoch)
     bar.update(images_of(run) - images_of(run, first))
     for step, part, inputs, targets in turns(run, epoch):  # --mixup mixes the images of a batch there

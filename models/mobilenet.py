@@ -1,11 +1,12 @@
-"""This file defines MobileNets for 32x32 images, whose 3x3 convolutions are depthwise: filter c reads channel c only.
+"""This file defines MobileNets, whose 3x3 convolutions are depthwise: filter c reads channel c only.
 
-Of the strides of 2 in the papers, which are for 224 pixels, the first is 1 here in version 1, and the first two in version
-2, as is usual for CIFAR: the papers' five would leave one pixel. The last maps so have 2x2 and 4x4 pixels. Channels are
-`width` times the papers', rounded to a multiple of 8 as in the authors' code for version 2. There is no dropout.
+With stem='imagenet' they have the papers' five strides of 2, which are for 224 pixels. With stem='cifar', for 32x32 images,
+the first of them is 1 in version 1, and the first two in version 2, as is usual for CIFAR: five would leave one pixel. The
+last maps so have 2x2 and 4x4 pixels. Channels are `width` times the papers', rounded to a multiple of 8 as in the authors'
+code for version 2. There is no dropout.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from torch import Tensor, nn
 
@@ -17,16 +18,16 @@ from models.shapes import divisible
 # filters and stride of each depthwise-separable block of version 1
 _SEPARABLE = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
 # expansion, filters, number and first stride of the inverted residuals of version 2, stage by stage
-_INVERTED = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+_INVERTED = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 
 
 class _MobileNet(Network):
     """A stem, then blocks of a depthwise 3x3 convolution with the stride and a 1x1 convolution, each with batch norm and ReLU."""
 
-    def __init__(self, width: float, classes: int, channels: int):
+    def __init__(self, width: float, stem: str, classes: int, channels: int):
         super().__init__()
         inputs, source = divisible(32 * width, 8), "stem"
-        self.stem, self.blocks = conv_unit(channels, inputs, 3), nn.Sequential()
+        self.stem, self.blocks = conv_unit(channels, inputs, 3, 2 if stem == "imagenet" else 1), nn.Sequential()
         self.wire("stem", "input", "stem")
         for number, (filters, stride) in enumerate(_SEPARABLE):
             filters, path = divisible(filters * width, 8), f"blocks.{number}"
@@ -77,13 +78,13 @@ class _Inverted(nn.Module):
 class _MobileNetV2(Network):
     """A stem, inverted residuals, and a 1x1 convolution that is never narrower than the paper's."""
 
-    def __init__(self, width: float, classes: int, channels: int):
+    def __init__(self, width: float, stem: str, classes: int, channels: int):
         super().__init__()
-        inputs, source = divisible(32 * width, 8), "stem"
-        self.stem, self.blocks = conv_unit(channels, inputs, 3, activation="relu6"), nn.Sequential()
+        inputs, source, early = divisible(32 * width, 8), "stem", 2 if stem == "imagenet" else 1
+        self.stem, self.blocks = conv_unit(channels, inputs, 3, early, activation="relu6"), nn.Sequential()
         self.wire("stem", "input", "stem")
-        for expansion, filters, blocks, first in _INVERTED:
-            filters = divisible(filters * width, 8)
+        for number, (expansion, filters, blocks, first) in enumerate(_INVERTED):
+            filters, first = divisible(filters * width, 8), early if number == 1 else first
             for block in range(blocks):
                 path = f"blocks.{len(self.blocks)}"
                 self.blocks.append(_Inverted(inputs, filters, 1 if block else first, expansion))
@@ -99,11 +100,23 @@ class _MobileNetV2(Network):
         return self.classifier(self.last(self.blocks(self.stem(x))).mean((2, 3)))
 
 
-def mobilenet(*, width: Annotated[float, "above 0", "at most 16"] = 1.0, classes: int = 10, channels: int = 3) -> Network:
+def mobilenet(
+    *,
+    width: Annotated[float, "above 0", "at most 16"] = 1.0,
+    stem: Literal["cifar", "imagenet"] = "cifar",
+    classes: int = 10,
+    channels: int = 3,
+) -> Network:
     """MobileNet for 32x32 images, `width` times as wide as the paper's (Howard et al., 2017, arXiv 1704.04861)"""
-    return _MobileNet(width, classes, channels)
+    return _MobileNet(width, stem, classes, channels)
 
 
-def mobilenetv2(*, width: Annotated[float, "above 0", "at most 16"] = 1.0, classes: int = 10, channels: int = 3) -> Network:
+def mobilenetv2(
+    *,
+    width: Annotated[float, "above 0", "at most 16"] = 1.0,
+    stem: Literal["cifar", "imagenet"] = "cifar",
+    classes: int = 10,
+    channels: int = 3,
+) -> Network:
     """MobileNetV2 for 32x32 images, `width` times as wide as the paper's (Sandler et al., 2018, arXiv 1801.04381)"""
-    return _MobileNetV2(width, classes, channels)
+    return _MobileNetV2(width, stem, classes, channels)

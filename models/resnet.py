@@ -1,16 +1,19 @@
-"""This file defines the ImageNet ResNets (He et al., 2016, arXiv 1512.03385, table 1) for 32x32 images.
+"""This file defines the ResNets of He et al., 2016 (arXiv 1512.03385, table 1), and a ResNeXt, for images of any size.
 
-Their stem is a 3x3 convolution without max-pooling. `dropout` is of the features that the classifier reads, `drop_path` the
+With stem='cifar', for 32x32 images, the stem is a 3x3 convolution without max-pooling. With stem='imagenet' it is the paper's,
+a 7x7 convolution with stride 2 and 3x3 max-pooling by 2. The stride of a bottleneck is that of its 3x3 convolution, as in
+torchvision's networks, whose parameters these have. `dropout` is of the features that the classifier reads, `drop_path` the
 rate at which the last branch is dropped as a whole.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from torch import Tensor, nn
 
 from models.joint import Joint, linear_decay
 from models.layers import Unit, conv_unit, initialise
 from models.network import Network
+from models.pooling import Pool
 
 
 class _Basic(nn.Module):
@@ -28,18 +31,28 @@ class _Basic(nn.Module):
 
 
 class _Bottleneck(nn.Module):
-    """A bottleneck branch has a 1x1 convolution, a 3x3 one with the stride, and a 1x1 one to four times the width."""
+    """A bottleneck branch has a 1x1 convolution, a 3x3 one with the stride, and a 1x1 one to four times the width.
 
-    expansion = 4
+    The 3x3 convolution has so many `groups`, of `group_width` filters each where the stage's width is 64.
+    """
+
+    expansion, groups, group_width = 4, 1, 64
 
     def __init__(self, inputs: int, width: int, stride: int):
         super().__init__()
-        self.conv1 = conv_unit(inputs, width, 1)
-        self.conv2 = conv_unit(width, width, 3, stride)
-        self.conv3 = conv_unit(width, 4 * width, 1, activation=False)
+        inner = width * self.group_width // 64 * self.groups
+        self.conv1 = conv_unit(inputs, inner, 1)
+        self.conv2 = conv_unit(inner, inner, 3, stride, groups=self.groups)
+        self.conv3 = conv_unit(inner, 4 * width, 1, activation=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv3(self.conv2(self.conv1(x)))
+
+
+class _Grouped(_Bottleneck):
+    """The branch of ResNeXt-50 (32x4d) has 32 groups of 4 filters in its first stage."""
+
+    groups, group_width = 32, 4
 
 
 class _Block(nn.Module):
@@ -70,10 +83,12 @@ class _Block(nn.Module):
 
 
 class _ResNet(Network):
-    def __init__(self, branch: type, blocks: tuple, classes: int, channels: int, dropout: float, drop_path: float):
+    def __init__(self, branch: type, blocks: tuple, stem: str, classes: int, channels: int, dropout: float, drop_path: float):
         super().__init__()
         drops = iter(linear_decay(drop_path, sum(blocks)))
-        self.stem = conv_unit(channels, 64, 3)
+        large = stem == "imagenet"
+        self.stem = conv_unit(channels, 64, 7, 2) if large else conv_unit(channels, 64, 3)
+        self.pool = Pool(3, 2, 1) if large else nn.Identity()
         # the first stage of a bottleneck network widens the stem's stream, so the stem writes one of its own
         self.wire("stem", "input", "stem" if branch.expansion > 1 else "stage1")
         inputs, source = 64, self.links[-1].target
@@ -90,60 +105,77 @@ class _ResNet(Network):
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.stage4(self.stage3(self.stage2(self.stage1(self.stem(x)))))
+        x = self.stage4(self.stage3(self.stage2(self.stage1(self.pool(self.stem(x))))))
         return self.classifier(x.mean((2, 3)))
 
 
 def resnet18(
     *,
+    stem: Literal["cifar", "imagenet"] = "cifar",
     classes: int = 10,
     channels: int = 3,
     dropout: Annotated[float, "below 1"] = 0.0,
     drop_path: Annotated[float, "below 1"] = 0.0,
 ) -> Network:
-    """ResNet-18 with a stem for 32x32 images (He et al., 2016)"""
-    return _ResNet(_Basic, (2, 2, 2, 2), classes, channels, dropout, drop_path)
+    """ResNet-18 for 32x32 images or, with stem='imagenet', for larger ones (He et al., 2016)"""
+    return _ResNet(_Basic, (2, 2, 2, 2), stem, classes, channels, dropout, drop_path)
 
 
 def resnet34(
     *,
+    stem: Literal["cifar", "imagenet"] = "cifar",
     classes: int = 10,
     channels: int = 3,
     dropout: Annotated[float, "below 1"] = 0.0,
     drop_path: Annotated[float, "below 1"] = 0.0,
 ) -> Network:
-    """ResNet-34 with a stem for 32x32 images (He et al., 2016)"""
-    return _ResNet(_Basic, (3, 4, 6, 3), classes, channels, dropout, drop_path)
+    """ResNet-34 for 32x32 images or, with stem='imagenet', for larger ones (He et al., 2016)"""
+    return _ResNet(_Basic, (3, 4, 6, 3), stem, classes, channels, dropout, drop_path)
 
 
 def resnet50(
     *,
+    stem: Literal["cifar", "imagenet"] = "cifar",
     classes: int = 10,
     channels: int = 3,
     dropout: Annotated[float, "below 1"] = 0.0,
     drop_path: Annotated[float, "below 1"] = 0.0,
 ) -> Network:
-    """ResNet-50 with a stem for 32x32 images (He et al., 2016)"""
-    return _ResNet(_Bottleneck, (3, 4, 6, 3), classes, channels, dropout, drop_path)
+    """ResNet-50 for 32x32 images or, with stem='imagenet', for larger ones (He et al., 2016)"""
+    return _ResNet(_Bottleneck, (3, 4, 6, 3), stem, classes, channels, dropout, drop_path)
 
 
 def resnet101(
     *,
+    stem: Literal["cifar", "imagenet"] = "cifar",
     classes: int = 10,
     channels: int = 3,
     dropout: Annotated[float, "below 1"] = 0.0,
     drop_path: Annotated[float, "below 1"] = 0.0,
 ) -> Network:
-    """ResNet-101 with a stem for 32x32 images (He et al., 2016)"""
-    return _ResNet(_Bottleneck, (3, 4, 23, 3), classes, channels, dropout, drop_path)
+    """ResNet-101 for 32x32 images or, with stem='imagenet', for larger ones (He et al., 2016)"""
+    return _ResNet(_Bottleneck, (3, 4, 23, 3), stem, classes, channels, dropout, drop_path)
 
 
 def resnet152(
     *,
+    stem: Literal["cifar", "imagenet"] = "cifar",
     classes: int = 10,
     channels: int = 3,
     dropout: Annotated[float, "below 1"] = 0.0,
     drop_path: Annotated[float, "below 1"] = 0.0,
 ) -> Network:
-    """ResNet-152 with a stem for 32x32 images (He et al., 2016)"""
-    return _ResNet(_Bottleneck, (3, 8, 36, 3), classes, channels, dropout, drop_path)
+    """ResNet-152 for 32x32 images or, with stem='imagenet', for larger ones (He et al., 2016)"""
+    return _ResNet(_Bottleneck, (3, 8, 36, 3), stem, classes, channels, dropout, drop_path)
+
+
+def resnext50(
+    *,
+    stem: Literal["cifar", "imagenet"] = "cifar",
+    classes: int = 10,
+    channels: int = 3,
+    dropout: Annotated[float, "below 1"] = 0.0,
+    drop_path: Annotated[float, "below 1"] = 0.0,
+) -> Network:
+    """ResNeXt-50 of 32 groups of 4 filters, with the stem of a ResNet (Xie et al., 2017, arXiv 1611.05431)"""
+    return _ResNet(_Grouped, (3, 4, 6, 3), stem, classes, channels, dropout, drop_path)

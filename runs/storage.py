@@ -140,15 +140,11 @@ def read_tensors(path: Path, what: str, keys: set[str], newest: int) -> dict:
     `what` is the word for the file in messages. Raises Missing where nothing is there, Damaged for a file that is not whole,
     and Refused if it cannot be read, is foreign or newer, holds code, or asks for more than is in it.
     """
-    import torch
-
     content = read_whole(path, what, MOST)
     foreign = f"'{path}' is no {what} of this program"
     _check_archive(content, path, what)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of a foreign pickle, which is refused here anyway
-            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        state = _loaded(content)
     except pickle.UnpicklingError:
         raise Refused(f"{foreign}: it holds something other than tensors and values") from None
     except Exception:  # whatever torch raises for a pickle that nobody's torch.save wrote
@@ -161,6 +157,31 @@ def read_tensors(path: Path, what: str, keys: set[str], newest: int) -> dict:
             raise Refused(f"'{path}' has format {state['format']}, newer than this program's {newest}: update the program")
         check(state, Record(dict.fromkeys(keys, ANYTHING), dict.fromkeys(state, ANYTHING)))
     return state
+
+
+def read_elsewhere(path: Path) -> object:
+    """What a torch file holds that another program has written, an archive or, as older ones, none; unchecked.
+
+    None for a file that is damaged, holds code, or was written by this program. Raises as `read_whole` does.
+    """
+    what = "trained network"
+    content = read_whole(path, what, MOST)
+    try:
+        if zipfile.is_zipfile(io.BytesIO(content)):
+            _check_archive(content, path, what)
+        state = _loaded(content)
+    except Exception:  # whatever torch raises for a pickle that nobody's torch.save wrote
+        return None
+    return None if isinstance(state, dict) and type(state.get("format")) is int else state
+
+
+def _loaded(content: bytes):
+    """Return the tensors and plain values of a torch file, on the CPU. Whatever torch raises where it holds anything else."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of a foreign pickle
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def _check_archive(content: bytes, path: Path, what: str) -> None:

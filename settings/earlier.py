@@ -10,7 +10,7 @@ from settings.errors import Refused
 from settings.files import Missing, fitting, read_json
 from settings.flags import FLAGS, SECTIONS, defaults
 from settings.meaning import teaching_run
-from settings.paths import located
+from settings.paths import TORCHVISION, located
 from settings.recipes import RECIPES, RETRAINS
 from settings.saved import CONFIG, check_settings, named_as_today
 
@@ -72,7 +72,7 @@ def taken_over(settings) -> list[str]:
     path, plain = settings.network.init or settings.network.scratch or teaching_run(settings), defaults()
     names = [name for name in SECTIONS["data"] if name not in settings.typed and name != "augment"]
     flags = [f"--{name} {getattr(settings.data, name)}" for name in names if getattr(settings.data, name) != plain[name]]
-    lines = [f"data as in '{path}': {' '.join(flags)}"] if path and flags else []
+    lines = [f"data as in '{path}': {' '.join(flags)}"] if path and flags and not path.startswith(TORCHVISION) else []
     if retrains(settings):
         lines.append(f"learning rate {settings.training.lr:g}, 1/{RETRAINS[settings.run.recipe]} of that of '{path}'")
     return lines

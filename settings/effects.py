@@ -55,7 +55,7 @@ def gate_decides(settings) -> str | None:
 
 
 def weights_are_frozen(settings) -> str | None:
-    """--weight_decay, with a gate that leaves the weights as they begin."""
+    """--weight_decay and --freeze, with a gate that leaves the weights as they begin."""
     if (gate := gate_that_learns(settings)) and "freezes" in gate.traits:
         return f"has no effect with --prune_gate {gate.name}: weights stay as they begin, and scores have no decay"
 

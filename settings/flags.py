@@ -57,7 +57,8 @@ GROUPS = {
              "stage's kernels have in these runs of --prune_type unstructured or kernels (guided sparsification)", nargs="+",
              metavar="RUN"),
         Flag("init", "network", "method", "weights of a trained network to begin with: a run's folder, a checkpoint, a model.pt, "
-             "also one of a pruned or factorised network", metavar="PATH", no_effect=(procedure_effects.weights_are_given,)),
+             "also one of a pruned or factorised network; beside --arch also a state dict from elsewhere, or "
+             "torchvision:IMAGENET1K_V1", metavar="PATH", no_effect=(procedure_effects.weights_are_given,)),
         Flag("shortcut", "network", "method", "of ResNet-20 to 110 (default projection)", choices=("projection", "pad"),
              no_effect=(effects.beside_preset, effects.no_shortcut)),
         Flag("dataset", "data", "method", "digits is inside scikit-learn and needs no download; folder reads "
@@ -89,8 +90,8 @@ GROUPS = {
         Flag("augment", "data", "method", "how training images are changed at random. {listing} (default crop_flip, for digits "
              "and mnist crop, for pictures with boxes ssd)", registry=AUGMENTATIONS,
              no_effect=(task_effects.augments_other_targets,)),
-        Flag("normalise", "data", "method", "by the training set's channel mean and deviation, or all by 0.5 (default dataset)",
-             choices=("dataset", "half"), default="dataset"),
+        Flag("normalise", "data", "method", "by the channel mean and deviation of the training set or of ImageNet, or all by 0.5 "
+             "(default dataset)", choices=("dataset", "imagenet", "half"), default="dataset"),
     ),
     **PRUNING,
     "regulariser": (
@@ -117,6 +118,9 @@ GROUPS = {
         _training("weight_decay", "default 1e-4", type=number(float, 0), default=1e-4,
                   no_effect=(effects.weights_are_frozen,)),
         _training("lr_schedule", "{listing} (default step)", default="step", registry=LEARNING_RATES),
+        _training("freeze", "epochs at the start in which only the classifier learns, behind weights that --init gives "
+                  "(default 0)", type=number(int, 0), default=0,
+                  no_effect=(effects.weights_are_frozen, procedure_effects.nothing_to_freeze)),
         _training("warmup_epochs", "linear rise of the learning rate (default 0)", type=number(float, 0), default=0.0),
         _training("label_smoothing", "of the cross-entropy in training: this fraction of each label is spread evenly over all "
                   "classes (default 0)", type=number(float, 0, 1, below=True), default=0.0,

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+TORCHVISION = "torchvision:"  # what --init begins with, where it names no file but weights that torchvision downloads
+
 
 def began_in(folder: str | Path) -> str:
     """Return the current folder as seen from `folder`, so that both may be moved together: what a run's record keeps."""

@@ -31,6 +31,12 @@ def weights_are_given(settings) -> str | None:
         return f"has no effect with --procedure {name}, which takes the network of '{path}'"
 
 
+def nothing_to_freeze(settings) -> str | None:
+    """--freeze, in a run that begins with fresh weights."""
+    if settings.network.init is None:
+        return "holds weights that have been trained: it needs --init"
+
+
 def selects_on_held_out_images(settings) -> str | None:
     """--score_batches, with a procedure that has a criterion of its own."""
     procedure = PROCEDURES.entry(settings.run.procedure)

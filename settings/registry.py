@@ -118,7 +118,7 @@ class Combined(Registry):
 NETWORKS = Registry(
     "network",
     "models/*.py",
-    leave_out="__init__ coding factorised files joint layers layouts network numerics parts pooling seen shapes",
+    leave_out="__init__ coding factorised files foreign joint layers layouts network numerics parts pooling seen shapes",
     # what it is for, where that is no classification, and the side of the only images that it takes
     traits={"task:": ("return",), "pixels:": ("return",)},
 )

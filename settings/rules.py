@@ -13,6 +13,7 @@ from pathlib import Path
 
 from settings.flags import FLAGS
 from settings.meaning import cuts_itself, network_is_typed, phase_of, smaller_pieces, teaching_run
+from settings.paths import TORCHVISION
 from settings.recipes import of_recipe
 from settings.registry import CRITERIA, NETWORKS, SCOPES, parse_call
 
@@ -153,7 +154,7 @@ def one_flag_says_when(settings) -> str | None:
 @rule("new")
 def init_exists(settings) -> str | None:
     path = settings.network.init
-    if path is not None and not (path and Path(path).exists()):
+    if path is not None and not path.startswith(TORCHVISION) and not (path and Path(path).exists()):
         return f"--init: nothing at '{path}'"
 
 
@@ -194,6 +195,13 @@ def warmup_leaves_epochs(settings) -> str | None:
     training = settings.training
     if training.warmup_epochs >= training.epochs:
         return f"--warmup_epochs {training.warmup_epochs:g} leaves none of {training.epochs} epochs"
+
+
+@rule("new", "saved")
+def freezing_leaves_epochs(settings) -> str | None:
+    training = settings.training
+    if training.freeze >= training.epochs:
+        return f"--freeze {training.freeze} leaves none of {training.epochs} epochs in which all of the network learns"
 
 
 @rule("new")

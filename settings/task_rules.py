@@ -41,3 +41,10 @@ def whole_pictures_are_in_files(settings) -> str | None:
         return f"--augment {data.augment} reads whole pictures from their files: it needs --dataset {files}, not {data.dataset}"
     if learns_from_unlabelled(settings) or data.labelled is not None:
         return f"--augment {data.augment} is of pictures with labels, which are read anew at every step; others are kept"
+
+
+@rule("new", "saved")
+def imagenet_has_three_channels(settings) -> str | None:
+    data = settings.data
+    if data.normalise == "imagenet" and "channels" in DATASETS.entry(data.dataset).options and data.channels != 3:
+        return "--normalise imagenet is by the mean and deviation of three channels: leave out --channels 1"

@@ -15,6 +15,9 @@ from tasks.streams import Streamed, in_parts, seen
 from tasks.unlabelled import Unlabelled
 from tasks.views import Views
 
+# the mean and the deviation of ImageNet's channels, as fractions of white, by which torchvision's weights want images normalised
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
 
 @dataclass
 class Images:
@@ -89,13 +92,15 @@ class Dataset:
     Beside these it may have images that are `unlabelled`.
 
     `normalise` says by what pixels are normalised: "dataset" by the mean and deviation of the training images, one value
-    for each channel; "half" by 127.5, half the range of a byte.
+    for each channel; "imagenet" by that of ImageNet; "half" by 127.5, half the range of a byte.
     """
 
     def __init__(self, train: Images, valid: Images | None, test: Images, classes: list[str], normalise: str, device):
         self.classes, self.device = classes, torch.device(device)
         if normalise == "half":
             mean = std = torch.full((train.pixels.shape[3],), 127.5)
+        elif normalise == "imagenet":
+            mean, std = (255 * torch.tensor(values) for values in IMAGENET)
         else:
             mean, std = statistics(train.pixels)
         self.mean, self.std = mean.to(device), std.to(device)

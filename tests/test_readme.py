@@ -17,6 +17,7 @@ import torch
 from boxes import voc_folder
 from conftest import ROOT, TINY_DATA, run_program
 
+import models
 import report
 import sensitivity
 from settings import arguments, registry
@@ -136,7 +137,10 @@ class Block:
         if path.exists():
             return
         assert not self.made_something, f"nothing in the block makes {path}"
-        if path.suffix == ".pt":
+        if path.suffix in (".pth", ".th"):  # a state dict, as from elsewhere
+            arch = {"akamaster": "resnet20(shortcut='pad')", "tv18": "resnet18(stem='imagenet')"}
+            torch.save(models.build(arch[path.stem]).state_dict(), path)
+        elif path.suffix == ".pt":
             self.run(*PRUNED, *TINY, "--compact", "--out_dir", str(path.parent / "run"))
             (path.parent / "run" / "model.pt").rename(path)
         elif path.name.startswith("dense"):

@@ -17,6 +17,7 @@ from settings.meaning import gate_that_learns, merges_hidden_layers, misfit, upd
 from settings.registry import FACTORISATIONS, OPTIMISERS, parse_call
 from training.earlier_networks import patterns_of, smaller_of, times_smaller, widths_of
 from training.earlier_tickets import with_tickets
+from training.elsewhere import Elsewhere, from_elsewhere
 from training.keeping import check_kept, units_to_keep
 from training.starting import starting_weights
 from training.terms import check_regulariser
@@ -118,12 +119,12 @@ def parameter_groups(network: models.Network, others: Sequence = ()) -> list[dic
 
 
 def build_network(
-    settings: Settings, tensors: dict | None, shapes: dict | None = None
+    settings: Settings, tensors: dict | None, shapes: dict | None = None, elsewhere: Elsewhere | None = None
 ) -> tuple[models.Network, accounting.Count]:
     """Build a network on the CPU, fresh or with trained `tensors`, and count its filters, parameters and MACs.
 
-    `shapes` are those of a network that is smaller than --arch says. Raises Refused if it does not fit the data, or `tensors` or
-    `shapes` do not fit it.
+    `shapes` are those of a network that is smaller than --arch says; weights from `elsewhere` may be in place of `tensors`.
+    Raises Refused if it does not fit the data, or if one of these does not fit it.
     """
     arch, outputs, (channels, size, _) = settings.network.arch, tasks.outputs_of(settings.data), tasks.inputs_of(settings.data)
     if words := misfit(arch, settings.data.dataset, size):
@@ -149,9 +150,9 @@ def build_network(
     if not settings.run.resume:
         _check_guided(model, settings.network, size)
         _check_budget(model, settings.ending.factorise, size)
-    if tensors is not None:
+    if tensors is not None or elsewhere is not None:
         try:
-            model.take(tensors)
+            model.take(tensors) if elsewhere is None else elsewhere.give_to(model)
         except ValueError as error:
             init = settings.network.init
             raise Refused(f"--init: '{init}' is of another network than {arch} of {outputs} classes: {error}") from None
@@ -197,19 +198,26 @@ def _check_budget(model: models.Network, asked: str | None, size: int) -> None:
             raise Refused(f"--factorise {asked}: {error}") from None
 
 
-def begin_with(settings: Settings, state: dict | None = None) -> tuple[Settings, dict[str, torch.Tensor] | None, dict | None]:
+def begin_with(
+    settings: Settings, state: dict | None = None
+) -> tuple[Settings, dict[str, torch.Tensor] | None, dict | None, Elsewhere | None]:
     """Read the file that --init or --scratch names.
 
-    Returns the settings, the file's network as --arch, the weights to begin with, None for fresh ones, and the network's shapes,
-    None for those of --arch. A run that goes on needs no file: its checkpoint, `state`, holds all. Raises Refused if the file
-    cannot be read, or does not fit.
+    Returns the settings, the file's network as --arch, the weights to begin with, None for fresh ones, the network's shapes,
+    None for those of --arch, and weights from elsewhere, where the file is none of this program's. A run that goes on needs no
+    file: its checkpoint, `state`, holds all. Raises Refused if the file cannot be read, or does not fit.
     """
     if settings.run.resume:
         own = state is not None and state["settings"]["arch"] == settings.network.arch  # of another run it is refused later
-        return settings, None, state.get("began") if own else None
+        return settings, None, state.get("began") if own else None, None
     if settings.network.init:
-        arch, tensors, saved, shapes = starting_weights(settings)
-        return with_tickets(with_data_of(settings, saved).replace(arch=arch)), tensors, shapes
+        try:
+            arch, tensors, saved, shapes = starting_weights(settings)
+        except Refused:
+            if (elsewhere := from_elsewhere(settings)) is None:
+                raise
+            return with_tickets(elsewhere.settings(settings)), None, None, elsewhere
+        return with_tickets(with_data_of(settings, saved).replace(arch=arch)), tensors, shapes, None
     if settings.network.scratch:
         smaller = smaller_of(settings.network.scratch)
         settings = with_data_of(settings, smaller.card.training.get("settings", {}))
@@ -219,8 +227,8 @@ def begin_with(settings: Settings, state: dict | None = None) -> tuple[Settings,
             raise Refused(f"--scratch: '{settings.network.scratch}' has {classes} classes, --dataset {dataset} {outputs}")
         if (channels := smaller.input_channels) != (here := tasks.inputs_of(settings.data)[0]):
             raise Refused(f"--scratch: '{settings.network.scratch}' reads images of {channels} channels, not {here}")
-        return _with_ratio(settings.replace(arch=smaller.card.arch)), None, None
-    return with_tickets(settings), None, None
+        return _with_ratio(settings.replace(arch=smaller.card.arch)), None, None, None
+    return with_tickets(settings), None, None, None
 
 
 def _with_ratio(settings: Settings) -> Settings:

@@ -19,8 +19,10 @@ from training.best import Best
 from training.build import begin_with, build_network, build_optimizer, build_pruner, check_amounts
 from training.capture import try_capture
 from training.collapsing import tell_collapse
+from training.elsewhere import tell
 from training.engine import Engine, Stop
 from training.evaluation import evaluate
+from training.freezing import check_alone
 from training.restoring import restore, state_of_run
 from training.stages import Plan, Stage, plan_of, position
 from training.starting import starting_classes
@@ -39,7 +41,8 @@ class Experiment:
     what the actions returned, `to_repair` what is kept for the layers that are cut later, `tickets` what is kept to rewind to
     and to compare, `collapsed` what was last said of collapse. `whole` counts the network before. `teaching` is a teacher with
     its losses; `penalties`, by name, are terms of the loss; `proximal` takes network and learning rate after the optimiser.
-    `average` is that of --ema in the present stage, `best` what --keep_best keeps.
+    `average` is that of --ema in the present stage, `best` what --keep_best keeps, `learning` the parameters that alone get a
+    gradient while --freeze holds all others.
 
     `loss` is modeling.losses: it maps (run, inputs, targets) to the network's outputs and the terms of the loss. `losses` is
     the same function of (inputs, targets), and `predict` maps inputs to outputs; both are captured where --compile asks.
@@ -66,6 +69,7 @@ class Experiment:
     collapsed: str = ""
     average: Average | None = None
     best: Best | None = None
+    learning: list | None = None
 
     def __post_init__(self):
         self.whole_shapes = self.model.shapes()
@@ -170,17 +174,15 @@ class Experiment:
 
     def begin_stage(self, begun: bool) -> None:
         """Tell the pruner how long the stage is, and compile the passes. Raises Refused if no mask would ever be made in it."""
-        taught_otherwise = self.teaching is not None and self.teaching.count(self.now.distill, self.now.task)
-        if taught_otherwise or self.reg != self.regulariser:
+        if (self.teaching and self.teaching.count(self.now.distill, self.now.task)) or self.reg != self.regulariser:
             self.capture()
         if self.pruner is not None and self.now.epochs and not self.now.masks_stay:
             try:
                 self.pruner.begin(self.now.epochs, self.steps, self.sample, self.task, 2 if self.settings.run.dry_run else None)
             except ValueError as error:
                 raise Refused(f"--prune_freq, --prune_until: {error}") from None
-        self.average = None
-        if self.settings.training.ema and self.now.epochs:
-            self.average = Average(self.model, self.settings.training.ema)
+        decay = self.settings.training.ema
+        self.average = Average(self.model, decay) if decay and self.now.epochs else None
         if not self.captured:
             self.captured = True
             try_capture(self, begun, trains=self.now.epochs > 0)
@@ -215,36 +217,34 @@ def start(
     """
     engine, team, stop = engine or Engine.choose(settings.engine), team or Team(), stop or Stop()
     engine.seed(settings.run.seed)
-    settings, *weights = begin_with(settings, state)
+    settings, *weights, elsewhere = begin_with(settings, state)
     plan = plan_of(settings)
-    model, whole = build_network(settings, *weights)
+    check_alone(settings, plan, team)
+    model, whole = build_network(settings, *weights, elsewhere)
     model = model.to(engine.device, memory_format=torch.channels_last)
     pruner = build_pruner(model, settings)
     teaching, known = teaching_of(settings, model, engine, state)
-    size, seed, quiet = settings.training.batch_size, settings.run.seed, settings.run.quiet
-    task = tasks.load(settings.data, batch_size=size, seed=seed, device=engine.device, quiet=quiet)
+    asked = {"batch_size": settings.training.batch_size, "seed": settings.run.seed, "quiet": settings.run.quiet}
+    task = tasks.load(settings.data, device=engine.device, **asked)
     if team.size > 1:  # of pictures that do not fit into memory it is that of a sample, and processes may have other memory
         task.normalise_by(*team.share(task.normalisation))
     if state:
         task.check(state.get("data"))
-    elif settings.network.init:
+    elif settings.network.init and elsewhere is None:
         task.compare_names(starting_classes(settings), f"'{settings.network.init}'")
     if teaching is not None:
         teaching.meet(task, known)
-    if team.size > 1 and not all(stage.task for stage in plan.stages):  # gradients are averaged of all layers or of none
-        raise Refused(f"--procedure {settings.run.procedure} trains a part of the network at first: use one process")
     settings = settings.replace(augment=task.augment, device=engine.device, amp=engine.amp)
     steps = steps_of(task, settings)
     plan = plan.shortened() if settings.run.dry_run else plan.fitted(steps)
     check_amounts(task.batch, team.size, task.batch * min(settings.pruning.score_batches, task.steps), pruner)
-    taught = teaching.parameters if teaching else ()
-    optimizer = build_optimizer(model, settings.training, engine.device, taught)
+    optimizer = build_optimizer(model, settings.training, engine.device, teaching.parameters if teaching else ())
     schedule = LEARNING_RATES.get(settings.training.lr_schedule)
-    parts = (settings, engine, team, stop, task, plan, model, pruner)
-    counts = {"whole": whole, "steps": steps}
-    run = Experiment(*parts, optimizer=optimizer, schedule=schedule, loss=loss, teaching=teaching, **counts)
+    parts = (settings, engine, team, stop, task, plan, model, pruner, optimizer, schedule, whole, steps)
+    run = Experiment(*parts, loss=loss, teaching=teaching)
     if state:
         restore(run, state)
-    else:
-        run.enter(0)
+        return run
+    tell(run, elsewhere)
+    run.enter(0)
     return run

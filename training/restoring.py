@@ -1,5 +1,7 @@
 """This file gives a run the tensors of a checkpoint, after checks that torch does not make: it would take most of them unread."""
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +13,7 @@ from settings.registry import OPTIMISERS, parse_call
 from settings.saved import counted
 from settings.schema import ANYTHING, COUNT, DictOf, Is, ListOf, Record, Unfit, check, number, plain, whole
 from training.best import Best, may_be_kept
+from training.freezing import idle
 
 OF_THE_DEVICE = {"params", "lr", "initial_lr", "fused", "foreach", "capturable", "differentiable"}
 
@@ -80,7 +83,7 @@ def take_network(run, state: dict) -> None:
     if run.teaching is not None:
         run.teaching.take(state["teaching"])
     begun = len(state["rows"]) > run.plan.first_epoch(run.stage)
-    take_optimizer(run.optimizer, run.settings.training, state["optimizer"], begun)
+    take_optimizer(run.optimizer, run.settings.training, state["optimizer"], begun, idle(run, len(state["rows"])))
 
 
 def take_averages(run, state: dict) -> None:
@@ -108,11 +111,11 @@ def what_to_repair(run, state: dict) -> dict:
     return kept
 
 
-def take_optimizer(optimizer: torch.optim.Optimizer, training, state, begun: bool) -> None:
+def take_optimizer(optimizer: torch.optim.Optimizer, training, state, begun: bool, idle: Collection[int] = ()) -> None:
     """Give the optimiser the state of an earlier one of the same settings, whose stage has `begun` to train.
 
-    `training` is that section of the settings. Unfit, a ValueError, for options that the settings do not say, and for a state
-    that such an optimiser does not leave.
+    Parameters of the numbers `idle` may not have learned yet, and so have no state. `training` is that section of the settings.
+    Unfit, a ValueError, for options that the settings do not say, and for a state that such an optimiser does not leave.
     """
     own = optimizer.state_dict()["param_groups"]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -126,7 +129,8 @@ def take_optimizer(optimizer: torch.optim.Optimizer, training, state, begun: boo
     entries, wanted = state["state"], _left_by(training)
     if not isinstance(entries, dict) or not entries.keys() <= {*range(len(parameters))}:
         raise Unfit("optimizer.state is of other parameters")
-    lacking = [index for index, parameter in enumerate(parameters) if parameter.numel() and index not in entries]
+    learned = [index for index, parameter in enumerate(parameters) if parameter.numel() and index not in idle]
+    lacking = [index for index in learned if index not in entries]
     if wanted and lacking and (begun or entries):
         raise Unfit(f"optimizer.state has nothing for parameter {lacking[0]}")
     for index, entry in entries.items():

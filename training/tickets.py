@@ -15,6 +15,7 @@ from pruning.gates.mask import Mask
 from pruning.removal import ungated
 from settings.registry import parse_call
 from settings.schema import ANYTHING, DictOf, ListOf, Record, Unfit, check
+from training.freezing import idle
 from training.restoring import take_optimizer
 from training.stages import position
 from training.statistics import recalibrate_statistics
@@ -49,7 +50,7 @@ class Tickets:
         wanted = weights_of(run.model)
         for place, state in saved.get("states", {}).items():
             check_values(wanted, state["model"], f"tickets.states.{place}.model")
-            take_optimizer(copy.deepcopy(run.optimizer), run.settings.training, state["optimizer"], begun=False)
+            take_optimizer(copy.deepcopy(run.optimizer), run.settings.training, state["optimizer"], False, idle(run, 0))
         for number, tensors in enumerate(saved.get("copies", ())):
             check_values(wanted, tensors, f"tickets.copies[{number}]")
         for number, masks in enumerate(saved.get("masks", ())):

@@ -43,6 +43,8 @@ BREAKS = {
     "tensorboard_is_installed": ["--tensorboard"],
     "out_dir_is_named": ["--out_dir", ""],
     "one_flag_names_the_network": ["--arch", "vgg16", "--layers", "20"],
+    "freezing_leaves_epochs": ["--init", "{here}", "--epochs", "2", "--freeze", "2"],
+    "imagenet_has_three_channels": ["--dataset", "digits", "--channels", "1", "--normalise", "imagenet"],
     "warmup_leaves_epochs": ["--epochs", "5", "--warmup_epochs", "5"],
     "one_flag_says_how_much": [*STRUCTURED, "--target_macs", "0.5", "--prune_rate", "0.5"],
     "rounded_layers_have_one_width": [

@@ -57,6 +57,7 @@ WITHOUT = {
     "procedure_cuts": [*STRUCTURED, "--procedure", "slimming"],
     "selects_on_held_out_images": ["--procedure", "multilayer"],
     "procedure_says_amounts": [*STRUCTURED, "--procedure", "rounds"],
+    "nothing_to_freeze": [],
     "weights_are_given": [*STRUCTURED, "--procedure", "control(of='run')"],
     "learns_from_labels_alone": [],
     "masks_are_given": [*STRUCTURED, "--procedure", "control(of='run')"],
@@ -68,6 +69,7 @@ WITHOUT = {
 WITH = {
     "several_cuts": ["--prune_phase", "after"],
     "no_teacher": ["--teacher", "run"],
+    "nothing_to_freeze": ["--init", "run"],
     "learns_from_labels_alone": ["--procedure", "noisy_student", "--labelled", "0.1"],
     "draws_no_boxes": ["--predict", "m.pt", "cat.png"],
 }
@@ -106,6 +108,7 @@ VALUES = {
     "finetune_lr": "0.1",
     "reconstruct": "lasso",
     "init": "run",
+    "freeze": "1",
     "teacher": "dense",
     "distill": "AT",
     "procedure": "layerwise",

@@ -1,0 +1,138 @@
+"""This file begins a run with weights from elsewhere: --init names a file that no run here has written, or torchvision's."""
+
+import http.client
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torchvision
+from torch import Tensor
+
+import models
+from models.foreign import TORCHVISION as NAMES
+from models.foreign import fitted, state_of, torchvision_name
+from runs.storage import read_elsewhere
+from settings.arguments import Settings
+from settings.earlier import with_data_of
+from settings.errors import Refused
+from settings.files import fitting
+from settings.meaning import network_is_typed
+from settings.paths import TORCHVISION
+from settings.recipes import of_recipe
+from settings.signatures import suggest
+from tasks.images import IMAGENET
+from training.evaluation import evaluate
+
+
+@dataclass
+class Elsewhere:
+    """Weights from elsewhere: `state` is a state dict, `where` what --init says, `classes` the classes' names, where known.
+
+    `others` is the number of classes of a classifier that did not fit, so that the network has kept its own; otherwise None.
+    """
+
+    where: str
+    state: Mapping[str, Tensor]
+    classes: list[str] | None = None
+    others: int | None = None
+
+    def give_to(self, network: models.Network) -> None:
+        """Give a network these weights. Unfit, a ValueError, where they are of another one."""
+        values, self.others = fitted(network, dict(self.state))
+        network.take(values)
+
+    def settings(self, asked: Settings) -> Settings:
+        """Return the settings of a run that begins so.
+
+        torchvision's weights are for images normalised as ImageNet's, unless --normalise says otherwise. What --teacher dense
+        means is in no file that teaches: it is the network itself, as it begins.
+        """
+        changes = {}
+        if asked.training.teacher == asked.network.init:
+            changes["teacher"] = "dense"
+        if self.where.startswith(TORCHVISION) and "normalise" not in asked.typed | of_recipe(asked.typed):
+            changes["normalise"] = "imagenet"
+        return with_data_of(asked, {}).replace(**changes)
+
+
+def from_elsewhere(settings: Settings) -> Elsewhere | None:
+    """Read the weights from elsewhere that --init names; None for a file of this program, or one that cannot be read.
+
+    Raises Refused for a file without a state dict, where no flag says of which network it is, and where torchvision has no
+    such weights, or they cannot be downloaded.
+    """
+    init = settings.network.init
+    if init.startswith(TORCHVISION):
+        return _of_torchvision(settings.network.arch, init)
+    if not Path(init).is_file() or (content := read_elsewhere(Path(init))) is None:
+        return None
+    with fitting(init, "trained network"):
+        state = state_of(content)
+    if not network_is_typed(settings):
+        raise Refused(f"--init: '{init}' is from elsewhere, and does not say of which network: type --arch")
+    return Elsewhere(init, state)
+
+
+def _of_torchvision(arch: str, init: str) -> Elsewhere:
+    """Return torchvision's weights of the network that --arch names. Raises Refused where there are none, or no network."""
+    model, name = torchvision_name(arch), init.removeprefix(TORCHVISION)
+    if model is None:
+        names = ", ".join(f"{word}({'head' if word.startswith('vgg') else 'stem'}='imagenet')" for word in NAMES)
+        raise Refused(f"--init {init}: torchvision has no weights of {arch}: choose --arch from {names}")
+    known = torchvision.models.get_model_weights(model).__members__
+    if name not in known:
+        raise Refused(f"--init {init}: torchvision's {model} has no weights '{name}': {suggest(name, known)}")
+    weights, (mean, std) = known[name], IMAGENET
+    transforms = weights.transforms()
+    if [*transforms.mean, *transforms.std] != [*mean, *std]:
+        raise Refused(f"--init {init}: these weights are for images that are normalised otherwise than ImageNet's")
+    try:
+        state = weights.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, http.client.HTTPException, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:150]
+        raise Refused(f"--init {init}: no download of {weights.url} ({reason}): fetch it, and type --init FILE") from None
+    return Elsewhere(init, state, weights.meta["categories"])
+
+
+def tell(run, elsewhere: Elsewhere | None) -> None:
+    """Add to the notes of a run that begins with weights from elsewhere what they are, and what they measure before pruning.
+
+    Where the network itself teaches, it does so from now on. Raises Refused where its classifier has learned nothing.
+    """
+    if elsewhere is None:
+        return
+    task, where = run.task, f"'{elsewhere.where}'"
+    number, own = len(elsewhere.state), task.outputs
+    if elsewhere.others is not None:
+        task.notes.append(
+            f"weights from elsewhere, {where}: {number} tensors; the classifier is new, for {own} classes instead of "
+            f"{elsewhere.others}, so that nothing is measured before training"
+        )
+        if run.settings.training.teacher == "dense":
+            raise Refused(f"--teacher dense: the classifier of {where} does not fit, and the new one cannot teach")
+    else:
+        task.notes.append(f"weights from elsewhere, {where}: {number} tensors; its classifier of {own} classes is kept")
+        task.compare_names(elsewhere.classes, where)
+    if run.settings.data.normalise != "imagenet":
+        by = "the mean and deviation of these data" if run.settings.data.normalise == "dataset" else "half the range of a byte"
+        task.notes.append(f"images are normalised by {by}; --normalise imagenet normalises them as torchvision's weights expect")
+    else:
+        task.notes.append("images are normalised by the mean and deviation of ImageNet")
+    if elsewhere.others is None:
+        task.notes.append(_before(run))
+    if run.teaching is not None and run.settings.training.teacher == "dense":
+        run.teaching.begin(run.model, run.team)
+
+
+def _before(run) -> str:
+    """Return the line that tells the metric of the network as it begins, on the images where the run is validated."""
+    task, few = run.task, 2 if run.settings.run.dry_run else None
+
+    def predict(inputs):
+        with run.engine.autocast():
+            return run.model(inputs)
+
+    measured = evaluate(run.model, task, task.valid or task.test, predict, run.engine.device, few, run.team)
+    what = "training" if run.pruner is None else "pruning"
+    return f"before {what}: {measured[task.metric]:.2f} % {'held out' if task.valid is not None else 'on the test set'}"
