@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from models.coding import Coded, decode
-from models.network import Network, build
+from models.network import Network
+from models.program import rebuild
 from models.shapes import check_pass, check_values
 from runs.storage import packed, read_tensors, replace
 from settings.files import fitting
@@ -88,7 +89,7 @@ def load(path: str | Path) -> Network:
         card = card_from({name: state[name] for name in keys})
         shape = (len(card.mean), card.image_size, card.image_size)
         with torch.device("meta"):
-            network = build(card.arch, classes=len(card.classes), channels=shape[0], size=shape[1])
+            network = rebuild(card.arch, state["shapes"], classes=len(card.classes), channels=shape[0], size=shape[1])
             outputs = [network.widths()[node] for node in network.outputs]
             network.reshape(state["shapes"])
         tensors = state["tensors"] if "tensors" in state else _taken_apart(network, state)
