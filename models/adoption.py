@@ -33,7 +33,8 @@ def adopt(module: nn.Module, example: Tensor) -> Program:
     chance = torch.Generator().manual_seed(0)
     images = torch.randn(2, *example.shape[1:], generator=chance).to(weight)
     try:
-        operations, outputs = traced(module.eval(), images)
+        with torch.random.fork_rng(devices=[]):  # its forward may draw numbers
+            operations, outputs = traced(module.eval(), images)
     finally:
         for part, training in modes.items():
             part.training = training
