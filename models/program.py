@@ -8,10 +8,9 @@ from torch import Tensor, nn
 
 from models.joint import Joint
 from models.layers import Unit, initialise
-from models.network import Network, build
+from models.network import Network
 from models.parts import WholeMap
 from models.pooling import pooled
-from settings.own_files import own_file
 from settings.schema import TEXT, TRUTH, Is, ListOf, Maybe, Record, Unfit, check, number, shown, whole
 
 
@@ -167,16 +166,14 @@ class Program(Network):
 
 
 def rebuild(name: str, shapes, *, classes: int | None = None, channels: int, size: int) -> Network:
-    """Build the network that a file names, of which it says the `shapes`; they are not in force yet, but a program is.
+    """Build the network of the program that stands in the `shapes` of a file; it is whole, and its weights are fresh.
 
-    A network from a file of the user's is built of its program, and no other file is read. Unfit, a ValueError, where it has
-    none, or is for other data; and ValueError as `build`.
+    `name` is what the file calls it, such as mynet.py:build, which is not looked for. Unfit, a ValueError, where there is no
+    program, or it is for other data.
     """
     program = shapes.get("program") if isinstance(shapes, dict) else None
-    if (own_file(name) is None) != (program is None):
-        raise Unfit(f"shapes has {'a' if program else 'no'} program, and {name} is {'no' if program else 'a'} file of one's own")
     if program is None:
-        return build(name, **({} if classes is None else {"classes": classes}), channels=channels, size=size)
+        raise Unfit(f"shapes has no program, of which alone {name} is rebuilt")
     network = Program(program)
     (outputs,) = (network.widths()[node] for node in network.outputs)
     here, wanted = [outputs, network.input_channels], [outputs if classes is None else classes, channels]

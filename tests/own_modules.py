@@ -66,6 +66,24 @@ class LongSkip(nn.Module):
         return self.fc(y.mean((2, 3)))
 
 
+class Unpadded(nn.Module):
+    """A residual block of 1 x 1 convolutions between convolutions without padding, pooling, and linear layers with batch norm."""
+
+    def __init__(self, classes: int = 4):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2))
+        self.inner = nn.Sequential(nn.Conv2d(6, 7, 1, bias=False), nn.BatchNorm2d(7), nn.ReLU())
+        self.outer = nn.Sequential(nn.Conv2d(7, 6, 1, bias=False), nn.BatchNorm2d(6))
+        self.last = nn.Sequential(nn.Conv2d(6, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten())
+        self.hidden = nn.Sequential(nn.Linear(32, 9), nn.BatchNorm1d(9), nn.ReLU(), nn.Linear(9, 5), nn.BatchNorm1d(5), nn.ReLU())
+        self.fc = nn.Linear(5, classes)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = F.relu(self.outer(self.inner(x)) + x)
+        return self.fc(self.hidden(self.last(x)))
+
+
 def mixed(seed: int = 0, **options) -> Mixed:
     """Such a module, with batch norm as after training."""
     torch.manual_seed(seed)

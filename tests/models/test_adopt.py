@@ -142,7 +142,6 @@ def test_a_file_holds_all_that_it_is(tmp_path):
 
 @pytest.mark.parametrize(("arch", "change", "message"), [
     ("away.py:build", lambda program: None, "has no program"),
-    ("resnet20", lambda program: program, "has a program, and resnet20 is no file"),
     ("away.py:build", lambda program: {**program, "gives": "nobody"}, "gives 'nobody', which no step makes"),
     ("away.py:build", lambda program: {**program, "size": 8}, "is for images of 8 pixels, not of 16"),
     ("away.py:build", lambda program: {**program, "steps": program["steps"][:-1]}, "which no step makes"),

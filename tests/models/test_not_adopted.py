@@ -41,7 +41,7 @@ def shares(module, maps, images):
 
 
 REFUSED = {
-    "concatenation": (lambda m, y, x: torch.cat([y, y], 1)[:, :6], [], "cat in the forward of Does cannot be adopted: concatenation"),
+    "concatenation": (lambda m, y, x: torch.cat([y, y], 1)[:, :6], [], "cat in the forward of Does cannot be adopted"),
     "GELU": (first, [nn.GELU()], "GELU at 'parts.0' cannot be adopted: the activations are ReLU and ReLU6"),
     "a function": (lambda m, y, x: F.silu(y), [], "silu in the forward of Does cannot be adopted"),
     "Hardswish": (first, [nn.Hardswish()], "Hardswish at 'parts.0'"),
