@@ -84,12 +84,15 @@ def _loaded(path: Path, name: str):
     """Execute a file of Python, which finds its neighbours, and return what it calls `name`."""
     spec = importlib.util.spec_from_file_location(f"_own_{path.stem}", path)
     module, folder = importlib.util.module_from_spec(spec), str(path.resolve().parent)
-    sys.modules[spec.name] = module
+    sys.modules[spec.name], writes_no_bytecode = module, sys.dont_write_bytecode
     sys.path.insert(0, folder)
     try:
+        sys.dont_write_bytecode = True  # a dry run writes no file
         spec.loader.exec_module(module)
     finally:
-        sys.path.remove(folder)
+        sys.dont_write_bytecode = writes_no_bytecode
+        if folder in sys.path:
+            sys.path.remove(folder)
     return getattr(module, name)
 
 

@@ -108,6 +108,9 @@ class Block:
         for flag in ("--resume", "--init", "--evaluate", "--predict", "--scratch"):
             if flag in flags:
                 self.stand_in(flags[flags.index(flag) + 1])
+        if "mynet.py:build" in flags:  # which stands on its page
+            (example,) = (part for name, part in pieces(PAGES["models/README.md"]) if name == "python" and "def build(" in part)
+            Path("mynet.py").write_text(example)
         if "--unlabelled" in flags and not Path(folder := flags[flags.index("--unlabelled") + 1]).exists():
             shutil.copytree(Path(TINY_DATA[3]) / "test", folder)
         if {"--evaluate", "--predict"} & {*flags}:
