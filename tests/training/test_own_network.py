@@ -2,14 +2,15 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import TINY_DATA, run_program
 from own_modules import ONCE
-from programs import command
-from promises import PRUNED, trains_and_resumes
+from programs import command, start
+from promises import PRUNED, differences, records, trains_and_resumes
 
 import models
 import proxies
@@ -77,6 +78,24 @@ def test_a_run_goes_on_to_the_same_bits_without_the_file(tmp_path, monkeypatch, 
     said = capsys.readouterr()
     assert "this is not stdout's format" not in said.out
     assert "this is not stdout's format" in said.err
+
+
+def test_killed_and_resumed(own):
+    """SIGKILL once the run has a folder; then the file goes."""
+    flags = ["--arch", "mynet.py:build", *DIGITS[:4], *PRUNED, "--epochs", "3", "--deterministic", "--quiet", "--compact"]
+    flags += ["--threads", "1"]
+    whole = command(*flags, "--out_dir", "whole", cwd=own)
+    assert whole.returncode == 0, whole.stderr
+    process = start(*flags, "--out_dir", "part", cwd=own)
+    while not Path("part", "config.json").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    Path("mynet.py").unlink()
+    again = command("--resume", "part", "--threads", "1", "--quiet", cwd=own)
+    assert again.returncode == 0, again.stderr
+    assert differences(records("whole"), records("part")) == []
 
 
 @pytest.mark.core
