@@ -1,8 +1,9 @@
-"""This benchmark prunes ResNet-56 to half its MACs, by this repository and by torch-pruning, and compares the two.
+"""This benchmark prunes networks to half their MACs, by this repository and by torch-pruning, and compares the two.
 
-`python benchmarks/beside_torch_pruning.py`, after `pip install torch-pruning`, which is no dependency of ours. Both cut by
-the L1 norm with one threshold, from the same weights with random batch norm. "masked" is the whole network with the cut
-filters' outputs set to 0.
+`python benchmarks/beside_torch_pruning.py`, after `pip install torch-pruning`, which is no dependency of ours: ResNet-56. With
+`--adopted resnet18 mobilenet_v2` they are networks of torchvision, which this repository adopts. Both cut by the L1 norm with
+one threshold, from the same weights with random batch norm. "masked" is the whole network with the cut filters' outputs set
+to 0.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -67,7 +69,7 @@ def ours(whole, images, residual, target):
     removed = time.perf_counter()
     return (
         smaller,
-        accounting.dense(smaller, 32),
+        accounting.dense(smaller, images.shape[-1]),
         chosen - began,
         removed - chosen,
         apart(network(images), smaller(images)),
@@ -79,8 +81,8 @@ def apart(masked, removed):
     return (masked - removed).abs().max() / masked.abs().max()
 
 
-def theirs(whole, images, target):
-    """Prune `whole` by torch-pruning to the same MACs, by bisection of its rate; only the last cut is timed.
+def theirs(make, images, target):
+    """Prune what `make` makes by torch-pruning to the same MACs, by bisection of its rate; only the last cut is timed.
 
     Returns the smaller network, the masked one, MACs, parameters, and the seconds for building and for pruning.
     """
@@ -89,7 +91,8 @@ def theirs(whole, images, target):
     def prune(rate):
         """What `theirs` returns, at this rate."""
         with torch.enable_grad():
-            model = Plain(whole).eval()
+            model = make().eval()
+            last = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)][-1]
             began = time.perf_counter()
             pruner = tp.pruner.MagnitudePruner(
                 model,
@@ -97,10 +100,10 @@ def theirs(whole, images, target):
                 importance=tp.importance.MagnitudeImportance(p=1),
                 global_pruning=True,
                 pruning_ratio=rate,
-                ignored_layers=[model.linear],
+                ignored_layers=[last],
             )
             built = time.perf_counter()
-            masked = Plain(whole).eval()
+            masked = make().eval()
             names, zeroed = {module: name for name, module in model.named_modules()}, []
             for group in pruner.step(interactive=True):
                 for dependency, indices in group:
@@ -118,25 +121,70 @@ def theirs(whole, images, target):
         return model, masked, macs, parameters, built - began, done - built
 
     low, high = 0.0, 0.9
-    aim = target * tp.utils.count_ops_and_params(Plain(whole).eval(), images[:1])[0]
+    aim = target * tp.utils.count_ops_and_params(make().eval(), images[:1])[0]
     for _ in range(9):
         middle = (low + high) / 2
         low, high = (middle, high) if prune(middle)[2] > aim else (low, middle)
     return prune(high)
 
 
+HEAD = "network | by | adopt s | parameters | MACs | choose s | remove s | masked - removed, of the largest output"
+
+
+def settle(norms):
+    """Draw what batch norm could have after training."""
+    for norm in norms:
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.uniform_(norm.bias, -0.5, 0.5)
+        nn.init.uniform_(norm.running_mean, -0.5, 0.5)
+        nn.init.uniform_(norm.running_var, 0.5, 1.5)
+
+
+@torch.no_grad()
+def beside(name, size, target):
+    """Yield the rows of one network of torchvision: ours, for both kinds of streams, and theirs, or why there is none."""
+    torch.manual_seed(0)
+    options = {"init_weights": True} if name == "googlenet" else {}
+    module = getattr(torchvision.models, name)(num_classes=10, **options).eval()
+    settle(part for part in module.modules() if isinstance(part, nn.BatchNorm2d))
+    images = torch.randn(8, 3, size, size)
+    began = time.perf_counter()
+    try:
+        whole = models.adopt(module, images)
+    except ValueError as error:
+        yield f"ours | refused: {error} | | | | |"
+    else:
+        adopting = time.perf_counter() - began
+        for residual in ("grouped", "free"):
+            _, count, choosing, removing, difference = ours(whole, images, residual, target)
+            row = f"{count.parameters} | {count.macs} | {choosing:.2f} | {removing:.2f} | {difference:.1e}"
+            yield f"ours, {residual} | {adopting:.2f} | {row}"
+    try:
+        model, masked, macs, parameters, building, pruning = theirs(lambda: copy.deepcopy(module), images, target)
+    except Exception as error:
+        yield f"torch-pruning | {type(error).__name__}: {' '.join(str(error).split())[:80]} | | | | |"
+    else:
+        difference = apart(masked(images), model(images))
+        yield f"torch-pruning | | {parameters} | {int(macs)} | {building:.2f} | {pruning:.2f} | {difference:.1e}"
+
+
 def main() -> None:
     """Prune by both, time all forms in turns, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--left", type=float, default=0.5, help="fraction of the MACs (default 0.5)")
+    parser.add_argument("--adopted", nargs="+", metavar="NAME", help="networks of torchvision instead, not timed in use")
+    parser.add_argument("--size", type=int, default=64, help="of --adopted: pixels of a side (default 64)")
     options = parser.parse_args()
+    if options.adopted:
+        print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, float32, {options.size} pixels, 10 classes\n")
+        print(f"| {HEAD} |\n|" + "---|" * (HEAD.count("|") + 1))
+        for name in options.adopted:
+            for line in beside(name, options.size, options.left):
+                print(f"| {name} | {line} |", flush=True)
+        return
     torch.manual_seed(0)
     whole = models.build("resnet56").eval()
-    for unit in whole.units.values():
-        nn.init.uniform_(unit.norm.weight, 0.5, 1.5)
-        nn.init.uniform_(unit.norm.bias, -0.5, 0.5)
-        nn.init.uniform_(unit.norm.running_mean, -0.5, 0.5)
-        nn.init.uniform_(unit.norm.running_var, 0.5, 1.5)
+    settle(unit.norm for unit in whole.units.values())
     images = torch.randn(128, 3, 32, 32)
     forms, lines = {"dense": ungated(whole)}, []
     with torch.no_grad():
@@ -144,7 +192,7 @@ def main() -> None:
             smaller, count, choosing, removing, difference = ours(whole, images, residual, options.left)
             forms[f"ours, {residual}"] = smaller
             lines.append((f"ours, {residual}", count.parameters, count.macs, choosing, removing, difference))
-        model, masked, macs, parameters, building, pruning = theirs(whole, images, options.left)
+        model, masked, macs, parameters, building, pruning = theirs(lambda: Plain(whole), images, options.left)
         forms["torch-pruning"] = model
         lines.append(("torch-pruning", parameters, int(macs), building, pruning, apart(masked(images), model(images))))
         laid_out = {name: form.eval().to(memory_format=torch.channels_last) for name, form in forms.items()}

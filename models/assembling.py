@@ -49,6 +49,7 @@ class Assembly:
 
     @property
     def program(self) -> dict:
+        """The program, as `models.program.Program` takes it."""
         return {"size": self.size, "steps": self.steps, "gives": self.value["output"]}
 
     def _read(self, operation: Operation, place: int = 0) -> str:

@@ -138,6 +138,7 @@ class Program(Network):
         self.outputs = (nodes[self.program["gives"]],)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Run the steps on images, (images, channels, size, size), and return the logits, (images, classes)."""
         values = {"input": x}
         for step, done in zip(self.program["steps"], self._done, strict=True):
             read = values[step["reads"]]
@@ -157,9 +158,11 @@ class Program(Network):
         return values[self.program["gives"]]
 
     def shapes(self) -> dict:
+        """Return what `Network.shapes` does, with the program, so that whatever keeps these can rebuild the network."""
         return {**super().shapes(), "program": self.program}
 
     def reshape(self, shapes: dict) -> None:
+        """Do what `Network.reshape` does. Unfit, a ValueError, for the shapes of another program."""
         if shapes.get("program", self.program) != self.program:
             raise Unfit("shapes.program is another network's")
         super().reshape(shapes)

@@ -23,6 +23,7 @@ class WithOwnFiles:
     """What a registry has to be besides, so that mynet.py:build is one of its names: a function in a file of the user's."""
 
     def check(self, text: str) -> tuple[str, dict]:
+        """The name and the options of a choice; a network of the user's has none. ValueError as the registry's own."""
         return (text, {}) if own_file(text) else super().check(text)
 
     def entry(self, text: str) -> Entry:
@@ -33,6 +34,7 @@ class WithOwnFiles:
         return Entry(text, "models.adoption", "from_file", "a network in a file of your own", self.kind, options)
 
     def get(self, text: str, **options):
+        """The function that makes the network, with its options bound; the user's file is executed when that is called."""
         if not own_file(text):
             return super().get(text, **options)
         entry = self.entry(text)

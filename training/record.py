@@ -4,6 +4,7 @@ import math
 import platform
 import re
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -175,7 +176,12 @@ def run_name(settings: Settings) -> str:
     network, pruning = settings.network, settings.pruning
     kind = next((name for name in ("scratch", "widths", "pattern") if getattr(network, name)), pruning.prune_type)
     procedure = parse_call(settings.run.procedure)[0]
-    parts = [network.arch, settings.run.recipe, procedure if procedure not in ("once", kind, settings.run.recipe) else "", kind]
+    parts = [
+        Path(network.arch).name,
+        settings.run.recipe,
+        procedure if procedure not in ("once", kind, settings.run.recipe) else "",
+        kind,
+    ]
     budget = "macs" if pruning.target_macs else "params" if pruning.target_params else ""
     if gate := gate_that_learns(settings):
         parts.append(gate.name)
