@@ -12,7 +12,7 @@ import time
 from settings.arguments import parse, typed_over
 from settings.earlier import taken_over
 from settings.errors import Failed, Stopped, guard
-from settings.meaning import makes_smaller
+from settings.meaning import masks_filters
 from settings.recipes import departures
 from settings.rules import recipe_without_effect
 
@@ -169,9 +169,9 @@ def carry_out(run: Experiment, folder: Folder | None, rows: list[dict]) -> None:
         as_validated = task.valid is None and run.now.epochs > 0
         test = rows[-1]["valid"] if as_validated else run.evaluate(task.test, by_class=True)
         result = Result.of(run, rows, test).plain()
-        if makes_smaller(settings) and folder:
-            run.stop.check("before the smaller network was saved")
-            result["file"] = measure.save_smaller(run, result, folder.path / "model.pt")
+        if folder and not masks_filters(settings):
+            run.stop.check("before the network was saved")
+            result["file"] = measure.save_network(run, result, folder.path / "model.pt")
     except Stopped as error:
         advice = f": go on with --resume {folder.path}" if folder else ""
         raise Stopped(error.number, f"{error}{advice}") from None

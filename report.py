@@ -7,6 +7,7 @@ import argparse
 import json
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from runs.figures import draw
@@ -34,21 +35,26 @@ def groups(runs: list[Run]) -> list[list[Run]]:
     return list(groups_by_key.values())
 
 
-def table_row(runs: list[Run]) -> dict:
-    """The line of the table, as cells by column, for runs that differ by their seed; lists hold a value for each run."""
+def table_row(runs: list[Run], measures: Sequence[str] = ()) -> dict:
+    """The line of the table, as cells by column, for runs that differ by their seed; lists hold a value for each run.
+
+    `measures` are what the metrics of all runs in the table are called, each of which has columns of its own; by default that
+    of these runs.
+    """
     first = runs[0]
     ended = [run.summary for run in runs if run.summary]
-    tested = [run.summary["test"][run.metric] for run in runs if run.summary]
-    last = [run.rows[-1]["valid"][run.metric] for run in runs if run.rows]
-    best = [best_row(run.rows, run.metric)["valid"][run.metric] for run in runs if run.rows]
+    reached = {}
+    for name in measures or [first.measure]:
+        mine = [run for run in runs if run.measure == name]
+        reached[f"{name} last %"] = [run.rows[-1]["valid"][run.metric] for run in mine if run.rows]
+        reached[f"{name} best %"] = [best_row(run.rows, run.metric)["valid"][run.metric] for run in mine if run.rows]
+        reached[f"test {name} %"] = [run.summary["test"][run.metric] for run in mine if run.summary]
     row = {
         "run": first.label,
         "n": len({run.config["settings"]["seed"] for run in runs}),
         "rate asked": rate_asked(first),
         "rate got": [rate_got(run) for run in runs if run.rows],
-        "accuracy last %": last,
-        "accuracy best %": best,
-        "test accuracy %": tested,
+        **reached,
     }
     row["weights left %"] = [100 * left / all_ for left, all_ in filter(None, map(weights_left, ended))]
     for what, word in (("filters", "filters left"), ("parameters", "parameters left"), ("macs", "MACs left")):
@@ -128,7 +134,8 @@ def main(argv: list[str]) -> int:
     if not runs:
         print("report.py: error: none of these is the folder of a run", file=sys.stderr)
         return 2
-    rows = layer_rows(runs) if options.layers else [table_row(group) for group in groups(runs)]
+    measures = list(dict.fromkeys(run.measure for run in runs))
+    rows = layer_rows(runs) if options.layers else [table_row(group, measures) for group in groups(runs)]
     if not rows:
         print("report.py: error: none of these runs pruned anything", file=sys.stderr)
         return 2

@@ -16,7 +16,7 @@ import numpy as np
 
 import models
 from benchmarks.records import column, found, keep, over_seeds, records_in
-from deploy.making import plain
+from deploy.measure import plain
 from modeling import start
 from models.coding import relative
 from runs.folder import load_checkpoint

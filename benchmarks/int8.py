@@ -18,7 +18,8 @@ import torch
 
 import models
 from benchmarks.records import found, keep, records_in
-from deploy.making import beside_float32, compared, plain
+from deploy.making import beside_float32, compared
+from deploy.measure import plain
 from modeling import start
 from pruning.removal import Removal
 from runs.folder import load_checkpoint
@@ -44,14 +45,14 @@ class Noise:
 
 
 def measured(network: models.Network, form: str, task, card: models.Card, run: Experiment | None = None) -> dict:
-    """Make a form of a network: the sizes and the latency of its file and of the float32 one; with a `run` accuracies too."""
+    """Make a form of a network: its bytes, for an .onnx file beside float32 with the latency, and with a `run` accuracies."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "int8.onnx"
         made = FORMS.get(form)(network, task)
+        path = Path(folder) / f"form{made.suffix}"
         result = {"bytes": made.save(path, card)}
         if run is not None:
             result |= compared(network, made.read(path), task, run.engine.device)
-        return result | beside_float32(network, path, card, takes_bytes=True)
+        return result | (beside_float32(network, path, card, takes_bytes=True) if path.suffix == ".onnx" else {})
 
 
 def of_network(name: str) -> dict:
@@ -61,9 +62,10 @@ def of_network(name: str) -> dict:
     return measured(models.build(name).eval(), FRESH, Noise, card)
 
 
-def of_run(folder: Path, form: str) -> dict:
+def of_run(folder: Path, form: str, data_dir: str | None = None) -> dict:
     """The result of a run's last network."""
-    run = start(parse(["--resume", str(folder), "--quiet"]), state=load_checkpoint(folder / "checkpoint.pt"))
+    data = ["--data_dir", data_dir] if data_dir else []
+    run = start(parse(["--resume", str(folder), "--quiet", *data]), state=load_checkpoint(folder / "checkpoint.pt"))
     masks_filters = any(unit.gate is not None and unit.gate.by_filter for unit in run.model.all_units.values())
     network = Removal(run.model.eval()).compact() if masks_filters else plain(run.model)
     card = models.Card(run.settings.network.arch, run.task.classes, run.settings.data.image_size, *run.task.normalisation)

@@ -7,6 +7,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from runs.records import Run, read_run
+from settings.errors import Failed, Refused
+
+ROOT = Path(__file__).resolve().parent.parent
+
 
 def records_in(path: Path, asked: dict | None = None) -> list[dict]:
     """The results in a file, of which a line that was broken off is no result. Exits if they were asked for otherwise.
@@ -46,12 +51,34 @@ def measured_apart(script: str, argv: list[str], place: dict) -> dict:
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
-def comparison_parser(description: str, name: str) -> argparse.ArgumentParser:
+def run_in(folder: Path, flags: list[str], machine: list[str]) -> Run:
+    """Begin the run of modeling.py in a folder by these `flags`, or go on with it, to its end; `machine` are the flags of both.
+
+    Raises Refused or Failed, with the last line that the run said, if it does not end well.
+    """
+    begun = (folder / "config.json").exists()
+    words = ["--resume", str(folder)] if begun else [*flags, "--out_dir", str(folder)]
+    command = [sys.executable, str(ROOT / "modeling.py"), *words, *machine]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    if ended.returncode:
+        said = [line for line in ended.stderr.splitlines() if line] or [f"status {ended.returncode}"]
+        raise (Refused if ended.returncode == 2 else Failed)(f"the run in '{folder}': {said[-1]}")
+    return read_run(folder)
+
+
+def machine_flags(options) -> list[str]:
+    """The flags that a run takes when it begins and when it goes on: where it runs, and where its data is."""
+    given = {name: getattr(options, name) for name in ("device", "threads", "data_dir")}
+    return ["--quiet", *(word for name, value in given.items() if value is not None for word in (f"--{name}", str(value)))]
+
+
+def comparison_parser(description: str, name: str, seeds: bool = True) -> argparse.ArgumentParser:
     """A parser with the flags of every comparison on a trained network; its records and its table have this name."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("run", help="folder of a dense run")
     parser.add_argument("--weight_decay", type=float, default=5e-4)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    if seeds:
+        parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--data_dir", help="default: the run's own")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int)

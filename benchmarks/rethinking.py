@@ -8,7 +8,6 @@ with a folder of its own in --out. A comparison that was stopped goes on: each r
 was begun is resumed. The table is written to --table.
 """
 
-import subprocess
 import sys
 from functools import partial
 from itertools import product
@@ -16,14 +15,23 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from benchmarks.records import column, comparison_parser, conditions, found, keep, over_seeds, records_in  # noqa: E402
+from benchmarks.records import (  # noqa: E402
+    column,
+    comparison_parser,
+    conditions,
+    found,
+    keep,
+    machine_flags,
+    over_seeds,
+    records_in,
+    run_in,
+)
 from runs.records import read_run  # noqa: E402
 from runs.tables import write_table  # noqa: E402
 from settings.arguments import parse  # noqa: E402
 from settings.earlier import saved_settings  # noqa: E402
-from settings.errors import Failed, Refused, guard  # noqa: E402
+from settings.errors import Refused, guard  # noqa: E402
 
-SCRIPT = ROOT / "modeling.py"
 METHODS = ["fine-tuning", "Scratch-E", "Scratch-B"]  # the first one makes the network that the others train
 CHOOSING = 0  # the seed that tries every learning rate
 
@@ -37,18 +45,11 @@ def flags_of(options, macs: float, method: str, lr: float, seed: int) -> list[st
     """The flags that begin a run."""
     flags = ["--epochs", str(options.epochs), "--lr", str(lr), "--lr_schedule", "cosine", "--seed", str(seed)]
     flags += ["--weight_decay", str(options.weight_decay), "--batch_size", str(saved_settings(Path(options.run))["batch_size"])]
-    flags += machine_flags(options)
     if method == METHODS[0]:
         flags += ["--init", options.run, "--prune_type", "structured", "--prune_imp", "L1", "--prune_phase", "init"]
         return [*flags, "--target_macs", str(macs), "--compact"]
     smaller = folder_of(options, macs, METHODS[0], options.lrs[0], CHOOSING) / "model.pt"
     return [*flags, "--procedure", f"scratch(of={str(smaller)!r}, budget={method[-1]!r})"]
-
-
-def machine_flags(options) -> list[str]:
-    """The flags that a run takes when it begins and when it goes on: where it runs, and where its data is."""
-    given = {name: getattr(options, name) for name in ("device", "threads", "data_dir")}
-    return ["--quiet", *(word for name, value in given.items() if value is not None for word in (f"--{name}", str(value)))]
 
 
 def check(options) -> None:
@@ -59,7 +60,7 @@ def check(options) -> None:
     if not saved_settings(run)["val_size"]:
         raise Refused(f"'{run}' holds no images out (--val_size), which choose the learning rate here")
     for macs, lr, seed in product(options.macs, options.lrs, {CHOOSING, *options.seeds}):
-        parse(flags_of(options, macs, METHODS[0], lr, seed))
+        parse([*flags_of(options, macs, METHODS[0], lr, seed), *machine_flags(options)])
         for method in METHODS:
             begun_alike(options, folder_of(options, macs, method, lr, seed))
 
@@ -75,20 +76,8 @@ def begun_alike(options, folder: Path) -> None:
 
 
 def carry_out(options, place: dict) -> dict:
-    """Begin the run of this place, or go on with it, and return what came of it as plain values.
-
-    Raises Refused or Failed, with the last line that the run said, if it does not end well.
-    """
-    folder = folder_of(options, **place)
-    if (folder / "config.json").exists():
-        flags = ["--resume", str(folder), *machine_flags(options)]
-    else:
-        flags = [*flags_of(options, **place), "--out_dir", str(folder)]
-    ended = subprocess.run([sys.executable, str(SCRIPT), *flags], check=False, capture_output=True, text=True)
-    if ended.returncode:
-        said = [line for line in ended.stderr.splitlines() if line] or [f"status {ended.returncode}"]
-        raise (Refused if ended.returncode == 2 else Failed)(f"the run in '{folder}': {said[-1]}")
-    run = read_run(folder)
+    """Begin the run of this place, or go on with it, and return what came of it as plain values. Raises as `run_in` does."""
+    run = run_in(folder_of(options, **place), flags_of(options, **place), machine_flags(options))
     result = {"held out": run.summary["last"]["valid"][run.metric], "test": run.summary["test"][run.metric]}
     result |= {"macs left": run.share("macs"), "parameters left": run.share("parameters"), "epochs": len(run.rows)}
     return result | {"seconds": run.summary["seconds"]}

@@ -12,7 +12,6 @@ from deploy.export import LARGEST_DIFFERENCE, complete, example_of
 from deploy.forms.form import Form
 from deploy.forms.onnx import chosen_form, write_onnx
 from models import Card, Network
-from pruning.removal import ungated
 from runs.console import note
 from settings.errors import Failed
 from settings.registry import FORMS
@@ -34,8 +33,8 @@ def make_form(run: Experiment, folder: Path) -> dict:
     """
     settings, task = run.settings, run.task
     note(settings, f"making the form {settings.ending.form}")
-    maker, network = FORMS.get(settings.ending.form), plain(run.model)
-    form = maker(plain(run.model), task)
+    maker, network = FORMS.get(settings.ending.form), measure.plain(run.model)
+    form = maker(measure.plain(run.model), task)
     path = folder / f"{maker.__name__}{form.suffix}"
     card, takes_bytes = measure.card_of(run, measure.remembered(settings, folder)), settings.ending.export_input == "bytes"
     size, layers = form.save(path, card, takes_bytes), form.bits()
@@ -95,12 +94,3 @@ def _check(form: Form, inside: Callable, task: Task, path: Path) -> None:
         path.unlink()
         words = f"'{path}' would not compute what it should: it differs by {difference:.1e} of the largest output"
         raise Failed(words + form.cure)
-
-
-@torch.no_grad()
-def plain(network: Network) -> Network:
-    """Return a copy without masks, whose weights are those in force: for masks on weights it computes the same."""
-    copied = ungated(network).eval()
-    for name, unit in network.all_units.items():
-        copied.get_submodule(name).layer.weight.copy_(unit.weight_in_force)
-    return copied

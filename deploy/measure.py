@@ -13,8 +13,10 @@ from deploy.latency import networks
 from models import Card, Network, save
 from models.files import content
 from models.layers import initialise
+from pruning.removal import ungated
 from runs.console import note
 from settings.arguments import Settings, method
+from settings.meaning import makes_smaller
 from settings.paths import began_in
 from settings.saved import counted
 from training.earlier_networks import network_named
@@ -57,15 +59,15 @@ def timed_files(files: dict[str, Path], image: np.ndarray) -> list[dict]:
     return [{"engine": "onnxruntime", "batch": batch, **row, "where": where} for batch, row in zip(BATCHES, rows, strict=True)]
 
 
-def write(path: Path, whole: Network, smaller: Network, card: Card) -> dict:
-    """Save the smaller network; return the size of its file in bytes, and what the whole one would take in that format."""
-    return {"file": str(path), "bytes": save(path, smaller, card), "dense_bytes": len(content(whole, card))}
+def save_network(run: Experiment, result: dict, path: Path) -> dict:
+    """Save a run's last network as model.pt, with its settings and its result; return the file and its bytes.
 
-
-def save_smaller(run: Experiment, result: dict, path: Path) -> dict:
-    """Save a run's smaller network as model.pt, with its settings and its result; return the file and its sizes."""
+    Of a smaller network "dense_bytes" are what the whole one would take in that format. Masked weights are written as zeros.
+    """
     trained = remembered(run.settings, path.parent) | {name: result[name] for name in ("test", "dense", "left", "last")}
-    return write(path, dense_network(run), run.model, card_of(run, trained))
+    card = card_of(run, trained)
+    written = {"file": str(path), "bytes": save(path, plain(run.model), card)}
+    return written | ({"dense_bytes": len(content(dense_network(run), card))} if makes_smaller(run.settings) else {})
 
 
 def remembered(settings: Settings, folder: Path) -> dict:
@@ -81,7 +83,7 @@ def card_of(run: Experiment, training: dict) -> Card:
 
 
 def measure_and_export(run: Experiment, result: dict) -> None:
-    """Add "speed" and "exports" to a run's result: how long both networks take, and the files of --export.
+    """Add to a run's result "exports", the files of --export, and "speed": how long a smaller network takes beside the whole one.
 
     Raises Stopped where a signal asks for it.
     """
@@ -90,13 +92,14 @@ def measure_and_export(run: Experiment, result: dict) -> None:
     def check() -> None:
         run.stop.check("while measuring; --resume does it again")
 
-    note(settings, f"saved {result['file']['file']}; now measuring how long it and the dense network take")
-    result["speed"] = timed(dense_network(run), run.model, settings.data.image_size, run.engine.device, check)
-    images, card = examples(run.task, settings), card_of(run, {})
+    if makes_smaller(settings):
+        note(settings, f"saved {result['file']['file']}; now measuring how long it and the dense network take")
+        result["speed"] = timed(dense_network(run), run.model, settings.data.image_size, run.engine.device, check)
+    images, card, network = examples(run.task, settings), card_of(run, {}), plain(run.model)
     result["exports"] = []
     for path in settings.ending.export or ():
         check()
-        result["exports"].append(export(run.model, path, images, card))
+        result["exports"].append(export(network, path, images, card))
 
 
 def dense_network(run: Experiment) -> Network:
@@ -107,3 +110,12 @@ def dense_network(run: Experiment) -> Network:
     network.reshape(run.whole_shapes)
     initialise(network)
     return network.to(run.engine.device, memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def plain(network: Network) -> Network:
+    """Return a copy without masks, whose weights are those in force: for masks on weights it computes the same."""
+    copied = ungated(network).eval()
+    for name, unit in network.all_units.items():
+        copied.get_submodule(name).layer.weight.copy_(unit.weight_in_force)
+    return copied

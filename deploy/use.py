@@ -10,10 +10,11 @@ from pathlib import Path
 
 import torch
 
-import models
 import tasks
 from deploy.export import examples, export
 from deploy.onnx_file import OnnxNetwork
+from deploy.opening import opened, without_masks
+from models import Card
 from runs.console import export_line, note, say_all
 from runs.storage import replace, unused
 from settings.arguments import Settings
@@ -66,11 +67,6 @@ def predict(model: str, paths: list[str], device: str = "cpu", draw: str | None 
             draw_boxes(path, said, card.classes, folder)
     if unreadable:
         raise Failed(f"{unreadable} of {len(files)} images could not be read")
-
-
-def opened(path: str) -> models.Network | OnnxNetwork:
-    """Return the network in a model.pt or in an .onnx file, which has its card as `.card`. Refused as by their readers."""
-    return OnnxNetwork(path) if Path(path).suffix == ".onnx" else models.load(path)
 
 
 def drawing_folder(name: str) -> Path:
@@ -130,6 +126,8 @@ def test(settings: Settings, engine: Engine) -> list[str]:
         precision = f"{network.weights} by onnxruntime"
         note(settings, f"{card.arch} in an .onnx file, {precision} on the CPU")
     else:
+        if settings.ending.export:
+            without_masks(network)  # before the test images are read
         note(settings, f"{card.arch} with {sum(p.numel() for p in network.parameters())} parameters on {engine.device}")
 
     def predict(inputs):
@@ -139,17 +137,18 @@ def test(settings: Settings, engine: Engine) -> list[str]:
     result = evaluate(network, task, split, predict, engine.device, classes=card.classes)
     lines = task.test_lines(result, precision)
     images = examples(task, settings)
-    return lines + [export_line(export(network, path, images, card)) for path in settings.ending.export or ()]
+    return lines + [export_line(export(without_masks(network), path, images, card)) for path in settings.ending.export or ()]
 
 
-def _test_data(settings: Settings, card: models.Card, device: str) -> tasks.Task:
+def _test_data(settings: Settings, card: Card, device: str) -> tasks.Task:
     """Read the test images of the data set that the model file remembers, or of the one that was typed. Refused as by it."""
     model, typed = Path(settings.use.evaluate), settings.typed
+    folder = model if model.is_dir() else model.parent
     remembered = card.training.get("settings", {})
     if {"dataset", "data_dir"} & typed.keys():  # a split belongs to the folder that it was made of
         remembered = remembered | {"test_size": None}
     if "data_dir" in remembered:
-        remembered = remembered | {"data_dir": located(remembered["data_dir"], model.parent, card.training.get("began_in"))}
+        remembered = remembered | {"data_dir": located(remembered["data_dir"], folder, card.training.get("began_in"))}
     asked = with_data_of(settings, remembered)
     changes = {"image_size": card.image_size, "channels": len(card.mean), "fit": card.fit}
     try:

@@ -81,6 +81,9 @@ def _size_lines(result: dict, settings) -> list[str]:
     for word, (kept, dense, comment) in counts.items():
         if dense and (word != "filters" or "factorisation" not in result):  # linear layers have none, and factors others
             lines.append(f"result {word}: {kept} of {dense} ({100 * kept / dense:.2f} %) {comment}")
+    if whole := result.get("architecture"):
+        shares = (f"{100 * result['left'][name] / whole[name]:.2f} % of the {WORDS[name]}" for name in ("parameters", "macs"))
+        lines.append(f"result of a whole {settings.network.arch}: {', '.join(shares)} {how}")
     lines += [
         f"result dropout: {name} {rates['rate']:.4g}, {rates['original']:.4g} before weights were cut"
         for name, rates in result.get("dropout", {}).items()
@@ -104,7 +107,8 @@ def _compact_lines(result: dict, word: str) -> list[str]:
         )
     lines += [f"result {factorised_line(result['factorisation'], word)}"] if "factorisation" in result else []
     if file := result.get("file"):
-        lines.append(f"result file: {file['file']}, {file['bytes'] / 1e6:.3f} MB, dense {file['dense_bytes'] / 1e6:.3f} MB")
+        dense = f", dense {file['dense_bytes'] / 1e6:.3f} MB" if "dense_bytes" in file else ""
+        lines.append(f"result file: {file['file']}, {file['bytes'] / 1e6:.3f} MB{dense}")
     gain = result["dense"]["macs"] / max(result["left"]["macs"], 1)
     lines += [latency_line(row, gain) for row in result.get("speed", ())]
     return lines + [export_line(exported) for exported in result.get("exports", ())]

@@ -35,7 +35,7 @@ def draw(runs: list[Run], folder: Path) -> list[Path]:
 
         for data_set, alike in data_sets.items():
             ending = "" if len(data_sets) == 1 else f"_{data_set}"
-            axis = f"validation {measure_of(alike[0])} on {data_set} (%)"
+            axis = f"validation {alike[0].measure} on {data_set} (%)"
             save(curve_figure(pyplot, styles, alike, axis, lambda row, run: row["valid"][run.metric]), f"accuracy{ending}")
             if pruned := [run for run in alike if run.pruned]:
                 axis = "weights under a mask (% of all)"
@@ -101,7 +101,7 @@ def curve_figure(pyplot, styles: dict, runs: list[Run], axis: str, value):
 def trade_figure(pyplot, styles: dict, runs: list[Run], data_set: str):
     """A figure of the runs' test accuracy against the parameters, and against the MACs, that they keep."""
     figure, panels = pyplot.subplots(1, 2, figsize=(11, 4.5), sharey=True)
-    measured = measure_of(runs[0])
+    measured = runs[0].measure
     for axes, what, word in zip(panels, ("parameters", "macs"), ("parameters", "MACs"), strict=True):
         for run in runs:
             colour, marker = styles[run.name]
@@ -109,7 +109,7 @@ def trade_figure(pyplot, styles: dict, runs: list[Run], data_set: str):
             axes.plot(*point, color=colour, marker=marker, markersize=8, linestyle="none", label=run.name)
         axes.set(xlabel=f"{word} left (% of the dense network)", title=f"{measured[0].upper()}{measured[1:]} against {word}")
         axes.grid(alpha=0.3)
-    panels[0].set_ylabel(f"test {measure_of(runs[0])} on {data_set}, last epoch (%)")
+    panels[0].set_ylabel(f"test {runs[0].measure} on {data_set}, last epoch (%)")
     panels[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return figure
 
@@ -144,7 +144,7 @@ def phases_figure(pyplot, styles: dict, runs: list[Run], data_set: str):
         axes.set(xlabel=f"{word} left (% of the dense network)", title=f"After each stage, against {word}")
         axes.invert_xaxis()
         axes.grid(alpha=0.3)
-    panels[0].set_ylabel(f"validation {measure_of(runs[0])} on {data_set} (%)")
+    panels[0].set_ylabel(f"validation {runs[0].measure} on {data_set} (%)")
     panels[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return figure
 
@@ -162,11 +162,6 @@ def precision_figure(pyplot, run: Run, curves: dict[str, list[float]]):
     axes.grid(alpha=0.3)
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return figure
-
-
-def measure_of(run: Run) -> str:
-    """What the metric of a run is called: accuracy, or its own name."""
-    return "accuracy" if run.metric == "top1" else run.metric
 
 
 def connectivity_figure(pyplot, styles: dict, runs: list[Run], data_set: str):

@@ -151,14 +151,11 @@ class Folder:
             if "form" not in result or not (file := self.path / Path(result["form"]["file"]).name).exists():
                 return None
             result["form"]["file"] = str(file)
-        if makes_smaller(settings):
-            file = self.path / "model.pt"
-            made = {"removal"} if settings.ending.compact else {"factorisation"}
-            if (
-                not made | {"file", "speed", "exports"} <= result.keys()
-                or not file.exists()
-                or len(result["exports"]) < len(settings.ending.export or ())
-            ):
+        made = {"file", "speed", "removal" if settings.ending.compact else "factorisation"} if makes_smaller(settings) else set()
+        if not made <= result.keys() or len(result.get("exports", ())) < len(settings.ending.export or ()):
+            return None
+        if "file" in result:  # which older dense runs have not written
+            if not (file := self.path / "model.pt").exists():
                 return None
             result["file"]["file"] = str(file)
         return result

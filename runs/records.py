@@ -19,6 +19,7 @@ from settings.schema import (
     DictOf,
     Is,
     ListOf,
+    Maybe,
     Record,
     Unfit,
     allows,
@@ -111,9 +112,10 @@ SUMMARY = Record(
         "best": ROW,
         "seconds": number(0, 1e10),
         **dict.fromkeys(("held_out", "removable", "exact"), TRUTH),
-        "file": Record({"file": TEXT, "bytes": COUNT, "dense_bytes": COUNT}),
+        "file": Record({"file": TEXT, "bytes": COUNT}, {"dense_bytes": COUNT}),
         "speed": ListOf(SPEED),
         "form": FORM,
+        "architecture": Maybe(COUNTS),
         "weights": DictOf(Record({"left": COUNT, "of": whole(1)})),
         "dropout": DictOf(Record(dict.fromkeys(("original", "rate"), FRACTION))),
         "exports": ListOf(Record({"file": TEXT, "bytes": COUNT, "difference": number(0)}, {"form": TEXT})),
@@ -145,8 +147,14 @@ class Run:
 
     @property
     def metric(self) -> str:
-        """The measure that chooses the best epoch; where an older record does not name it, the first one of its rows."""
-        return self.config.get("metric") or next(iter(self.rows[0]["valid"] if self.rows else self.summary["test"]))
+        """The measure that chooses the best epoch; where an older record does not name it, the first one of its rows, if any."""
+        told = self.rows[0]["valid"] if self.rows else (self.summary or {}).get("test", ["top1"])
+        return self.config.get("metric") or next(iter(told))
+
+    @property
+    def measure(self) -> str:
+        """What the metric is called: accuracy, or its own name."""
+        return "accuracy" if self.metric == "top1" else self.metric
 
     @property
     def data_set(self) -> tuple[str, str]:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from settings.effects import nothing_to_take_out
 from settings.flags import FLAGS, of_kind
-from settings.meaning import makes_smaller, scratch_model, smaller_pieces, task_of, writes_onnx, zero_filters
+from settings.meaning import makes_smaller, masks_filters, scratch_model, smaller_pieces, task_of, writes_onnx, zero_filters
+from settings.paths import network_of
 from settings.registry import DATASETS, FACTORISATIONS, FORMS, parse_call
 from settings.rules import rule, without_effect
 
@@ -49,9 +50,9 @@ def an_image_is_named(settings) -> str | None:
 def used_files_exist(settings) -> str | None:
     use, paths = use_of(settings)
     for number, path in enumerate(paths):
-        pictures = use == "predict" and number > 0 and Path(path).is_dir()
-        if not (pictures or Path(path).is_file()):
-            return f"--{use}: no file at '{path}'"
+        pictures = number > 0 and Path(path).is_dir()
+        if not (pictures or network_of(path).is_file()):
+            return f"--{use}: no network in the folder '{path}'" if Path(path).is_dir() else f"--{use}: no file at '{path}'"
 
 
 @rule("ending")
@@ -99,9 +100,9 @@ def ending_flags_have_an_effect(settings) -> str | None:
 
 
 @rule("ending")
-def the_smaller_network_is_exported(settings) -> str | None:
-    if files_to_write(settings) and not (makes_smaller(settings) or settings.use.evaluate):
-        return "--export writes the smaller network: it needs --compact or --factorise, or --evaluate MODEL"
+def masks_are_not_exported(settings) -> str | None:
+    if files_to_write(settings) and masks_filters(settings) and not settings.use.evaluate:
+        return "--export writes a network without masks: it needs --compact, which takes the masked filters out"
 
 
 @rule("ending")
@@ -120,8 +121,7 @@ def the_form_is_known(settings) -> str | None:
 
 @rule("ending")
 def a_form_is_of_weights(settings) -> str | None:
-    whole_filters = settings.pruning.prune_type != "none" and not smaller_pieces(settings)
-    if settings.ending.form and whole_filters and not settings.ending.compact:
+    if settings.ending.form and masks_filters(settings):
         return f"--form {settings.ending.form}: with --prune_type structured it needs --compact, since masks are in no file"
 
 

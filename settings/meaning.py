@@ -152,6 +152,12 @@ def makes_smaller(settings) -> bool:
     return settings.ending.compact or settings.ending.factorise is not None
 
 
+def masks_filters(settings) -> bool:
+    """Whether the run ends with whole filters under masks, or under scales that are learned, which no file of a network holds."""
+    under = settings.pruning.prune_type != "none" and not smaller_pieces(settings)
+    return (under or learned_scales(settings)) and not settings.ending.compact
+
+
 def zero_filters(settings) -> bool:
     """Whether --reg sets filters to exactly 0, so that they can be taken out as those under a mask can."""
     reg = settings.training.reg

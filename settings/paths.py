@@ -29,3 +29,13 @@ def model_of(path: str | Path) -> Path:
 def checkpoint_of(path: str | Path) -> Path:
     """Return the checkpoint that a path names: the newest one in a run's folder, or the file itself."""
     return Path(path) / "checkpoint.pt" if Path(path).is_dir() else Path(path)
+
+
+def network_of(path: str | Path) -> Path:
+    """Return the file that holds the last network of what a path names: of a run's folder, or the file itself.
+
+    In a folder that is model.pt or, where there is none or it is older than a run that goes on, the newest checkpoint.
+    """
+    file, checkpoint = model_of(path), checkpoint_of(path)
+    ended = (Path(path) / "summary.json").exists() or not checkpoint.exists()
+    return file if file.is_file() and ended else checkpoint

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from settings.calls import parts_of
 from settings.meaning import (
     cuts_itself,
     finds_counts,
@@ -223,3 +224,14 @@ def the_last_student_alone_is_pruned(settings) -> str | None:
         return (
             f"--procedure noisy_student prunes its last student alone, and --prune_gate {gate.name} cuts from the first step on"
         )
+
+
+@rule("new", "saved")
+def a_hint_is_of_a_teacher(settings) -> str | None:
+    """Of fitnets: without its loss there is nothing to learn at first."""
+    entry = PROCEDURES.entry(settings.run.procedure)
+    for loss in entry.traits.get("begins by", ()):
+        if loss not in (parse_call(part)[0] for part in parts_of(settings.training.distill)):
+            return f'--procedure {entry.name} begins by a hint of the teacher: it needs --teacher and --distill "{loss} + KD"'
+        if settings.pruning.prune_type != "none" or settings.network.pattern:
+            return f"--procedure {entry.name} prunes nothing: begin with a smaller network, by --init model.pt"

@@ -96,9 +96,10 @@ PRUNING = {
              tells_apart=False, no_effect=(effects.no_export,), **ANY, **EVALUATE),
         Flag("form", "ending", "ending", "another representation of the network, in a file of the run's folder. {listing}",
              registry=FORMS, tells_apart=False, **ANY),
-        Flag("evaluate", "use", "use", "test a model.pt or .onnx file, on its own data set or on --dataset", metavar="MODEL"),
-        Flag("predict", "use", "use", "classes and probabilities of image files, or of those in a folder", nargs="+",
-             metavar=("MODEL", "IMAGE")),
+        Flag("evaluate", "use", "use", "test a model.pt or .onnx file, or the last network of a run's folder, on its own "
+             "data set or on --dataset", metavar="MODEL"),
+        Flag("predict", "use", "use", "classes and probabilities of image files, or of those in a folder, by such a network",
+             nargs="+", metavar=("MODEL", "IMAGE")),
         Flag("draw", "use", "use", "write the pictures of --predict with the boxes that were found into this folder",
              metavar="DIR", goes_with=("predict",), no_effect=(task_effects.draws_no_boxes,)),
     ),

@@ -210,6 +210,7 @@ PROCEDURES = Registry(
         "prune_scope:": ("return",),  # of smaller pieces than filters
         "reg:": ("return",),
         "unlabelled images": ("return",),  # it learns from them too
+        "begins by:": ("return",),  # the loss of a teacher by which it trains a whole network at first
         "augment:": ("return",),
     },
 )

@@ -206,3 +206,26 @@ def test_figures(tmp_path, capsys):
         with Image.open(path) as image:
             assert image.width > 500
             assert len(image.convert("RGB").getcolors(10_000_000)) > 20  # not an empty page
+
+
+def test_each_metric_has_columns_of_its_own(tmp_path, capsys):
+    make_run(tmp_path / "images", test=61.0)
+    boxes = make_run(tmp_path / "boxes", test=12.0, accuracies=(9.0, 11.0, 10.0), epochs=4)
+    for file in boxes.iterdir():
+        file.write_text(file.read_text().replace('"top1"', '"mAP"'))
+    config = json.loads((boxes / "config.json").read_text())
+    (boxes / "config.json").write_text(json.dumps(config | {"metric": "mAP"}))
+    out, _ = table(capsys, tmp_path / "images", boxes)
+    first, second = cells(out)
+    assert [first[f"{word} %"] for word in ("test accuracy", "accuracy last", "test mAP", "mAP best")] == [
+        "61.00",
+        "60.00",
+        "-",
+        "-",
+    ]
+    assert [second[f"{word} %"] for word in ("test accuracy", "mAP last", "test mAP", "mAP best")] == [
+        "-",
+        "10.00",
+        "12.00",
+        "11.00",
+    ]

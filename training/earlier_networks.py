@@ -1,6 +1,6 @@
 """This file reads what earlier runs have left of a network: a smaller one to train anew, and what pruned ones look like."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -24,8 +24,8 @@ from settings.registry import GATES, GRANULARITIES
 class Known:
     """What is known of the data that a network was trained on.
 
-    They are its numbers of classes and of channels, the pixels of a side, and, where a run says so, the classes' names and
-    the mean and the deviation of each channel.
+    They are its numbers of classes and of channels, the pixels of a side, and, where a run says so, the classes' names, the mean
+    and the deviation of each channel, and the settings of its training.
     """
 
     outputs: int
@@ -34,6 +34,7 @@ class Known:
     classes: list[str] | None = None
     mean: list[float] | None = None
     std: list[float] | None = None
+    settings: dict = field(default_factory=dict)
 
 
 def smaller_of(path: str) -> models.Network:
@@ -84,7 +85,7 @@ def _fractions(path: str) -> guided.Fractions:
 
 def _patterns(path: str) -> guided.Patterns:
     """Return the patterns of the kernels in each stage of one pruned network."""
-    network, _, known = read_network(path)
+    network, _, known = read_network(checkpoint_of(path))  # in which masks tell what was cut from a weight that is 0
     _refuse_factors(network.factors, path)
     if _by_filter(network):
         raise ValueError(f"no single weight has been cut from '{path}'")
@@ -109,7 +110,7 @@ def read_network(path: str | Path) -> tuple[models.Network, models.Network, Know
         network = models.load(file)
         card = network.card
         shape = (len(card.classes), network.input_channels, card.image_size)
-        return network, whole_of(network), Known(*shape, card.classes, card.mean, card.std)
+        return network, whole_of(network), Known(*shape, card.classes, card.mean, card.std, card.training.get("settings", {}))
     shapes = shapes_of(state)
     asked, tensors = defaults() | state["settings"], state["model"]
     options = {"channels": asked["channels"], "size": asked["image_size"]}
@@ -123,7 +124,8 @@ def read_network(path: str | Path) -> tuple[models.Network, models.Network, Know
         for name, unit in network.all_units.items():
             unit.gate = _gate(unit, asked, tensors, f"{name}.gate.")
     network.take(tensors)
-    return network, whole, Known(classes, asked["channels"], asked["image_size"], *map(data.get, ("classes", "mean", "std")))
+    shape = (classes, asked["channels"], asked["image_size"])
+    return network, whole, Known(*shape, *map(data.get, ("classes", "mean", "std")), asked)
 
 
 def _refuse_factors(factors, path: str) -> None:

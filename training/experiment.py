@@ -164,7 +164,8 @@ class Experiment:
 
     def begin_stage(self, begun: bool) -> None:
         """Tell the pruner how long the stage is, and compile the passes. Raises Refused if no mask would ever be made in it."""
-        if self.reg != self.regulariser:
+        taught_otherwise = self.teaching is not None and self.teaching.count(self.now.distill, self.now.task)
+        if taught_otherwise or self.reg != self.regulariser:
             self.capture()
         if self.pruner is not None and self.now.epochs and not self.now.masks_stay:
             try:
@@ -219,6 +220,8 @@ def start(
         task.compare_names(starting_classes(settings), f"'{settings.network.init}'")
     if teaching is not None:
         teaching.meet(task, known)
+    if team.size > 1 and not all(stage.task for stage in plan.stages):  # gradients are averaged of all layers or of none
+        raise Refused(f"--procedure {settings.run.procedure} trains a part of the network at first: use one process")
     settings = settings.replace(augment=task.augment, device=engine.device, amp=engine.amp)
     steps = min(task.steps, 2) if settings.run.dry_run else task.steps
     plan = plan.shortened() if settings.run.dry_run else plan.fitted(steps)

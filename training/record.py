@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torchvision
 
+import models
 from pruning import accounting
 from pruning.collapse import collapse
 from pruning.dropout import dropout_rates
@@ -74,7 +75,8 @@ class Result:
     whole network, `left` those that remain. `removable` says whether what is masked can be taken out, `exact` whether that
     leaves the outputs as they are. `weights` tells, where single weights or kernels are cut, how many weights of each layer
     that could be cut are not zero, and how many there are; `dropout` the rates of each layer that has dropout, as it was made
-    and as it was at the end. `actions` holds what the actions returned, and the settings that they used.
+    and as it was at the end. `architecture` counts the whole network of --arch where the run began with a smaller one, and is
+    None otherwise. `actions` holds what the actions returned, and the settings that they used.
     """
 
     last: dict
@@ -88,6 +90,7 @@ class Result:
     exact: bool
     weights: dict
     dropout: dict
+    architecture: dict | None
     actions: dict
 
     @classmethod
@@ -110,6 +113,7 @@ class Result:
             is_exact(run.model),
             accounting.connections(run.pruner.units) if of_pieces else {},
             dropout_rates(run.model),
+            architecture_of(run),
             used | run.results | ({} if run.pruner is None else {"collapse": collapse(run.model)}),
         )
 
@@ -117,6 +121,15 @@ class Result:
         """The result as plain values; those of `actions` stand among the others."""
         values = asdict(self)
         return values | values.pop("actions")
+
+
+def architecture_of(run: Experiment) -> dict | None:
+    """Count the filters, parameters and MACs of the whole network of --arch; None where the run began with that."""
+    channels, size, _ = run.task.inputs
+    with torch.device("meta"):
+        network = models.build(run.settings.network.arch, classes=run.task.outputs, channels=channels, size=size)
+    whole = accounting.dense(network, size)
+    return None if whole == run.whole else asdict(whole)
 
 
 def under_masks(run: Experiment) -> tuple[int, int, dict[str, int]]:

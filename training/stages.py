@@ -18,7 +18,8 @@ class Stage:
     learning rate is `lr` times a factor: that of --lr_schedule, of which the stage goes through the part `progress`, times
     a linear rise over `warmup_epochs`. If `keep` names a file, the checkpoint before the stage is kept in it. Once the
     stage has begun, the flags named in `fixed` may not change on --resume. With `masks_stay` only actions make masks. `reg`
-    is the stage's regulariser, or "none"; None stands for that of --reg. Without `noise` images are augmented without random
+    is the stage's regulariser, or "none"; None stands for that of --reg. So is `distill` for the losses of a teacher, and
+    without `task` the terms of the task are not in the loss. Without `noise` images are augmented without random
     operations, and the network drops nothing.
 
     `remember` lists places such as "500it" or "2ep": before the step there the state is kept, to rewind to. A stage with a
@@ -36,6 +37,8 @@ class Stage:
     fixed: tuple[str, ...] = ()
     masks_stay: bool = False
     reg: str | None = None
+    distill: str | None = None
+    task: bool = True
     noise: bool = True
     remember: tuple[str, ...] = ()
     start: str = "0it"
@@ -64,6 +67,8 @@ class Stage:
         words.append(f", keeping the state of {' and '.join(self.remember)}" if self.remember else "")
         words.append("" if self.noise else ", without noise")
         words.append("" if self.reg is None else f", regulariser {self.reg}")
+        words.append("" if self.distill is None else f", taught by {self.distill}")
+        words.append("" if self.task else ", without the terms of the task")
         return "".join(words)
 
 

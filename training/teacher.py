@@ -1,6 +1,7 @@
 """This file lets a trained network teach the one that is trained, by the losses of distillation.py."""
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,7 @@ class Teaching:
 
     The `teacher` is in evaluation and has no gradient. Where it is a file's, `file` is the file's hash. Without a file it is
     the student's own network as it was before anything was cut from it: it teaches once `begin` has taken that. `modules` are
-    the losses with parameters of their own, and `rest` is what the terms of the task are multiplied by. ValueError for two
+    the losses with parameters of their own. In a stage those of its losses count that `count` names. ValueError for two
     networks that cannot be compared as a loss wants to.
     """
 
@@ -41,10 +42,11 @@ class Teaching:
         self.teacher = teacher.to(device, memory_format=torch.channels_last).requires_grad_(False).eval()
         self.active, self.epoch, self.scale, self.shift = file is not None, torch.ones((), device=device), None, None
         entries = [DISTILLATIONS.entry(name) for name in self.names]
-        self.traits, self.rest = {trait for entry in entries for trait in entry.traits}, 1.0
-        for name, entry in zip(self.names, entries, strict=True):
-            for option in entry.traits.get("rest is the task's", ()):
-                self.rest *= 1 - DISTILLATIONS.check(name)[1].get(option, entry.options[option].default)
+        self.traits, self.rests = {trait for entry in entries for trait in entry.traits}, {}
+        for text, entry in zip(self.names, entries, strict=True):
+            chosen = {name: option.default for name, option in entry.options.items()} | DISTILLATIONS.check(text)[1]
+            self.rests[entry.name] = math.prod(1 - chosen[option] for option in entry.traits.get("rest is the task's", ()))
+        self.counted, self.task_counts = list(self.rests), True
         self.modules = nn.ModuleDict()
         self.follow(student)
 
@@ -52,6 +54,18 @@ class Teaching:
     def parameters(self) -> list[nn.Parameter]:
         """The parameters of the losses, for the optimiser."""
         return list(self.modules.parameters())
+
+    @property
+    def rest(self) -> float:
+        """What the terms of the task are multiplied by, beside the losses that count."""
+        return math.prod(self.rests[name] for name in self.counted)
+
+    def count(self, text: str | None, task: bool) -> bool:
+        """Let the losses in `text` count from now on, None for all, and the terms of the task or not; say if that is new."""
+        parts = self.names if text is None else [] if text == "none" else parts_of(text)
+        names = [DISTILLATIONS.entry(part).name for part in parts]
+        before, (self.counted, self.task_counts) = (self.counted, self.task_counts), (names, task)
+        return before != (names, task)
 
     def follow(self, student: models.Network) -> None:
         """Teach this network from now on; losses with parameters begin anew, as it may have other widths than the one before."""
@@ -111,9 +125,9 @@ class Teaching:
             self.active = True
 
     def added(self, terms: dict[str, Tensor], inputs: Tensor, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Return the terms of the task on a batch, times `rest`, and those of the losses by their names."""
+        """Return the terms of the task on a batch, times `rest`, and those of the losses that count by their names."""
         student = self.watches[0].take(outputs)
-        if not self.active:
+        if not self.active or not self.counted:
             return terms
         with torch.no_grad(), self.engine.autocast():
             shown = inputs if self.scale is None else torch.addcmul(self.shift, inputs, self.scale)
@@ -121,7 +135,8 @@ class Teaching:
         student = replace(student, targets=targets, epoch=self.epoch)
         if self.rest != 1:
             terms = {name: self.rest * term for name, term in terms.items()}
-        return terms | {name: loss(student, teacher) for name, loss in self.called.items()}
+        added = {name: self.called[name](student, teacher) for name in self.counted}
+        return terms | added if self.task_counts else added
 
     @torch.no_grad()
     def carry(self, removal: Removal, before: torch.optim.Optimizer, fresh: torch.optim.Optimizer) -> None:

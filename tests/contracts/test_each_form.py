@@ -8,7 +8,7 @@ from conftest import TwoBlocks
 from toys import NoiseTask
 
 import models
-from deploy.making import plain
+from deploy.measure import plain
 from models import Card
 from pruning import Pruner
 from pruning.removal import Removal

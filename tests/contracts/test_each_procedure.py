@@ -31,6 +31,14 @@ def ticket(tmp_path, monkeypatch):
     return tmp_path / "ticket"
 
 
+@pytest.fixture
+def teacher(tmp_path, monkeypatch):
+    """The folder of a dense run."""
+    monkeypatch.chdir(tmp_path)
+    run_program(*STEPS, "--layers", "20", "--epochs", "1", "--out_dir", "teacher")
+    return tmp_path / "teacher"
+
+
 @pytest.fixture(params=PROCEDURES.entries)
 def procedure(request):
     """The flags that choose a procedure. One that needs an option or another flag needs an entry here."""
@@ -44,6 +52,9 @@ def procedure(request):
     if request.param == "control":
         run = request.getfixturevalue("ticket")
         return ["--prune_type", "unstructured", "--procedure", f"control(of={str(run)!r})", "--layers", "20"]
+    for loss in PROCEDURES.entries[request.param].traits.get("begins by", ()):
+        taught = ["--teacher", str(request.getfixturevalue("teacher")), "--distill", f"{loss} + KD"]
+        return [*taught, "--procedure", f"{request.param}(hint=0.5)", "--layers", "20"]
     if request.param == "connectivity":
         return ["--procedure", "connectivity(points=2)", "--layers", "20"]
     if "unlabelled images" in PROCEDURES.entries[request.param].traits:

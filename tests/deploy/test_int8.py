@@ -13,7 +13,7 @@ from deploy.forms.int8 import int8
 from deploy.forms.onnx import session, write_onnx
 from deploy.int8_file import Int8Form, in_file
 from deploy.integers import accumulated, grid, quantise, real, requantised
-from deploy.making import plain
+from deploy.measure import plain
 from deploy.quantised import Rounding, calibrate, quantised, roundings
 from models import Card
 from models.layers import conv_unit

@@ -77,6 +77,7 @@ BREAKS = {
     "the_last_student_alone_is_pruned": [
         *(*STRUCTURED, "--prune_gate", "hard_concrete", "--procedure", "noisy_student", "--labelled", "0.1")
     ],
+    "a_hint_is_of_a_teacher": ["--procedure", "fitnets"],
     "the_network_is_for_the_data": ["--arch", "ssd300_vgg16"],
     "whole_images_have_one_class": [*DETECTOR, "--labelled", "0.1"],
     "a_form_on_integers_has_one_output": [*DETECTOR, "--form", "int8"],

@@ -158,7 +158,7 @@ def test_stages_are_as_wide_as_in_pruned_runs(half, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--procedure", "scratch(of='dense')"], "no file at 'dense/model.pt'"),
+        (["--procedure", "scratch(of='dense')"], "'dense' is a whole resnet20: no filter has been taken out of it"),
         (["--layers", "20", "--widths", "dense"], "no filter has been cut from 'dense'"),
         (["--arch", "vgg16", "--image_size", "32", "--widths", "half"], "5 sizes of maps, 0 of them"),
         (["--layers", "20", "--procedure", "multilayer(rounds=0)"], "at least 1"),
