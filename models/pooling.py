@@ -1,6 +1,5 @@
-"""This file holds pooling of tensors that removal may have left without channels."""
+"""This file holds max-pooling of tensors that removal may have left without channels."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -16,15 +15,3 @@ class Halve(Pool):
 
     def __init__(self):
         super().__init__(2)
-
-
-def pooled(x: Tensor, step: dict) -> Tensor:
-    """Return what a pooling step of a program (models/program.py) makes of maps, (images, channels, height, width)."""
-    if not x.shape[1]:
-        return pooled(x.new_zeros(len(x), 1, *x.shape[2:]), step)[:, :0]
-    if step["do"] == "adaptive_average":
-        return F.adaptive_avg_pool2d(x, step["size"])
-    window = (step["kernel"], step["stride"], step["padding"])
-    if step["do"] == "max_pool":
-        return F.max_pool2d(x, *window, step["dilation"], step["ceil_mode"])
-    return F.avg_pool2d(x, *window, step["ceil_mode"], step["count_include_pad"], step["divisor"])

@@ -10,7 +10,7 @@ from models.joint import Joint
 from models.layers import Unit, initialise
 from models.network import Network
 from models.parts import WholeMap
-from models.pooling import pooled
+from models.steps import pooled
 from settings.schema import TEXT, TRUTH, Is, ListOf, Maybe, Record, Unfit, check, number, shown, whole
 
 

@@ -124,7 +124,7 @@ NETWORKS = Networks(
     "network",
     "models/*.py",
     leave_out="__init__ adoption assembling coding factorised files joint layers layouts network numerics operations parts "
-    "pooling program seen shapes tracing",
+    "pooling program seen shapes steps tracing",
     # what it is for, where that is no classification, and the side of the only images that it takes
     traits={"task:": ("return",), "pixels:": ("return",)},
 )

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import torchvision
 
-import models
 from pruning import accounting
 from pruning.collapse import collapse
 from pruning.dropout import dropout_rates
@@ -20,6 +19,7 @@ from settings.arguments import Settings
 from settings.meaning import gate_that_learns, takes_masks_of, zero_filters
 from settings.registry import parse_call
 from settings.saved import counted
+from training.earlier_networks import network_named
 from training.experiment import Experiment
 
 
@@ -126,8 +126,9 @@ class Result:
 def architecture_of(run: Experiment) -> dict | None:
     """Count the filters, parameters and MACs of the whole network of --arch; None where the run began with that."""
     channels, size, _ = run.task.inputs
+    options = {"classes": run.task.outputs, "channels": channels, "size": size}
     with torch.device("meta"):
-        network = models.build(run.settings.network.arch, classes=run.task.outputs, channels=channels, size=size)
+        network = network_named(run.settings.network.arch, run.whole_shapes, **options)
     whole = accounting.dense(network, size)
     return None if whole == run.whole else asdict(whole)
 

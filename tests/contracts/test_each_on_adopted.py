@@ -10,7 +10,7 @@ from toys import NoiseTask
 import models
 from deploy.export import export
 from deploy.folding import folded
-from deploy.making import plain
+from deploy.measure import plain
 from models import Card
 from pruning import Learner, Pruner, accounting
 from pruning.groups import check_comparable
