@@ -61,7 +61,7 @@ def network_of(arch: str) -> tuple:
         name, options = NETWORKS.check(arch)
     except ValueError as error:
         raise Refused(f"--family: {error}") from None
-    known = NETWORKS.entries[name].options
+    known = NETWORKS.entry(name).options
     return name, tuple(sorted((option, value) for option, value in options.items() if value != known[option].default))
 
 

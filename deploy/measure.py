@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import models
 from deploy.export import examples, export
 from deploy.forms import onnx
 from deploy.latency import networks
@@ -20,6 +19,7 @@ from settings.arguments import Settings, method
 from settings.meaning import makes_smaller
 from settings.paths import began_in
 from settings.saved import counted
+from training.earlier_networks import network_named
 from training.experiment import Experiment
 
 BATCHES = (1, 128)
@@ -105,7 +105,8 @@ def measure_and_export(run: Experiment, result: dict) -> None:
 def dense_network(run: Experiment) -> Network:
     """Return a network of the shape that the run began with, with fresh values."""
     channels, size, _ = run.task.inputs
-    network = models.build(run.settings.network.arch, classes=run.task.outputs, channels=channels, size=size)
+    options = {"classes": run.task.outputs, "channels": channels, "size": size}
+    network = network_named(run.settings.network.arch, run.whole_shapes, **options)
     network.reshape(run.whole_shapes)
     initialise(network)
     return network.to(run.engine.device, memory_format=torch.channels_last)

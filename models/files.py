@@ -9,10 +9,12 @@ from torch import Tensor
 
 from models.coding import Coded, decode
 from models.network import Network, build
+from models.program import rebuild
 from models.shapes import check_pass, check_values
 from runs.storage import packed, read_tensors, replace
 from settings.files import fitting
 from settings.flags import of_kind
+from settings.own_files import own_file
 from settings.saved import check_settings, check_value, named_as_today
 from settings.schema import ANYTHING, COUNT, TEXT, DictOf, Is, ListOf, Maybe, Record, Unfit, check, number
 
@@ -88,7 +90,9 @@ def load(path: str | Path) -> Network:
         card = card_from({name: state[name] for name in keys})
         shape = (len(card.mean), card.image_size, card.image_size)
         with torch.device("meta"):
-            network = build(card.arch, classes=len(card.classes), channels=shape[0], size=shape[1])
+            options = {"classes": len(card.classes), "channels": shape[0], "size": shape[1]}
+            # no code of the user's is executed: the file holds the program of such a network
+            network = rebuild(card.arch, state["shapes"], **options) if own_file(card.arch) else build(card.arch, **options)
             outputs = [network.widths()[node] for node in network.outputs]
             network.reshape(state["shapes"])
         tensors = state["tensors"] if "tensors" in state else _taken_apart(network, state)

@@ -3,9 +3,16 @@
 import ast
 import re
 
+from settings.own_files import own_file
+
 
 def parse_call(text: str) -> tuple[str, dict]:
-    """The name and the options of a text such as `name` or `name(option=literal, ...)`; ValueError where it is neither."""
+    """The name and the options of a text such as `name` or `name(option=literal, ...)`; ValueError where it is neither.
+
+    A network in a file of the user's, such as mynet.py:build, is a name as a whole.
+    """
+    if own_file(text):
+        return text, {}
     match = re.fullmatch(r"\s*(\w+)\s*(?:\((.*)\))?\s*", text, re.DOTALL)
     try:
         # the name is cut off before Python reads the rest: it may be a keyword, and the registry checks it

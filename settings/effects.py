@@ -21,6 +21,7 @@ from settings.meaning import (
     writes_onnx,
     zero_filters,
 )
+from settings.own_files import own_file
 from settings.registry import (
     CRITERIA,
     DATASETS,
@@ -199,6 +200,8 @@ def no_shortcut(settings) -> str | None:
         return None  # the file says which network: a rule refuses the flag for that
     arch = settings.network.arch or f"resnet{settings.network.layers}"
     name, options = parse_call(arch)
+    if own_file(arch):
+        return f"has no effect on {arch}: it is for ResNet-20, 32, 44, 56 and 110"
     if name in NETWORKS.entries and ("shortcut" not in NETWORKS.entries[name].options or "shortcut" in options):
         return f"has no effect on {arch}: it is for ResNet-20, 32, 44, 56 and 110"
 

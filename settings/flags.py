@@ -47,7 +47,8 @@ GROUPS = {
     ),
     "network and data": (
         Flag("layers", "network", "method", "ResNet depth: 20 32 44 56 110, 18 34 50 101 152 (default 50)", type=int, default=50),
-        Flag("arch", "network", "method", "a network by name: {names}", registry=NETWORKS),
+        Flag("arch", "network", "method", "a network by name: {names}; or one of your own, mynet.py:build: a function in a file "
+             "that returns a torch.nn.Module", registry=NETWORKS),
         Flag("scratch", "network", "method",
              "the smaller network of this model.pt, or run, trained anew from fresh weights: the control of pruning",
              metavar="MODEL"),

@@ -18,6 +18,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from settings.calls import parse_call, parts_of
+from settings.own_files import WithOwnFiles
 from settings.signatures import Entry, check_effect, check_value, read_entry, suggest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -115,10 +116,15 @@ class Combined(Registry):
         return checked[0]
 
 
-NETWORKS = Registry(
+class Networks(WithOwnFiles, Registry):
+    """The networks by name, and those in files of the user's."""
+
+
+NETWORKS = Networks(
     "network",
     "models/*.py",
-    leave_out="__init__ coding factorised files foreign joint layers layouts network numerics parts pooling seen shapes",
+    leave_out="__init__ adoption assembling coding factorised files foreign joint layers layouts network numerics operations "
+    "parts pooling program seen shapes steps tracing",
     # what it is for, where that is no classification, and the side of the only images that it takes
     traits={"task:": ("return",), "pixels:": ("return",)},
 )

@@ -11,8 +11,10 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from settings.errors import Refused
 from settings.flags import FLAGS
 from settings.meaning import cuts_itself, network_is_typed, phase_of, smaller_pieces, teaching_run
+from settings.own_files import check_own_file, own_file
 from settings.paths import TORCHVISION
 from settings.recipes import of_recipe
 from settings.registry import CRITERIA, NETWORKS, SCOPES, parse_call
@@ -47,6 +49,16 @@ def names_are_known(settings) -> str | None:
                 flag.registry.check(value)
             except ValueError as error:
                 return str(error)
+
+
+@rule("new")
+def own_file_has_the_function(settings) -> str | None:
+    """The file that --arch names is there, and has what stands behind the colon."""
+    if own_file(settings.network.arch):
+        try:
+            check_own_file(settings.network.arch)
+        except Refused as error:
+            return f"--arch: {error}"
 
 
 @rule("new", "saved")
@@ -213,7 +225,7 @@ def one_flag_says_how_much(settings) -> str | None:
 
 @rule("new")
 def rounded_layers_have_one_width(settings) -> str | None:
-    padded = "pad" in (settings.network.shortcut or settings.network.arch or "")
+    padded = not own_file(settings.network.arch) and "pad" in (settings.network.shortcut or settings.network.arch or "")
     if settings.pruning.round_to > 1 and settings.pruning.residual == "grouped" and padded:
         return "--round_to does not go with --residual grouped and padded shortcuts, which tie layers of different widths"
 
@@ -221,6 +233,6 @@ def rounded_layers_have_one_width(settings) -> str | None:
 @rule("new")
 def depth_exists(settings) -> str | None:
     arch = settings.network.arch or f"resnet{settings.network.layers}"
-    if parse_call(arch)[0] not in NETWORKS.entries:
+    if parse_call(arch)[0] not in NETWORKS.entries and not own_file(arch):
         depths = sorted(int(name[6:]) for name in NETWORKS.entries if re.fullmatch(r"resnet\d+", name))
         return f"no ResNet has {settings.network.layers} layers here: choose from {', '.join(map(str, depths))}"

@@ -1,6 +1,7 @@
 """This file holds the rules about the task that a data set is for; settings/rules.py says what a rule is."""
 
 from settings.meaning import learns_from_unlabelled, misfit, pixels_of, scratch_model, task_of
+from settings.own_files import own_file
 from settings.registry import DATASETS, NETWORKS, parse_call
 from settings.rules import rule
 
@@ -9,7 +10,7 @@ from settings.rules import rule
 def the_network_is_for_the_data(settings) -> str | None:
     """The network is for the data set's task, and for the size that was typed; that of an earlier run is checked with it."""
     arch = settings.network.arch or f"resnet{settings.network.layers}"
-    if settings.network.init or scratch_model(settings) or parse_call(arch)[0] not in NETWORKS.entries:
+    if settings.network.init or scratch_model(settings) or not (own_file(arch) or parse_call(arch)[0] in NETWORKS.entries):
         return None
     size = settings.typed.get("image_size", pixels_of(arch) or settings.data.image_size)
     words = misfit(arch, settings.data.dataset, size)

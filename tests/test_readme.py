@@ -109,6 +109,8 @@ class Block:
         for flag in ("--resume", "--init", "--evaluate", "--predict", "--scratch"):
             if flag in flags:
                 self.stand_in(flags[flags.index(flag) + 1])
+        if "mynet.py:build" in flags:  # which stands on its page
+            Path("mynet.py").write_text(example("models/README.md", "def build("))
         if "--unlabelled" in flags and not Path(folder := flags[flags.index("--unlabelled") + 1]).exists():
             shutil.copytree(Path(TINY_DATA[3]) / "test", folder)
         if {"--evaluate", "--predict"} & {*flags}:
@@ -262,9 +264,9 @@ def test_the_plan_is_as_the_page_shows_it(tmp_path, monkeypatch, capsys):
     assert len(plan) == 2
 
 
-def example(page: str) -> str:
-    """The one Python example of a page."""
-    (source,) = (block for language, block in pieces(PAGES[page]) if language == "python")
+def example(page: str, holds: str = "") -> str:
+    """The one Python example of a page that holds this text."""
+    (source,) = (block for language, block in pieces(PAGES[page]) if language == "python" and holds in block)
     return source
 
 
@@ -295,7 +297,7 @@ def test_the_network_is_one_file(tmp_path):
     from pruning import Pruner
     from pruning.removal import Removal
 
-    source = example("models/README.md")
+    source = example("models/README.md", "def small(")
     (tmp_path / "small.py").write_text(source)
     assert Registry("network", "*.py", root=tmp_path).check("small(classes=3)") == ("small", {"classes": 3})
     scope = {}

@@ -14,8 +14,9 @@ from settings.calls import call_text
 from settings.earlier import with_data_of
 from settings.errors import Refused
 from settings.meaning import gate_that_learns, merges_hidden_layers, misfit, updates_survivors
+from settings.own_files import own_file
 from settings.registry import FACTORISATIONS, OPTIMISERS, parse_call
-from training.earlier_networks import patterns_of, smaller_of, times_smaller, widths_of
+from training.earlier_networks import network_named, patterns_of, smaller_of, times_smaller, whole_of, widths_of
 from training.earlier_tickets import with_tickets
 from training.elsewhere import Elsewhere, from_elsewhere
 from training.keeping import check_kept, units_to_keep
@@ -130,7 +131,7 @@ def build_network(
     if words := misfit(arch, settings.data.dataset, size):
         raise Refused(f"--arch: {words}")
     try:
-        model = models.build(arch, classes=outputs, channels=channels, size=size)
+        model = _built(settings, shapes, classes=outputs, channels=channels, size=size)
     except ValueError as error:
         raise Refused(f"--arch {arch}: {error}") from None
     try:
@@ -158,6 +159,17 @@ def build_network(
             raise Refused(f"--init: '{init}' is of another network than {arch} of {outputs} classes: {error}") from None
     check_regulariser(model, settings.training.reg)
     return model, whole
+
+
+def _built(settings: Settings, shapes: dict | None, **options: int) -> models.Network:
+    """Build the network that --arch names. ValueError where there is none, or where only a file of weights names a user's file.
+
+    A network from a file of the user's is rebuilt of the shapes in a checkpoint or a model.pt, where there is one. The user's
+    file is executed only for a run that begins, and where the user has typed it.
+    """
+    arch = settings.network.arch
+    begins = shapes is None and not settings.run.resume and settings.typed.get("arch") == arch
+    return models.build(arch, **options) if begins else network_named(arch, shapes, **options)
 
 
 def _check_parts(model: models.Network, settings: Settings) -> None:
@@ -227,7 +239,8 @@ def begin_with(
             raise Refused(f"--scratch: '{settings.network.scratch}' has {classes} classes, --dataset {dataset} {outputs}")
         if (channels := smaller.input_channels) != (here := tasks.inputs_of(settings.data)[0]):
             raise Refused(f"--scratch: '{settings.network.scratch}' reads images of {channels} channels, not {here}")
-        return _with_ratio(settings.replace(arch=smaller.card.arch)), None, None, None
+        whole = whole_of(smaller).shapes() if own_file(smaller.card.arch) else None
+        return _with_ratio(settings.replace(arch=smaller.card.arch)), None, whole, None
     return with_tickets(settings), None, None, None
 
 

@@ -15,6 +15,7 @@ from settings.arguments import Settings
 from settings.errors import Refused
 from settings.files import Damaged, Missing
 from settings.flags import defaults
+from settings.own_files import own_file
 from settings.paths import checkpoint_of, model_of
 from settings.registry import GATES, GRANULARITIES
 
@@ -112,12 +113,13 @@ def read_network(path: str | Path) -> tuple[models.Network, models.Network, Know
         return network, whole_of(network), Known(*shape, card.classes, card.mean, card.std, card.training.get("settings", {}))
     shapes = shapes_of(state)
     asked, tensors = defaults() | state["settings"], tensors_of(state)
-    whole = models.build(asked["arch"], channels=asked["channels"], size=asked["image_size"])
+    options = {"channels": asked["channels"], "size": asked["image_size"]}
+    whole = network_named(asked["arch"], shapes, **options)
     data = state.get("data") or {}  # an older run does not say
     output = next(link.unit for link in whole.links if link.target in whole.outputs)
     classes = len(tensors.get(f"{output}.layer.weight", data.get("classes") or ()))
     with torch.random.fork_rng(devices=[]):
-        network = models.build(asked["arch"], classes=classes, channels=asked["channels"], size=asked["image_size"])
+        network = network_named(asked["arch"], shapes, classes=classes, **options)
         network.reshape(shapes or network.shapes())
         for name, unit in network.all_units.items():
             unit.gate = _gate(unit, asked, tensors, f"{name}.gate.")
@@ -141,7 +143,13 @@ def _gate(unit: models.Unit, asked: dict, tensors: dict, place: str) -> Gate | N
     return GRANULARITIES.get(asked["prune_type"]).gate(unit, make) if f"{place}mask" in tensors else make(unit)
 
 
+def network_named(arch: str, shapes: dict | None, **options: int) -> models.Network:
+    """Build the whole network that a file names, with fresh weights; one from a user's file is rebuilt of its program alone."""
+    return models.rebuild(arch, shapes, **options) if own_file(arch) else models.build(arch, **options)
+
+
 def whole_of(network: models.Network) -> models.Network:
     """Return the whole network that a smaller one has come from, with fresh weights."""
     card = network.card
-    return models.build(card.arch, classes=len(card.classes), channels=network.input_channels, size=card.image_size)
+    options = {"classes": len(card.classes), "channels": network.input_channels, "size": card.image_size}
+    return network_named(card.arch, network.shapes(), **options)

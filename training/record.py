@@ -4,12 +4,12 @@ import math
 import platform
 import re
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 import torchvision
 
-import models
 from pruning import accounting
 from pruning.collapse import collapse
 from pruning.dropout import dropout_rates
@@ -19,6 +19,7 @@ from settings.arguments import Settings
 from settings.meaning import gate_that_learns, takes_masks_of, zero_filters
 from settings.registry import parse_call
 from settings.saved import counted
+from training.earlier_networks import network_named
 from training.experiment import Experiment
 from training.turns import images_of
 
@@ -126,8 +127,9 @@ class Result:
 def architecture_of(run: Experiment) -> dict | None:
     """Count the filters, parameters and MACs of the whole network of --arch; None where the run began with that."""
     channels, size, _ = run.task.inputs
+    options = {"classes": run.task.outputs, "channels": channels, "size": size}
     with torch.device("meta"):
-        network = models.build(run.settings.network.arch, classes=run.task.outputs, channels=channels, size=size)
+        network = network_named(run.settings.network.arch, run.whole_shapes, **options)
     whole = accounting.dense(network, size)
     return None if whole == run.whole else asdict(whole)
 
@@ -189,7 +191,12 @@ def run_name(settings: Settings) -> str:
     network, pruning = settings.network, settings.pruning
     kind = next((name for name in ("scratch", "widths", "pattern") if getattr(network, name)), pruning.prune_type)
     procedure = parse_call(settings.run.procedure)[0]
-    parts = [network.arch, settings.run.recipe, procedure if procedure not in ("once", kind, settings.run.recipe) else "", kind]
+    parts = [
+        Path(network.arch).name,
+        settings.run.recipe,
+        procedure if procedure not in ("once", kind, settings.run.recipe) else "",
+        kind,
+    ]
     budget = "macs" if pruning.target_macs else "params" if pruning.target_params else ""
     if gate := gate_that_learns(settings):
         parts.append(gate.name)

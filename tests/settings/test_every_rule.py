@@ -20,6 +20,7 @@ DETECTOR = ["--dataset", "voc", "--arch", "ssd300_vgg16"]
 # for each rule a command line that breaks it; {here} is a folder with the files `file`, `old.pt2` and `old.onnx`
 BREAKS = {
     "names_are_known": ["--lr_schedule", "stepp"],
+    "own_file_has_the_function": ["--arch", "absent.py:build"],
     "outputs_and_channels_are_the_data_sets": ["--arch", "resnet20(classes=3)"],
     "typed_flags_have_an_effect": ["--prune_rate", "0.6"],
     "criterion_scores_these_pieces": ["--prune_type", "unstructured", "--prune_imp", "FPGM"],

@@ -8,7 +8,9 @@ import torch
 import models
 from pruning.layer_order import layers_for
 from settings.arguments import Settings
+from settings.errors import Refused
 from settings.meaning import merges_hidden_layers
+from settings.own_files import own_file
 from training.keeping import units_to_keep
 from training.stages import Stage, around_the_cut
 
@@ -20,6 +22,10 @@ def layerwise(
 
     Without `epochs` between layers what is wanted of each is the network before the first cut; with them, as it was trained.
     """
+    if own_file(settings.network.arch):
+        raise Refused(
+            "--procedure layerwise plans by the layers of a network with a name, and not of one in a file: choose another"
+        )
     with torch.device("meta"):
         network = models.build(settings.network.arch)
     network.linear_too = merges_hidden_layers(settings)
