@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from runs.records import RESULTS, rows_fit
+from runs.records import rows_fit
+from runs.schemas import RESULTS
 from runs.storage import read_tensors
 from settings.files import fitting
 from settings.flags import of_kind

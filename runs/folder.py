@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 
 from runs.checkpoints import FORMAT, load_checkpoint
-from runs.records import RESULT, measured, rows_fit
+from runs.records import measured, rows_fit
+from runs.schemas import RESULT
 from runs.storage import MOST, append, as_json, held, packed, replace
 from settings.earlier import read_record
 from settings.errors import Refused
