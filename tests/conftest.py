@@ -78,7 +78,8 @@ def narrow(network: Network, factor: int = 8) -> Network:
     targets = {link.unit: link.target for link in network.links}
     for name, (filters, inputs, *groups) in shapes["units"].items():
         filters = filters if targets[name] in network.outputs else max(filters // factor, 1)
-        shapes["units"][name] = [filters, inputs if sources[name] == "input" else max(inputs // factor, 1), *groups]
+        inputs = inputs if sources[name] == "input" else max(inputs // factor, 1)
+        shapes["units"][name] = [filters, inputs, *(min(number, filters) for number in groups)]
     network.reshape(shapes)
     initialise(network)
     return network
