@@ -21,8 +21,12 @@ class Layer:
     readers: tuple[str, ...]
 
     @property
+    def units(self) -> tuple[str, ...]:
+        return self.chosen + self.fixed
+
+    @property
     def name(self) -> str:
-        return (self.chosen + self.fixed)[0]
+        return self.units[0]
 
 
 def layers_for(network: Network, method: str, whole: Collection[str] = ()) -> list[Layer]:

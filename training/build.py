@@ -8,7 +8,6 @@ import models
 import tasks
 from pruning import Learner, Pruner, accounting, guided, repair
 from pruning.groups import check_comparable
-from pruning.layer_order import layers_for
 from settings.arguments import Settings
 from settings.calls import call_text
 from settings.earlier import with_data_of
@@ -45,8 +44,7 @@ def build_pruner(model: models.Network, settings: Settings, only: list[str] | No
     if pruning.reconstruct != "none" and not updates_survivors(settings):
         try:
             repair.check(model, pruning.reconstruct, whole)
-            layers = layers_for(model, pruning.reconstruct, whole)
-            only = [name for layer in layers for name in (*layer.chosen, *layer.fixed)]
+            only = [name for layer in repair.layers_for(model, pruning.reconstruct, whole) for name in layer.units]
         except ValueError as error:
             raise Refused(f"--reconstruct {pruning.reconstruct}: {error}") from None
     budgets = {"target_macs": "macs", "target_params": "parameters"}
