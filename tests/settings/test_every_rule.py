@@ -96,7 +96,7 @@ BREAKS = {
     "removal_takes_whole_filters": ["--resume", "{here}", "--compact"],
     "the_smaller_network_is_fine_tuned": [*STRUCTURED, "--finetune_epochs", "3"],
     "ending_flags_have_an_effect": ["--resume", "{here}", "--finetune_lr", "0.1"],
-    "the_smaller_network_is_exported": [*STRUCTURED, "--export", "m.pt2"],
+    "masks_are_not_exported": [*STRUCTURED, "--export", "m.pt2"],
     "a_dry_run_writes_nothing": [*COMPACT, "--dry_run", "--export", "m.pt2"],
     "the_form_is_known": ["--form", "shallow"],
     "a_form_is_of_weights": [*STRUCTURED, "--form", "deep_compression"],
