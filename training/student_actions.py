@@ -1,4 +1,4 @@
-"""These actions belong to students: a network labels images, and a fresh one learns from them; another loss takes over.
+"""These actions belong to the noisy student: a network labels images, and a fresh one learns from them.
 
 training/actions.py says what an action is.
 """
@@ -51,12 +51,6 @@ def measure_generation(run: Experiment) -> dict:
     records[-1] = records[-1] | {"accuracy": accuracy}
     note(run.settings, generation_line(records[-1], run.task.word))
     return {"generations": records}
-
-
-def begin_optimiser_anew(run: Experiment) -> dict:
-    """Let the optimiser forget what it has gathered, as momentum: in one step all parameters must have some, or none."""
-    run.optimizer.state.clear()
-    return {}
 
 
 def _begin_afresh(run: Experiment) -> None:

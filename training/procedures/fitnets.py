@@ -28,5 +28,5 @@ def fitnets(
     warm, rest = {"warmup_epochs": training.warmup_epochs}, training.epochs - guided
     return [
         Stage("hint", guided, training.lr, reg="none", distill=" + ".join(first), task=False, **warm),
-        Stage("teaching", rest, training.lr, ("begin_optimiser_anew",), fixed=("epochs",), distill=others, **warm),
+        Stage("teaching", rest, training.lr, ("restart",), fixed=("epochs",), distill=others, **warm),
     ]
