@@ -1,17 +1,19 @@
 """This file writes a network that rounds as an ONNX file in 8 bits, which onnxruntime computes on integers."""
 
 import copy
+import functools
 import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from deploy.export import complete, example_of, facts
 from deploy.forms.form import Form
-from deploy.forms.onnx import write_onnx
+from deploy.forms.onnx import IR, OPSET, session, write_onnx
 from deploy.onnx_file import OnnxNetwork
 from deploy.quantised import Rounding, product, roundings
 from models import Card, Network, Unit
@@ -19,13 +21,39 @@ from models.layers import Gate
 from runs.storage import replace
 
 
+@functools.cache
+def sums_exactly() -> bool:
+    """Return whether onnxruntime, on this processor, adds up products of 8 bits without saturating.
+
+    x86 processors without VNNI add up two products in 16 bits: 255 x 127 twice is more than these hold.
+    """
+    from onnx import TensorProto, helper
+
+    sides = [
+        helper.make_tensor_value_info("a", TensorProto.UINT8, [16, 64]),
+        helper.make_tensor_value_info("b", TensorProto.INT8, [64, 16]),
+        helper.make_tensor_value_info("sums", TensorProto.INT32, [16, 16]),
+    ]
+    graph = helper.make_graph([helper.make_node("MatMulInteger", ["a", "b"], ["sums"])], "sums", sides[:2], sides[2:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
+    a, b = np.full((16, 64), 255, np.uint8), np.full((64, 16), 127, np.int8)
+    (sums,) = session(model.SerializeToString()).run(None, {"a": a, "b": b})
+    return bool((sums == 64 * 255 * 127).all())
+
+
 @dataclass
 class Int8Form(Form):
-    """A form whose `network` rounds, in floats, as the file does on integers."""
+    """A form whose `network` rounds, in floats, as the file does on integers; `weight_bits` are those of each weight, 7 or 8."""
 
+    weight_bits: int
     suffix = ".onnx"
     tolerance = 0.1
     cure = "; a processor without VNNI needs weight_bits=7"
+
+    @property
+    def about(self) -> str:
+        chosen = "" if sums_exactly() else ", as this processor, without VNNI, does not add up products of 8 bits exactly"
+        return f"weights of {self.weight_bits} bits{chosen if self.weight_bits == 7 else ''}"
 
     def bits(self) -> dict[str, dict[str, int]]:
         """Return the bits of weights, biases, scales and zero points."""

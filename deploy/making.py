@@ -44,6 +44,7 @@ def make_form(run: Experiment, folder: Path) -> dict:
     result = {
         "name": settings.ending.form,
         "file": str(path),
+        **({"about": form.about} if form.about else {}),
         "bytes": size,
         "dense_bytes": 4 * run.whole.parameters,
         "bits": dict(parts) | {"header": 8 * size - sum(parts.values())},

@@ -127,6 +127,7 @@ def _form_lines(result: dict, word: str) -> list[str]:
     size = f"result form: {form['file']}, {form['bytes']} bytes, {times:.1f} times smaller than dense float32"
     if "float_bytes" in form:
         size += f", {form['float_bytes'] / form['bytes']:.1f} times smaller than its own .onnx file in float32"
+    size += f"; {form['about']}" if "about" in form else ""
     accuracy = f"result form test {word}: {form['after']:.2f} as read from the file, {form['before']:.2f} before"
     if "same" in form:
         accuracy += f"; {form['same']} of {form['images']} predictions the same"

@@ -83,6 +83,7 @@ FORM = Record(
     },
     {
         **dict.fromkeys(("same", "images"), COUNT),
+        "about": TEXT,
         "float_bytes": whole(1),
         "speed": ListOf(Record({"engine": TEXT, "batch": whole(1), "where": TEXT, "float32": TIMES, "form": TIMES})),
     },

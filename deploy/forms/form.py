@@ -14,13 +14,14 @@ class Form:
     """A form of a network: `network` computes what the file will. `suffix` is that of the file's name.
 
     What a subclass reads from its file may differ from `network` by `tolerance`, a fraction of the largest output; where
-    it differs by more, the message ends with `cure`.
+    it differs by more, the message ends with `cure`. `about` is what else should be said of it, if anything.
     """
 
     network: Network
     suffix = ".pt"
     tolerance = 0.0
     cure = ""
+    about = ""
 
     def bits(self) -> dict[str, dict[str, int]]:
         """Return the bits of each tensor by the part of the file that they belong to."""
