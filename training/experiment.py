@@ -25,7 +25,7 @@ from training.evaluation import evaluate
 from training.freezing import check_alone
 from training.restoring import restore, state_of_run
 from training.stages import Plan, Stage, plan_of, position
-from training.starting import starting_classes
+from training.starting import meet
 from training.teacher import Teaching, teaching_of
 from training.team import Team
 from training.terms import build_regulariser, gate_penalties
@@ -231,7 +231,7 @@ def start(
     if state:
         task.check(state.get("data"))
     elif settings.network.init and elsewhere is None:
-        task.compare_names(starting_classes(settings), f"'{settings.network.init}'")
+        meet(task, settings, model)
     if teaching is not None:
         teaching.meet(task, known)
     settings = settings.replace(augment=task.augment, device=engine.device, amp=engine.amp)

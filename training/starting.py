@@ -49,7 +49,20 @@ def _of_model(path: Path) -> tuple[str, dict[str, torch.Tensor], dict, dict]:
     return saved.card.arch, saved.state_dict(), saved.card.training.get("settings", {}), saved.shapes()
 
 
-def starting_classes(settings: Settings) -> list[str] | None:
+def meet(task, settings: Settings, network: models.Network) -> None:
+    """Compare the classes of what --init names with those of the task, and note weights that are 0 in it.
+
+    Such weights were cut before; no mask holds them now.
+    """
+    where = f"'{settings.network.init}'"
+    task.compare_names(_classes(settings), where)
+    weights = [unit.weight for unit in network.all_units.values()]
+    zeros, number = sum(int((weight == 0).sum()) for weight in weights), sum(weight.numel() for weight in weights)
+    if zeros * 100 > number:
+        task.notes.append(f"{zeros} of {number} weights of {where} are 0; they learn again as the others do, unless they are cut")
+
+
+def _classes(settings: Settings) -> list[str] | None:
     """Return the names of the classes that what --init names was trained on; None where an older run does not say."""
     path = checkpoint_of(settings.network.init)
     try:

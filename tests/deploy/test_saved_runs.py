@@ -114,3 +114,13 @@ def test_what_is_left_of_a_pruned_network_is_told_beside_the_whole_architecture(
     share = 100 * second["left"]["macs"] / first["dense"]["macs"]
     assert f"result of a whole resnet20: {100 * second['left']['parameters'] / first['dense']['parameters']:.2f} % of the " \
         f"parameters, {share:.2f} % of the MACs left" in capsys.readouterr().out  # fmt: skip
+
+
+def test_a_network_with_zeros_goes_on_and_that_they_learn_again_is_said(runs, tmp_path, capsys):
+    flags = [word for word in TINY if word not in ("--layers", "20")]
+    run_program(*flags, "--init", str(runs / "weights"), "--out_dir", str(tmp_path / "again"))
+    saved = models.load(runs / "weights" / "model.pt").all_units.values()
+    zeros, number = sum(int((unit.weight == 0).sum()) for unit in saved), sum(unit.weight.numel() for unit in saved)
+    assert f"{zeros} of {number} weights of '{runs / 'weights'}' are 0; they learn again" in capsys.readouterr().err
+    again = models.load(tmp_path / "again" / "model.pt")
+    assert not any((unit.weight == 0).any() for unit in again.all_units.values())
