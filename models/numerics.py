@@ -7,10 +7,25 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+LANES = 16  # floats in the widest vector, that of AVX-512
+
 
 def precise(values: Tensor) -> Tensor:
     """Return the values in at least float32; float64 stays, so that values which differ only there still differ."""
     return values if values.dtype == torch.float64 else values.float()
+
+
+def at_unit_stride(x: Tensor, weight: Tensor, stride: tuple, padding: tuple) -> tuple[Tensor, tuple]:
+    """Return the input and the stride of a convolution; of one that oneDNN must not compute, its pixels are picked beforehand.
+
+    That is, on the CPU, a 1x1 convolution with a stride whose filters read fewer channels than a vector has lanes. Where tensors
+    are channels_last, oneDNN writes the gradient of its weight beyond the end of that (torch 2.14.1, AVX2, fewer than 8).
+    """
+    learns = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    strided = tuple(weight.shape[2:]) == (1, 1) and max(stride) > 1 and max(padding) == 0
+    if not learns or not strided or weight.shape[1] >= LANES or x.device.type != "cpu":
+        return x, stride
+    return x[:, :, :: stride[0], :: stride[1]], (1, 1)
 
 
 def outside_autocast(penalty: Callable) -> Callable:
