@@ -16,7 +16,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import models
 from deploy.folding import folded
-from deploy.measure import timed, write
+from deploy.measure import timed
+from models import save
+from models.files import content
 from pruning import Pruner, accounting
 from pruning.removal import Removal, ungated
 from runs.speed_lines import speed_range, too_wide
@@ -49,7 +51,8 @@ def measure(name: str, residual: str, rate: float, round_to: int, path: Path) ->
     network.eval()
     whole, smaller = ungated(network), Removal(network).compact()
     dense, kept = accounting.dense(whole, 32), accounting.dense(smaller, 32)
-    file = write(path, whole, smaller, models.Card(name, [str(n) for n in range(10)], 32, [0.0] * 3, [1.0] * 3))
+    card = models.Card(name, [str(n) for n in range(10)], 32, [0.0] * 3, [1.0] * 3)
+    file = {"file": str(path), "bytes": save(path, smaller, card), "dense_bytes": len(content(whole, card))}
     return {
         "network": name,
         "residual": residual,

@@ -21,7 +21,7 @@ def at_unit_stride(x: Tensor, weight: Tensor, stride: tuple, padding: tuple) -> 
     That is, on the CPU, a 1x1 convolution with a stride whose filters read fewer channels than a vector has lanes. Where tensors
     are channels_last, oneDNN writes the gradient of its weight beyond the end of that (torch 2.14.1, AVX2, fewer than 8).
     """
-    learns = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    learns = torch.is_grad_enabled() and weight.requires_grad
     strided = tuple(weight.shape[2:]) == (1, 1) and max(stride) > 1 and max(padding) == 0
     if not learns or not strided or weight.shape[1] >= LANES or x.device.type != "cpu":
         return x, stride

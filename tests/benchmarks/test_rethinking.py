@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT, TINY, run_program
 
 sys.path.insert(0, str(ROOT))
+from benchmarks import records as results
 from benchmarks import rethinking
 from settings.errors import Refused
 
@@ -34,7 +35,7 @@ def begun(monkeypatch):
         commands.append(argv[2:])
         return programs.run(argv)
 
-    monkeypatch.setattr(rethinking, "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr(results, "subprocess", SimpleNamespace(run=run))
     return commands
 
 
@@ -124,6 +125,6 @@ def test_a_run_that_cannot_be_compared_is_refused(tmp_path, dense, begun, file, 
 
 def test_a_run_that_fails_ends_the_comparison_with_its_line(tmp_path, monkeypatch, dense):
     ended = SimpleNamespace(returncode=2, stderr="a note\nmodeling.py: error: it was so\n")
-    monkeypatch.setattr(rethinking, "subprocess", SimpleNamespace(run=lambda *_, **__: ended))
+    monkeypatch.setattr(results, "subprocess", SimpleNamespace(run=lambda *_, **__: ended))
     with pytest.raises(Refused, match=r"the run in '.*0.5-fine-tuning-lr0.01-seed0': modeling.py: error: it was so"):
         rethinking.main([dense, "--out", str(tmp_path / "out"), "--records", str(tmp_path / "records")])

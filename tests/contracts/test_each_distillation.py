@@ -33,7 +33,7 @@ def teacher(tmp_path_factory) -> str:
 @pytest.mark.parametrize("name", DISTILLATIONS.entries)
 def test_it_trains_and_resumes(tmp_path, monkeypatch, teacher, name):
     text = TRAINED.get(name, name)
-    state = trains_and_resumes(tmp_path, monkeypatch, "--teacher", teacher, "--distill", text, "--tensorboard")
+    state = trains_and_resumes(tmp_path, monkeypatch, "--teacher", f"{teacher}/checkpoint.pt", "--distill", text, "--tensorboard")
     assert all(row["train"][name] > 0 for row in state["rows"])
     assert all(set(row["valid"]) & {*DISTILLATIONS.entries} == set() for row in state["rows"])
     assert state["teaching"]["file"]

@@ -163,7 +163,7 @@ def test_flags_that_say_what_a_pruner_cuts_are_refused(name, flag):
 
 def test_those_are_all_flags_about_pruning():
     about = {name for name, flag in FLAGS.items() if flag.section == "pruning"}
-    assert about - {"prune_type", "prune_gate", "preset"} == {*PRUNER}
+    assert about - {"prune_type", "prune_gate", "preset", "keep"} == {*PRUNER}
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def procedure(request):
     """The flags that choose a procedure. One that needs an option or another flag needs an entry here."""
     if "repairs layer by layer" in PROCEDURES.entries[request.param].traits:
         cut = [*PRUNED, "--prune_phase", "after", "--prune_until", "0.5", "--reconstruct", "least_squares(rows=600, images=54)"]
-        return [*cut, "--procedure", f"{request.param}(epochs=0)", "--layers", "20"]
+        return [*cut, "--procedure", f"{request.param}(epochs=0)", "--layers", "20", "--lr", "0.05"]
     if request.param == "multilayer":  # of two epochs each round needs two
         return ["--procedure", "multilayer(rounds=1)", "--layers", "20"]
     if request.param == "rounds":

@@ -156,7 +156,7 @@ def test_training_goes_on_as_if_masked(name, rate, residual):
             if parameter.numel():
                 theirs = removal.cut(key, parameters[key])
                 assert (parameter - theirs).abs().max() <= 1e-9, key
-                assert (parameter.grad - removal.cut(key, parameters[key].grad)).abs().max() <= 1e-9, key
+                assert (parameter.grad - removal.cut(key, parameters[key].grad)).abs().max() <= 5e-9, key
     network.eval()
     smaller.eval()
     with torch.no_grad():

@@ -33,8 +33,8 @@ THREADS = ["--threads", str(torch.get_num_threads())]  # a process of its own ha
 
 
 def untimed(lines):
-    """Output without what a clock wrote."""
-    return [line for line in lines if not line.startswith("result seconds")]
+    """Output without what a clock wrote, and without the names of files, which are in folders of their own."""
+    return [line for line in lines if not line.startswith(("result seconds", "result file"))]
 
 
 def ending(folder):

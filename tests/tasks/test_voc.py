@@ -12,7 +12,7 @@ from PIL import Image
 
 from settings.arguments import parse
 from settings.errors import Refused
-from tasks import boxed, load, load_test
+from tasks import load, load_test
 from tasks.boxes import CROWD, DIFFICULT, PLAIN
 from tasks.datasets.voc import VOC
 from tasks.pictures import size_of
@@ -168,7 +168,6 @@ def test_what_is_wrong_is_said_in_one_line(voc, spoil):
 def test_large_data_are_read_from_files(voc, monkeypatch):
     settings = parse([*DETECTOR, "--data_dir", str(voc)])
     held = load(settings.data, batch_size=2, seed=0, device="cpu")
-    monkeypatch.setattr(boxed, "machine_memory", lambda: 1000)
     monkeypatch.setattr("tasks.detection.machine_memory", lambda: 1000)
     read_anew = load(settings.data, batch_size=2, seed=0, device="cpu")
     assert (held.train.held is None, read_anew.train.held is None) == (False, True)
