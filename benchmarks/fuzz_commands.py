@@ -35,7 +35,7 @@ OUTCOMES = ("refused", "accepted", "traceback", "hang", "silent change")
 
 def as_typed(name: str, typed, resolved) -> bool:
     """Return whether a flag's resolved value is the typed one, or one that the manual says other flags make of it."""
-    if name in ("arch", "augment"):  # --shortcut becomes an option of the first, and the second is based on what the data set says
+    if name in ("arch", "augment"):  # --shortcut becomes an option of the first, the data set's own the base of the second
         (asked, options), (network, more) = parse_call(typed), parse_call(resolved)
         return asked == network and options.items() <= more.items()
     return type(typed) is type(resolved) and typed == resolved
