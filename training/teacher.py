@@ -46,7 +46,7 @@ class Teaching:
         for text, entry in zip(self.names, entries, strict=True):
             chosen = {name: option.default for name, option in entry.options.items()} | DISTILLATIONS.check(text)[1]
             self.rests[entry.name] = math.prod(1 - chosen[option] for option in entry.traits.get("rest is the task's", ()))
-        self.counted, self.task_counts = list(self.rests), True
+        self.counted, self.task_counts, self.rest = list(self.rests), True, math.prod(self.rests.values())
         self.modules = nn.ModuleDict()
         self.follow(student)
 
@@ -55,16 +55,12 @@ class Teaching:
         """The parameters of the losses, for the optimiser."""
         return list(self.modules.parameters())
 
-    @property
-    def rest(self) -> float:
-        """What the terms of the task are multiplied by, beside the losses that count."""
-        return math.prod(self.rests[name] for name in self.counted)
-
     def count(self, text: str | None, task: bool) -> bool:
         """Let the losses in `text` count from now on, None for all, and the terms of the task or not; say if that is new."""
         parts = self.names if text is None else [] if text == "none" else parts_of(text)
         names = [DISTILLATIONS.entry(part).name for part in parts]
         before, (self.counted, self.task_counts) = (self.counted, self.task_counts), (names, task)
+        self.rest = math.prod(self.rests[name] for name in names)  # what the terms of the task are multiplied by
         return before != (names, task)
 
     def follow(self, student: models.Network) -> None:
