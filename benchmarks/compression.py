@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from benchmarks.int8 import of_run  # noqa: E402
-from benchmarks.records import comparison_parser, conditions, found, keep, machine_flags, records_in, run_in  # noqa: E402
+from benchmarks.records import comparison_parser, conditions, ended, found, keep, machine_flags, records_in, run_in  # noqa: E402
 from runs.records import Run, read_run  # noqa: E402
 from runs.speed_lines import too_wide  # noqa: E402
 from runs.tables import write_table  # noqa: E402
@@ -93,8 +93,7 @@ def page(options, records: list[dict]) -> str:
 
 def check(options) -> None:
     """Raise Refused for a RUN or options that cannot be used."""
-    if read_run(Path(options.run)).summary is None:
-        raise Refused(f"'{options.run}' has not ended: go on with it by modeling.py --resume {options.run}")
+    ended(Path(options.run))
     try:
         FACTORISATIONS.check(options.factorise)
         for form in FORM:

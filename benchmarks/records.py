@@ -66,6 +66,14 @@ def run_in(folder: Path, flags: list[str], machine: list[str]) -> Run:
     return read_run(folder)
 
 
+def ended(folder: Path) -> Run:
+    """The run in a folder. Raises Refused where it has not ended, and as `read_run`."""
+    run = read_run(folder)
+    if run.summary is None:
+        raise Refused(f"'{folder}' has not ended: go on with it by modeling.py --resume {folder}")
+    return run
+
+
 def machine_flags(options) -> list[str]:
     """The flags that a run takes when it begins and when it goes on: where it runs, and where its data is."""
     given = {name: getattr(options, name) for name in ("device", "threads", "data_dir")}
@@ -89,10 +97,8 @@ def comparison_parser(description: str, name: str, seeds: bool = True) -> argpar
 
 def retraining_flags(options) -> list[str]:
     """The flags of a run that cuts RUN's network at once and trains what is left for an epoch; for a method, add its own."""
-    flags = ["--init", options.run, "--device", options.device, "--quiet", "--prune_phase", "init", "--epochs", "1"]
-    flags += ["--lr", str(options.lr), "--lr_schedule", "cosine", "--weight_decay", str(options.weight_decay)]
-    given = {name: getattr(options, name) for name in ("data_dir", "threads")}
-    return [*flags, *(word for name, value in given.items() if value is not None for word in (f"--{name}", str(value)))]
+    flags = ["--init", options.run, "--prune_phase", "init", "--epochs", "1", "--lr", str(options.lr), "--lr_schedule", "cosine"]
+    return [*flags, "--weight_decay", str(options.weight_decay), *machine_flags(options)]
 
 
 def page_of_cuts(title: str, run: str, records: list[dict], table: str, *, script: str, timed: str) -> str:

@@ -19,6 +19,7 @@ from benchmarks.records import (  # noqa: E402
     column,
     comparison_parser,
     conditions,
+    ended,
     found,
     keep,
     machine_flags,
@@ -55,8 +56,7 @@ def flags_of(options, macs: float, method: str, lr: float, seed: int) -> list[st
 def check(options) -> None:
     """Raise Refused for what RUN cannot be used with, and for runs in --out that were begun otherwise."""
     run = Path(options.run)
-    if read_run(run).summary is None:
-        raise Refused(f"'{run}' has not ended: go on with it by modeling.py --resume {run}")
+    ended(run)
     if not saved_settings(run)["val_size"]:
         raise Refused(f"'{run}' holds no images out (--val_size), which choose the learning rate here")
     for macs, lr, seed in product(options.macs, options.lrs, {CHOOSING, *options.seeds}):

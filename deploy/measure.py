@@ -95,9 +95,11 @@ def measure_and_export(run: Experiment, result: dict) -> None:
     if makes_smaller(settings):
         note(settings, f"saved {result['file']['file']}; now measuring how long it and the dense network take")
         result["speed"] = timed(dense_network(run), run.model, settings.data.image_size, run.engine.device, check)
-    images, card, network = examples(run.task, settings), card_of(run, {}), plain(run.model)
     result["exports"] = []
-    for path in settings.ending.export or ():
+    if not settings.ending.export:
+        return
+    images, card, network = examples(run.task, settings), card_of(run, {}), plain(run.model)
+    for path in settings.ending.export:
         check()
         result["exports"].append(export(network, path, images, card))
 

@@ -126,8 +126,8 @@ def test(settings: Settings, engine: Engine) -> list[str]:
         precision = f"{network.weights} by onnxruntime"
         note(settings, f"{card.arch} in an .onnx file, {precision} on the CPU")
     else:
-        if settings.ending.export:
-            without_masks(network)  # before the test images are read
+        # what cannot be exported is refused before it is measured
+        exported = without_masks(network) if settings.ending.export else network
         note(settings, f"{card.arch} with {sum(p.numel() for p in network.parameters())} parameters on {engine.device}")
 
     def predict(inputs):
@@ -136,8 +136,10 @@ def test(settings: Settings, engine: Engine) -> list[str]:
 
     result = evaluate(network, task, split, predict, engine.device, classes=card.classes)
     lines = task.test_lines(result, precision)
+    if not settings.ending.export:
+        return lines
     images = examples(task, settings)
-    return lines + [export_line(export(without_masks(network), path, images, card)) for path in settings.ending.export or ()]
+    return lines + [export_line(export(exported, path, images, card)) for path in settings.ending.export]
 
 
 def _test_data(settings: Settings, card: Card, device: str) -> tasks.Task:
