@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 import models
-from benchmarks.records import found, keep, records_in
+from benchmarks.records import ended, found, keep, records_in
 from deploy.making import beside_float32, compared
 from deploy.measure import plain
 from modeling import start
@@ -69,7 +69,8 @@ def of_network(name: str) -> dict:
 
 
 def last_network(folder: Path, data_dir: str | None = None) -> tuple[models.Network, Experiment, models.Card]:
-    """A run's last network, without what is masked, the run itself, and the network's card."""
+    """A run's last network, without what is masked, the run itself, and the network's card; Refused before it has ended."""
+    ended(folder)
     data = ["--data_dir", data_dir] if data_dir else []
     run = start(parse(["--resume", str(folder), "--quiet", *data]), state=load_checkpoint(folder / "checkpoint.pt"))
     masks_filters = any(unit.gate is not None and unit.gate.by_filter for unit in run.model.all_units.values())
