@@ -7,7 +7,7 @@
 # "init" cuts weights before training, to 10 % and 2 %, by five criteria, with two controls at 10 %, 3 epochs;
 # "teachers" cuts RUN, a dense ResNet-20, to 50 % and 30 % of the MACs, and, an epoch later, trains what is left by itself and
 # with RUN as its teacher, by each loss, for 3 epochs;
-# "labels" keeps the labels of a tenth of the images, with and without a noisy student, 40 rounds of these images;
+# "labels" keeps the labels of a tenth of the images, with and without a noisy student, 20 epochs of these images;
 # "strengths" lets gates learn what is cut, L0 and variational dropout at two strengths each, 3 epochs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -88,7 +88,7 @@ teachers)
     done
   done ;;
 labels)
-  common+=" --lr 0.05 --lr_schedule cosine --weight_decay 5e-4 --labelled 0.1 --epochs 40"
+  common+=" --lr 0.05 --lr_schedule cosine --weight_decay 5e-4 --labelled 0.1 --epochs 20"
   rows=()
   for seed in ${SEEDS:-0}; do
     rows+=(

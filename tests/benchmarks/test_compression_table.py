@@ -13,7 +13,7 @@ from deploy import measure
 from runs.records import read_run
 from settings.errors import Refused
 
-LENET = ["--arch", "lenet5", "--image_size", "28"]  # few layers, so that files are written soon
+LENET = ["--arch", "lenet5", "--image_size", "28", "--lr", "0.01"]  # few layers, so that files are written soon
 
 
 def in_this_process(folder, flags, machine):
