@@ -79,7 +79,7 @@ def remembered(settings: Settings, folder: Path) -> dict:
 def card_of(run: Experiment, training: dict) -> Card:
     """Return the card of a file that holds a run's network; `training` is what it says of the training."""
     data, task = run.settings.data, run.task
-    return Card(run.settings.network.arch, task.classes, data.image_size, *task.normalisation, training, data.fit)
+    return Card(run.networks.arch, task.classes, data.image_size, *task.normalisation, training, data.fit)
 
 
 def measure_and_export(run: Experiment, result: dict) -> None:
@@ -108,7 +108,7 @@ def dense_network(run: Experiment) -> Network:
     """Return a network of the shape that the run began with, with fresh values."""
     channels, size, _ = run.task.inputs
     options = {"classes": run.task.outputs, "channels": channels, "size": size}
-    network = network_named(run.settings.network.arch, run.whole_shapes, **options)
+    network = network_named(run.networks.arch, run.whole_shapes, **options)
     network.reshape(run.whole_shapes)
     initialise(network)
     return network.to(run.engine.device, memory_format=torch.channels_last)

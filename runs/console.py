@@ -176,7 +176,8 @@ def round_line(record: dict, word: str) -> str:
 def generation_line(record: dict, word: str) -> str:
     """The line that tells what a generation of noisy students came to, and what it has learned from; 0 is the first teacher."""
     accuracy = f"{word} {record['accuracy']:.2f} (where validated)" if "accuracy" in record else "not measured"
-    line, taught = f"generation {record['generation']}: {accuracy}", record.get("taught")
+    network = f", a {record['network']}" if "network" in record else ""
+    line, taught = f"generation {record['generation']}{network}: {accuracy}", record.get("taught")
     if taught is None:
         return line
     right = f", {taught['correct']:.2f} % of their pseudo-labels right" if "correct" in taught else ""

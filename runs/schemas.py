@@ -56,7 +56,7 @@ RESULTS = Record(
             )
         ),
         "rounds": ListOf(Record({"round": COUNT, "density": FRACTION, "test": PERCENT}, {"held_out": PERCENT})),
-        "generations": ListOf(Record({"generation": COUNT}, {"accuracy": PERCENT, "taught": TAUGHT})),
+        "generations": ListOf(Record({"generation": COUNT}, {"accuracy": PERCENT, "network": TEXT, "taught": TAUGHT})),
         "connectivity": Record({"split": TEXT, "statistics": TEXT, "pairs": ListOf(PAIR, 1)}),
         "factorisation": Record(
             {

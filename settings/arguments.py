@@ -3,7 +3,14 @@
 import argparse
 from pathlib import Path
 
-from settings import ending_rules, gate_rules, procedure_rules, task_rules, training_rules  # noqa: F401  (their rules are asked)
+from settings import (  # noqa: F401  (their rules are asked)
+    ending_rules,
+    gate_rules,
+    procedure_rules,
+    student_rules,
+    task_rules,
+    training_rules,
+)
 from settings.calls import call_text
 from settings.earlier import folder_of, saved_settings, with_data_of_run
 from settings.errors import Refused

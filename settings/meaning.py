@@ -1,5 +1,6 @@
 """This file says what the flags that were asked for amount to, where several parts of the program want to know it."""
 
+from settings.calls import listed
 from settings.registry import (
     CRITERIA,
     DATASETS,
@@ -77,6 +78,13 @@ def of_procedure(procedure: str, prune_type: str = "none") -> dict:
 def learns_from_unlabelled(settings) -> bool:
     """Whether the procedure learns from images without labels too."""
     return "unlabelled images" in PROCEDURES.entry(settings.run.procedure).traits
+
+
+def students_of(settings) -> list[str]:
+    """The networks that the procedure names for its students, one after the other. ValueError where they cannot be read."""
+    options = parse_call(settings.run.procedure)[1]
+    named = PROCEDURES.entry(settings.run.procedure).traits.get("networks", ())
+    return [arch for name in named if options.get(name) for arch in listed(options[name])]
 
 
 def masks_stay(settings) -> str | None:

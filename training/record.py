@@ -51,7 +51,9 @@ class Row:
         rate, images = run.learning_rate(epoch, first), images_of(run, first)
         row = cls(epoch, run.now.name, trained, valid, rate, round(seconds, 3), round(images / seconds, 1))
         names = ("num_zero", "num_total", "cut", "kept_filters")
-        if run.pruner is not None:
+        if run.networks.last is not None:
+            row.pruning = dict(run.networks.last.pruning)
+        elif run.pruner is not None:
             zero, total, kept = under_masks(run)
             row.pruning = dict(zip(names, (zero, total, run.pruner.cut(), kept), strict=True)) | run.pruner.take_moves()
         elif zero_filters(run.settings) and "removal" not in run.results:
@@ -129,7 +131,7 @@ def architecture_of(run: Experiment) -> dict | None:
     channels, size, _ = run.task.inputs
     options = {"classes": run.task.outputs, "channels": channels, "size": size}
     with torch.device("meta"):
-        network = network_named(run.settings.network.arch, run.whole_shapes, **options)
+        network = network_named(run.networks.arch, run.whole_shapes, **options)
     whole = accounting.dense(network, size)
     return None if whole == run.whole else asdict(whole)
 
@@ -169,7 +171,7 @@ def shares_left(run: Experiment) -> dict[str, float]:
 
 def config(run: Experiment) -> dict:
     """What config.json says beside the command: every setting resolved, the plan, filters per layer, versions, device."""
-    cuda = run.engine.device == "cuda"
+    cuda, last = run.engine.device == "cuda", run.networks.last
     typed = {"typed": run.settings.typed, "resume": None, "compile": run.engine.compile}
     return {
         "settings": counted(run.settings.flat | typed),
@@ -177,8 +179,8 @@ def config(run: Experiment) -> dict:
         "metric": run.task.metric,
         "data": run.task.record(),
         "teacher": None if run.teaching is None else run.teaching.file,
-        "filters": {name: unit.filters for name, unit in run.model.units.items()},
-        "prunable": run.pruner.entries if run.pruner else 0,
+        "filters": last.filters if last else {name: unit.filters for name, unit in run.model.units.items()},
+        "prunable": last.prunable if last else run.pruner.entries if run.pruner else 0,
         "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__, "numpy": np.__version__},
         "device_name": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),

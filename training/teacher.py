@@ -81,6 +81,10 @@ class Teaching:
             self.losses[name] = loss
         self.called = self.losses
 
+    def check(self, student: models.Network) -> None:
+        """Raise ValueError where the losses cannot compare the teacher with this network, which is to be taught later."""
+        Teaching(" + ".join(self.names), student, self.teacher, self.side, self.engine, self.file)
+
     def _ends(self, network: models.Network) -> list[End]:
         return stage_ends(network, self.side) if {"maps", "features"} & self.traits else []
 
