@@ -47,6 +47,6 @@ def every_student_has_a_generation(settings) -> str | None:
 def a_dense_teacher_is_the_network_itself(settings) -> str | None:
     if settings.training.teacher == "dense" and students_of(settings):
         return (
-            f"--teacher dense is the network itself before it is cut, and the students of --procedure "
+            "--teacher dense is the network itself before it is cut, and the students of --procedure "
             f"{PROCEDURES.entry(settings.run.procedure).name} are other networks: type --teacher RUN"
         )
