@@ -64,7 +64,9 @@ def save_network(run: Experiment, result: dict, path: Path) -> dict:
 
     Of a smaller network "dense_bytes" are what the whole one would take in that format. Masked weights are written as zeros.
     """
-    trained = remembered(run.settings, path.parent) | {name: result[name] for name in ("test", "dense", "left", "last")}
+    trained = remembered(run.settings, path.parent) | {
+        name: result[name] for name in ("test", "dense", "left", "last") if name in result
+    }
     card = card_of(run, trained)
     written = {"file": str(path), "bytes": save(path, plain(run.model), card)}
     return written | ({"dense_bytes": len(content(dense_network(run), card))} if makes_smaller(run.settings) else {})

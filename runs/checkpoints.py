@@ -12,7 +12,7 @@ from settings.schema import ANYTHING, COUNT, FINITE, TEXT, DictOf, ListOf, Maybe
 
 FORMAT = 2
 TABLE = Record()
-FIXED = {"epochs": whole(1), "recalibrate": COUNT, "finetune_lr": number(0, above=True)}
+FIXED = {"epochs": COUNT, "recalibrate": COUNT, "finetune_lr": number(0, above=True)}
 # tensors and shapes are checked against the network that they are for: Network.reshape, Network.take
 CHECKPOINT = Record(
     {

@@ -60,6 +60,8 @@ def closing_lines(result: dict, settings, task) -> list[str]:
     lines += [f"result collapse: {line}"] if (line := collapse_line(result.get("collapse"))) else []
     lines += _size_lines(result, settings)
     lines += _compact_lines(result, task.word) + _form_lines(result, task.word)
+    if "last" not in result:
+        return lines  # nothing was trained
     lines.append(f"result seconds: {result['seconds']} of training, epochs 0 to {result['last']['epoch']}")
     return [*lines, task.last_line(result["best"])]
 

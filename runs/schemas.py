@@ -101,6 +101,7 @@ SUMMARY = Record(
     | {
         "last": ROW,
         "best": ROW,
+        "valid": MEASURES,  # in place of both, of a run that has trained nothing
         "seconds": number(0, 1e10),
         **dict.fromkeys(("held_out", "removable", "exact"), TRUTH),
         "file": Record({"file": TEXT, "bytes": COUNT}, {"dense_bytes": COUNT}),
@@ -113,6 +114,4 @@ SUMMARY = Record(
     },
 )
 # what the closing lines of a run are made of
-RESULT = Record(
-    SUMMARY.required | {name: SUMMARY.optional[name] for name in ("last", "best", "seconds", "held_out")}, SUMMARY.optional
-)
+RESULT = Record(SUMMARY.required | {name: SUMMARY.optional[name] for name in ("seconds", "held_out")}, SUMMARY.optional)

@@ -165,7 +165,7 @@ def _resumed(path: Path, typed: dict) -> Settings:
     saved |= {name: flag.default for name, flag in FLAGS.items() if flag.on_resume == "anew"}
     for name, value in typed.items():
         allowed = FLAGS[name].on_resume
-        more = allowed == "more" and value >= saved[name]
+        more = allowed == "more" and value >= saved[name] > 0  # what ended without training has no epoch to go on from
         if allowed not in ("any", "anew") and not more and value != saved[name]:
             raise Refused(f"--{name} {value} contradicts the run in '{folder}', which has {saved[name]}")
     values = saved | typed | {"out_dir": None}

@@ -106,6 +106,13 @@ def cuts_itself(settings) -> bool:
     return "cuts" in PROCEDURES.entry(settings.run.procedure).traits or takes_masks_of(settings) is not None
 
 
+def cuts_at_once(settings) -> bool:
+    """Whether all that is cut is cut before the first step, by a phase."""
+    at_once = settings.network.init is not None and "prune_until" not in settings.typed  # as the settings are resolved
+    phase = phase_of(settings).name
+    return phase == "init" or (phase == "after" and (at_once or settings.pruning.prune_until == 0))
+
+
 def trains_dense_first(settings) -> bool:
     """Whether a run that begins with fresh weights trains the whole network for some steps before anything is cut."""
     if settings.pruning.prune_type == "none" or settings.network.pattern or gate_that_learns(settings):

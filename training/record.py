@@ -74,7 +74,8 @@ class Row:
 class Result:
     """A result tells what came of a run; summary.json holds it.
 
-    `last` and `best` are rows, `test` the measures on the test images. `dense` counts filters, parameters and MACs of the
+    `last` and `best` are rows; a run that has trained nothing has none, but `valid`, the measures where runs are validated.
+    `test` are the measures on the test images. `dense` counts filters, parameters and MACs of the
     whole network, `left` those that remain. `removable` says whether what is masked can be taken out, `exact` whether that
     leaves the outputs as they are. `weights` tells, where single weights or kernels are cut, how many weights of each layer
     that could be cut are not zero, and how many there are; `dropout` the rates of each layer that has dropout, as it was made
@@ -82,8 +83,9 @@ class Result:
     None otherwise. `actions` holds what the actions returned, and the settings that they used.
     """
 
-    last: dict
-    best: dict
+    last: dict | None
+    best: dict | None
+    valid: dict | None
     test: dict
     dense: dict
     left: dict
@@ -105,8 +107,9 @@ class Result:
         of_pieces = run.pruner is not None and not run.pruner.granularity.removable
         used = {name: settings.flat[name] for name in ("epochs", "recalibrate", "finetune_lr")}
         return cls(
-            rows[-1],
-            best_row(rows, run.task.metric),
+            rows[-1] if rows else None,
+            best_row(rows, run.task.metric) if rows else None,
+            None if rows else run.evaluate(run.task.valid or run.task.test),
             test,
             asdict(run.whole),
             asdict(count(run.model, run.task.inputs[1])),
@@ -121,8 +124,9 @@ class Result:
         )
 
     def plain(self) -> dict:
-        """The result as plain values; those of `actions` stand among the others."""
+        """The result as plain values, of which a run has some; those of `actions` stand among the others."""
         values = asdict(self)
+        values = {name: value for name, value in values.items() if value is not None or name == "architecture"}
         return values | values.pop("actions")
 
 

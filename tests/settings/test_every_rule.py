@@ -88,6 +88,8 @@ BREAKS = {
         *(*STRUCTURED, "--prune_phase", "after", "--procedure", "noisy_student(student='resnet32')", "--labelled", "0.1"),
         *("--teacher", "dense"),
     ],
+    "without_training_there_is_a_network": ["--epochs", "0"],
+    "without_training_nothing_is_learned": ["--init", "{here}", "--epochs", "0", "--reg", "l1"],
     "a_hint_is_of_a_teacher": ["--procedure", "fitnets"],
     "the_network_is_for_the_data": ["--arch", "ssd300_vgg16"],
     "whole_pictures_are_in_files": ["--augment", "resized_crop(of='file')"],
