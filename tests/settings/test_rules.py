@@ -169,7 +169,7 @@ CASES = [
     (["--prune_type", "structured", "--prune_phase", "after()", "--prune_until", "1"], "no epoch to fine-tune"),
     (["--prune_type", "structured", "--prune_imp", "L1(reduce='sum', reduce='mean')"], "cannot read"),
     (["--arch", "resnet20(classes=3)"], "the data set says"),
-    (["--epochs", "9" * 400], "at least 1"),
+    (["--epochs", "9" * 400], "at least 0"),
     (["--threads", "5000000"], "at most 1024"),
     (["--out_dir", ""], "--out_dir is empty"),
     (["--warmup_epochs", "300"], "leaves none"),
