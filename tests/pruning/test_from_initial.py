@@ -2,14 +2,18 @@
 
 import pytest
 import torch
+from conftest import TwoBlocks, run_program
+from promises import STEPS
 from torch import nn
 
+import models
 from models import Unit
 from pruning.context import Context
 from pruning.gates.weight import Weight
 from pruning.granularities import Unstructured
 from settings.errors import Failed
 from settings.registry import CRITERIA
+from training.earlier_networks import read_network
 
 pytestmark = pytest.mark.core
 
@@ -72,3 +76,14 @@ def test_it_is_refused_where_no_initial_weights_are_kept():
 
 def test_its_scope_is_its_own_layer():
     assert CRITERIA.entry("from_initial").traits["scope"] == ("local",)
+
+
+def test_the_checkpoint_of_a_run_that_keeps_initial_weights_is_read(tmp_path, monkeypatch):
+    """As by --pattern, and by --evaluate of a run that has not ended."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(models, "build", lambda _, classes=10, **__: TwoBlocks(classes=classes))
+    cut = ["--prune_type", "unstructured", "--prune_imp", "from_initial", "--prune_rate", "0.5", "--prune_phase", "after"]
+    run_program(*STEPS, *cut, "--out_dir", "run")
+    network, *_ = read_network("run/checkpoint.pt")
+    state = torch.load("run/checkpoint.pt", weights_only=True)["model"]
+    assert torch.equal(network.get_submodule("stem").gate.initial, state["stem.gate.initial"])
