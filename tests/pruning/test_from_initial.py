@@ -30,6 +30,7 @@ WORKED = {
     "by='magnitude_increase', signs='same'": [-0.2, 0.1, -0.2, -0.2],
     "by='large_init_large_final'": [0, 3, 0, 1],  # the smaller of the ranks 0 3 2 1 and 2 3 0 1
     "by='small_init_small_final'": [1, 0, 1, 2],
+    "counts='signs'": [False, True, True, False],
 }
 
 
@@ -47,8 +48,9 @@ def scored(options: str, initial, final, mask=None) -> torch.Tensor:
 
 @pytest.mark.parametrize("options", WORKED)
 def test_the_worked_scores(options):
-    wanted = torch.tensor([WORKED[options]], dtype=torch.float64)
-    torch.testing.assert_close(scored(options, INITIAL, FINAL), wanted, rtol=0, atol=1e-12)
+    scores, wanted = scored(options, INITIAL, FINAL), torch.tensor([WORKED[options]])
+    assert (scores.dtype == torch.bool) == (wanted.dtype == torch.bool)  # bools say what is kept
+    torch.testing.assert_close(scores.double(), wanted.double(), rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("sign", [1, -1], ids=["large", "small"])
