@@ -141,7 +141,7 @@ def _gate(unit: models.Unit, asked: dict, tensors: dict, place: str) -> Gate | N
         return Scale(unit, len(tensors[f"{place}scale"]))
     make = GATES.get(asked["prune_gate"])
     gate = GRANULARITIES.get(asked["prune_type"]).gate(unit, make) if f"{place}mask" in tensors else make(unit)
-    for name in ("initial",):  # what some runs keep beside a mask
+    for name in ("initial", "held"):  # what some runs keep beside a mask
         if f"{place}{name}" in tensors:
             gate.register_buffer(name, torch.zeros_like(unit.weight))
     return gate
