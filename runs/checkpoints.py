@@ -32,7 +32,9 @@ CHECKPOINT = Record(
         "format": COUNT,
         "rows": ANYTHING,
         "to_repair": ANYTHING,
-        "tickets": Record(optional={"states": DictOf(ANYTHING), "masks": ListOf(ANYTHING), "copies": ListOf(ANYTHING)}),
+        "tickets": Record(
+            optional={"states": DictOf(ANYTHING), **dict.fromkeys(("masks", "shrunk", "copies"), ListOf(ANYTHING))}
+        ),
         "teaching": ANYTHING,  # checked against the teacher and its losses
         "pseudo_labels": ANYTHING,  # Unlabelled.take
         "average": Record({"steps": COUNT, "values": DictOf(ANYTHING, 1)}),

@@ -172,7 +172,10 @@ def selected_line(record: dict, word: str) -> str:
 def round_line(record: dict, word: str) -> str:
     """The line that tells what a round of pruning came to; `word` is what the metric is called."""
     held_out = f"held out {record['held_out']:.2f}, " if "held_out" in record else ""
-    return f"round {record['round']}: density {100 * record['density']:.2f} %, {word} {held_out}test {record['test']:.2f}"
+    trained = f" ({100 * record['trained']:.2f} % trained)" if "trained" in record else ""
+    return (
+        f"round {record['round']}: density {100 * record['density']:.2f} %{trained}, {word} {held_out}test {record['test']:.2f}"
+    )
 
 
 def generation_line(record: dict, word: str) -> str:

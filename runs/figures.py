@@ -119,9 +119,11 @@ def rounds_figure(pyplot, styles: dict, runs: list[Run], data_set: str):
     figure, axes = pyplot.subplots(figsize=(9, 5))
     for run in runs:
         colour, marker = styles[run.name]
-        points = [(100 * record["density"], record["test"]) for record in run.summary["rounds"]]
+        # a network whose cut weights are held is not sparse: it is drawn where those are that train as many weights
+        points = [(100 * record.get("trained", record["density"]), record["test"]) for record in run.summary["rounds"]]
         axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=5, linewidth=1.5, label=run.label)
-    axes.set(xscale="log", xlabel="left of what is pruned (%)", ylabel=f"test accuracy on {data_set} (%)")
+    word = "trained" if any("trained" in record for run in runs for record in run.summary["rounds"]) else "left"
+    axes.set(xscale="log", xlabel=f"{word} of what is pruned (%)", ylabel=f"test accuracy on {data_set} (%)")
     axes.set_title("Rounds of pruning: accuracy against density")
     axes.invert_xaxis()
     ticks = [tick for tick in (100, 50, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1) if tick >= min(axes.get_xlim())]

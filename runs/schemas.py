@@ -55,7 +55,9 @@ RESULTS = Record(
                 {"threshold": number(0), "below": FRACTION, "nothing_lost": TRUTH},
             )
         ),
-        "rounds": ListOf(Record({"round": COUNT, "density": FRACTION, "test": PERCENT}, {"held_out": PERCENT})),
+        "rounds": ListOf(
+            Record({"round": COUNT, "density": FRACTION, "test": PERCENT}, {"held_out": PERCENT, "trained": FRACTION})
+        ),
         "generations": ListOf(Record({"generation": COUNT}, {"accuracy": PERCENT, "network": TEXT, "taught": TAUGHT})),
         "connectivity": Record({"split": TEXT, "statistics": TEXT, "pairs": ListOf(PAIR, 1)}),
         "factorisation": Record(

@@ -1,6 +1,15 @@
 """This file holds the rules about gates, and about what puts or moves them; settings/rules.py says what a rule is."""
 
-from settings.meaning import cuts_itself, gate_that_learns, learned_scales, masks_stay, scratch_model, smaller_pieces
+from settings.meaning import (
+    cuts_itself,
+    gate_that_learns,
+    holds_what_is_cut,
+    learned_scales,
+    masks_stay,
+    scratch_model,
+    smaller_pieces,
+    zero_filters,
+)
 from settings.registry import PROCEDURES, parse_call
 from settings.rules import rule
 
@@ -66,3 +75,22 @@ def soft_masks_move(settings) -> str | None:
 def soft_masks_are_of_filters(settings) -> str | None:
     if smaller_pieces(settings) and parse_call(settings.pruning.prune_gate)[0] == "soft":
         return f"--prune_gate soft is of filters, not of --prune_type {settings.pruning.prune_type}"
+
+
+@rule("new", "saved")
+def what_is_held_are_single_weights(settings) -> str | None:
+    pruned, pruning = holds_what_is_cut(settings), settings.pruning
+    if pruned and pruning.prune_type != "unstructured":
+        return f"--procedure {settings.run.procedure}: pruned='{pruned}' is about single weights: type --prune_type unstructured"
+    if pruned and zero_filters(settings):
+        return f"--reg {settings.training.reg} sets filters to 0, and pruned='{pruned}' holds weights of them: choose one"
+
+
+@rule("new", "saved")
+def what_grew_is_of_the_runs_own_tickets(settings) -> str | None:
+    pruned, kind = holds_what_is_cut(settings), parse_call(settings.run.procedure)[1].get("kind", "random")
+    if pruned and pruned.startswith("grown") and kind in ("random", "shuffle", "reinitialise"):
+        return (
+            f"--procedure {settings.run.procedure}: which weights grew is known of the run's own masks and weights, not with"
+            f" kind='{kind}': choose kind='run'"
+        )

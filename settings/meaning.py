@@ -101,6 +101,12 @@ def takes_masks_of(settings) -> str | None:
     return next((options[name] for name in named if options.get(name)), None)
 
 
+def holds_what_is_cut(settings) -> str | None:
+    """What the procedure holds weights at that are cut, in place of 0; None where they are 0."""
+    pruned = parse_call(settings.run.procedure)[1].get("pruned", "zero")
+    return None if pruned == "zero" else pruned
+
+
 def cuts_itself(settings) -> bool:
     """Whether the procedure itself says when something is cut."""
     return "cuts" in PROCEDURES.entry(settings.run.procedure).traits or takes_masks_of(settings) is not None

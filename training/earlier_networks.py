@@ -140,7 +140,11 @@ def _gate(unit: models.Unit, asked: dict, tensors: dict, place: str) -> Gate | N
     if f"{place}scale" in tensors:
         return Scale(unit, len(tensors[f"{place}scale"]))
     make = GATES.get(asked["prune_gate"])
-    return GRANULARITIES.get(asked["prune_type"]).gate(unit, make) if f"{place}mask" in tensors else make(unit)
+    gate = GRANULARITIES.get(asked["prune_type"]).gate(unit, make) if f"{place}mask" in tensors else make(unit)
+    for name in ("initial", "held"):  # what some runs keep beside a mask
+        if f"{place}{name}" in tensors:
+            gate.register_buffer(name, torch.zeros_like(unit.weight))
+    return gate
 
 
 def network_named(arch: str, shapes: dict | None, **options: int) -> models.Network:

@@ -42,6 +42,11 @@ def with_tickets(settings: Settings) -> Settings:
         raise Refused(f"--seed {settings.run.seed}: '{path}' began with weights of seed {seed}: type --seed {seed}")
     if options.get("number", 0) > rounds:
         raise Refused(f"--procedure {settings.run.procedure}: '{path}' has {rounds} rounds")
+    if options.get("pruned", "zero").startswith("grown") and len(kept.get("shrunk", ())) < rounds:
+        raise Refused(
+            f"--procedure {settings.run.procedure}: '{path}' does not say which weights grew, as --procedure rounds of"
+            " --prune_type unstructured does: choose pruned='initial', or run it again"
+        )
     options |= {"n": rounds, "to": place} if name == "control" else {"split": place}
     keep = load_checkpoint(checkpoint_of(path))["settings"].get("keep")  # what has no mask there has none here
     return settings.replace(procedure=call_text(name, options), keep=keep)

@@ -10,6 +10,7 @@ from pruning.removal import ungated
 from runs.checkpoints import arch_of
 from settings.arguments import method
 from settings.errors import Refused
+from settings.meaning import holds_what_is_cut
 from settings.registry import OPTIMISERS, parse_call
 from settings.saved import counted
 from settings.schema import ANYTHING, COUNT, DictOf, Is, ListOf, Record, Unfit, check, number, plain, whole
@@ -84,6 +85,9 @@ def take_network(run, state: dict) -> None:
         smaller.reshape(state["shapes"] or run.whole_shapes)
         check_pass(smaller, run.task.inputs)
         run.go_on_with(smaller.to(memory_format=torch.channels_last))
+    if holds_what_is_cut(run.settings):
+        for name, gate in run.pruner.gates.items():
+            gate.hold(torch.zeros_like(run.pruner.units[name].weight.detach()))
     run.model.take(state["model"])
     if run.teaching is not None:
         run.teaching.take(state["teaching"])

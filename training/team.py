@@ -82,7 +82,7 @@ class Team:
         """Overwrite these tensors with those of the first process."""
         if self.size > 1:
             for tensor in tensors:
-                dist.broadcast(tensor, src=0)
+                dist.broadcast(tensor.detach(), src=0)  # of a parameter, or autograd would go back through it
 
     def sum_(self, tensor: Tensor) -> None:
         """Overwrite a tensor with its sum over the team."""

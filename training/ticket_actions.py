@@ -13,7 +13,7 @@ from settings.errors import Failed, Refused
 from training.collapsing import tell_collapse
 from training.earlier_tickets import tickets_in
 from training.experiment import Experiment
-from training.initial_values import KINDS, put_other_values
+from training.initial_values import KINDS, begin_at_zero, hold_what_is_cut, put_other_values
 from training.tickets import (
     between,
     cut_round,
@@ -23,6 +23,7 @@ from training.tickets import (
     put_masks,
     put_weights,
     rewind_to,
+    shrunk_by,
     state_of,
     unpacked,
     weights_of,
@@ -33,6 +34,8 @@ def measure_round(run: Experiment, *, number: Annotated[int, "at most 1000"] = 0
     """Measure what a round of pruning came to. Returns the records of the rounds so far: what is left, and the metrics."""
     task, pruner = run.task, run.pruner
     record = {"round": number, "density": 1 - pruner.cut() / pruner.entries}
+    if getattr(pruner.mask, "held", None) is not None:
+        record |= {"trained": sum(int(gate.mask.sum()) for gate in pruner.gates.values()) / pruner.entries}
     record |= {"held_out": run.evaluate(task.valid)[task.metric]} if task.valid else {}
     record |= {"test": run.evaluate(task.test)[task.metric]}
     note(run.settings, round_line(record, run.task.word))
@@ -51,6 +54,7 @@ def cut(
     Raises Failed if the criterion cannot score.
     """
     run.pruner.look_at(run.sample, run.task)
+    shrunk = shrunk_by(run)
     try:
         cut_round(run.pruner, number, fraction, classifier)
     except ValueError as error:
@@ -58,6 +62,7 @@ def cut(
     run.team.same_([buffer for gate in run.pruner.gates.values() for buffer in gate.buffers()])
     run.collapsed = tell_collapse(run)
     run.tickets.masks.append(masks_of(run))
+    run.tickets.shrunk += shrunk
     return {}
 
 
@@ -101,20 +106,28 @@ def take_ticket(
         "signed_constant",
     ] = "run",
     to: str = "0it",
+    pruned: Literal["zero", "initial", "grown", "grown_all"] = "zero",
 ) -> dict:
     """Put the ticket of a round in force, that of the last one if `number` is 0: its mask, and weights as they were at `to`.
 
-    What `kind` other tickets there are the procedure `control` says; 'run' is the ticket itself.
+    What `kind` other tickets there are the procedure `control` says, and what `pruned` weights are; 'run' is the ticket itself.
     """
     masks = unpacked(run, run.tickets.masks[number - 1])
+    shrunk = unpacked(run, run.tickets.shrunk[number - 1]) if pruned.startswith("grown") else {}
     chance = torch.Generator().manual_seed((run.settings.run.seed << 10) + number)
-    put_masks(run.pruner, other_masks(kind, masks, run.pruner, chance, number))
+    masks = other_masks(kind, masks, run.pruner, chance, number)
+    put_masks(run.pruner, masks)
     rewind_to(run, to)
     if kind == "reinitialise":
         put_weights(run.model, fresh_weights(run))
         run.optimizer.state.clear()
+    if pruned != "zero":
+        hold_what_is_cut(run.pruner, pruned, masks, shrunk)
     if kind in KINDS:
         put_other_values(run.pruner, kind, masks, chance)
+    if pruned == "grown_all":
+        begin_at_zero(run.pruner, masks, shrunk)
+    if kind in KINDS or pruned == "grown_all":
         run.optimizer.state.clear()
     run.team.same_([*run.model.parameters(), *run.model.buffers()])
     run.collapsed = tell_collapse(run)

@@ -21,7 +21,7 @@ from training.stages import position
 from training.statistics import recalibrate_statistics
 
 STATE = Record({"model": DictOf(TENSOR, 1), "optimizer": ANYTHING})
-TICKETS = Record(optional={"states": DictOf(STATE), "masks": ListOf(DictOf(TENSOR, 1)), "copies": ListOf(DictOf(TENSOR, 1))})
+TICKETS = Record(optional={"states": DictOf(STATE), **dict.fromkeys(("masks", "shrunk", "copies"), ListOf(DictOf(TENSOR, 1)))})
 
 
 @dataclass
@@ -29,11 +29,13 @@ class Tickets:
     """What a run keeps beside its present state, for as long as it lasts; a checkpoint holds all of it.
 
     `states` maps a place such as "500it" to weights and optimiser there; `masks` has those of each round, packed, from the
-    round of number 1 on; `copies` are weights of networks that were trained from one state.
+    round of number 1 on, and `shrunk` what `shrunk_by` says of each; `copies` are weights of networks that were trained from
+    one state.
     """
 
     states: dict[str, dict] = field(default_factory=dict)
     masks: list[dict[str, Tensor]] = field(default_factory=list)
+    shrunk: list[dict[str, Tensor]] = field(default_factory=list)
     copies: list[dict[str, Tensor]] = field(default_factory=list)
 
     def plain(self) -> dict:
@@ -53,8 +55,9 @@ class Tickets:
             take_optimizer(copy.deepcopy(run.optimizer), run.settings.training, state["optimizer"], False, idle(run, 0))
         for number, tensors in enumerate(saved.get("copies", ())):
             check_values(wanted, tensors, f"tickets.copies[{number}]")
-        for number, masks in enumerate(saved.get("masks", ())):
-            _check_masks(masks, run, f"tickets.masks[{number}]")
+        for part in ("masks", "shrunk"):
+            for number, masks in enumerate(saved.get(part, ())):
+                _check_masks(masks, run, f"tickets.{part}[{number}]")
         vars(self).update(vars(Tickets()) | saved)
 
 
@@ -110,6 +113,22 @@ def unpacked(run, masks: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: _unpacked(packed, shapes[name]) for name, packed in masks.items()}
 
 
+def shrunk_by(run) -> list[dict[str, Tensor]]:
+    """Which weights are nearer to 0 than where the run rewinds to, packed like masks; what was cut before is as it was then.
+
+    It is a list of one such record, empty for a run that does not rewind single weights, or whose older rounds have none.
+    """
+    tickets = run.tickets
+    if run.settings.pruning.prune_type != "unstructured" or not tickets.states or len(tickets.shrunk) < len(tickets.masks):
+        return []
+    ((_, state),) = tickets.states.items()
+    before, shrunk = unpacked(run, tickets.shrunk[-1]) if tickets.shrunk else {}, {}
+    for name, unit in run.pruner.units.items():
+        now = unit.weight.detach().cpu().abs() < state["model"][f"{name}.layer.weight"].cpu().abs()
+        shrunk[name] = packed(now.where(run.pruner.gates[name].decide().cpu(), before[name]) if before else now)
+    return [shrunk]
+
+
 def packed(mask: Tensor) -> Tensor:
     return torch.from_numpy(np.packbits(mask.flatten().cpu().numpy()))
 
@@ -122,10 +141,15 @@ def _check_all_there(saved: dict, run, epochs: int) -> None:
     """Raise Unfit where something is missing of what the stages of a run keep within so many epochs."""
     entered = [parse_call(action)[0] for stage in run.plan.stages[: run.stage + 1] for action in stage.enter]
     loaded = "load_tickets" in entered
+    actions = [parse_call(action)[1] for stage in run.plan.stages for action in stage.enter]
+    grown = any(options.get("pruned", "").startswith("grown") for options in actions)
     for name, action in (("masks", "cut"), ("copies", "keep_copy")):
         number, least = len(saved.get(name, ())), entered.count(action) + (loaded and name == "masks")
         if number < least or (number > least and not loaded):
             raise Unfit(f"tickets.{name} are {number}, not {least}")
+    masks, shrunk = (len(saved.get(name, ())) for name in ("masks", "shrunk"))
+    if shrunk != masks and (shrunk or grown):  # those of an older run have none
+        raise Unfit(f"tickets.shrunk are {shrunk}, not {masks}")
     for number, stage in enumerate(run.plan.stages[: run.stage + 1]):
         steps = (epochs - run.plan.first_epoch(number)) * run.steps
         for place in stage.remember:
@@ -198,7 +222,7 @@ def other_masks(kind: str, masks: dict[str, Tensor], pruner: Pruner, chance: tor
     if kind not in ("random", "shuffle"):
         return masks
     decisions, moved = pruner.decisions, {}
-    now = decisions.gather({name: gate.decide().cpu() for name, gate in pruner.gates.items()})
+    now = decisions.gather({name: gate.mask.bool().cpu() for name, gate in pruner.gates.items()})
     for layer, mask in decisions.gather(masks).items():
         within = now[layer] if kind == "random" and number > 1 else torch.ones_like(mask)
         # of units that write a stream some are narrower: pieces move among those that the same units write

@@ -24,17 +24,21 @@ def from_initial(
     unit: Annotated[Unit, "initial weights"],
     context: Context,
     *,
-    by: Literal[
-        "magnitude_increase",
-        "movement",
-        "large_final",
-        "small_final",
-        "large_init",
-        "small_init",
-        "large_init_large_final",
-        "small_init_small_final",
+    counts: Literal["given", "signs"] = "given",
+    by: Annotated[
+        Literal[
+            "magnitude_increase",
+            "movement",
+            "large_final",
+            "small_final",
+            "large_init",
+            "small_init",
+            "large_init_large_final",
+            "small_init_small_final",
+        ],
+        "unless counts",
     ] = "magnitude_increase",
-    signs: Literal["any", "same", "different"] = "any",
+    signs: Annotated[Literal["any", "same", "different"], "unless counts"] = "any",
 ) -> Annotated[Tensor, "scope: local"]:
     """Mask criteria of Zhou, Lan, Liu and Yosinski, 2019 (arXiv 1905.01067), of weights w_i before the first step, w_f now.
 
@@ -42,12 +46,15 @@ def from_initial(
     with a minus; summed over the weights of a piece. 'large_init_large_final' keeps what is above one percentile by both:
     the score is the smaller of a piece's two ranks in its layer, among those that are not cut for good. With `signs` a
     weight whose signs are not the same, or not different, has the score 0, or the layer's lowest one where that is below 0.
+    counts='signs' finds its own counts: a piece goes if none of its weights has the sign that it had before the first step.
     Failed where the weights before the first step have not been kept.
     """
     initial = getattr(unit.gate, "initial", None)
     if initial is None:
         raise Failed("from_initial compares with the weights before the first step, which only --prune_imp from_initial keeps")
     final = unit.weight.detach()
+    if counts == "signs":
+        return context.groups(initial.sign() == final.sign()).any(-1)
     fails = torch.zeros_like(final, dtype=torch.bool)
     if signs != "any":
         fails = (initial.sign() == final.sign()) != (signs == "same")

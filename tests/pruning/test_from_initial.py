@@ -2,14 +2,18 @@
 
 import pytest
 import torch
+from conftest import TwoBlocks, run_program
+from promises import STEPS
 from torch import nn
 
+import models
 from models import Unit
 from pruning.context import Context
 from pruning.gates.weight import Weight
 from pruning.granularities import Unstructured
 from settings.errors import Failed
 from settings.registry import CRITERIA
+from training.earlier_networks import read_network
 
 pytestmark = pytest.mark.core
 
@@ -26,6 +30,7 @@ WORKED = {
     "by='magnitude_increase', signs='same'": [-0.2, 0.1, -0.2, -0.2],
     "by='large_init_large_final'": [0, 3, 0, 1],  # the smaller of the ranks 0 3 2 1 and 2 3 0 1
     "by='small_init_small_final'": [1, 0, 1, 2],
+    "counts='signs'": [False, True, True, False],
 }
 
 
@@ -43,8 +48,9 @@ def scored(options: str, initial, final, mask=None) -> torch.Tensor:
 
 @pytest.mark.parametrize("options", WORKED)
 def test_the_worked_scores(options):
-    wanted = torch.tensor([WORKED[options]], dtype=torch.float64)
-    torch.testing.assert_close(scored(options, INITIAL, FINAL), wanted, rtol=0, atol=1e-12)
+    scores, wanted = scored(options, INITIAL, FINAL), torch.tensor([WORKED[options]])
+    assert (scores.dtype == torch.bool) == (wanted.dtype == torch.bool)  # bools say what is kept
+    torch.testing.assert_close(scores.double(), wanted.double(), rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("sign", [1, -1], ids=["large", "small"])
@@ -72,3 +78,14 @@ def test_it_is_refused_where_no_initial_weights_are_kept():
 
 def test_its_scope_is_its_own_layer():
     assert CRITERIA.entry("from_initial").traits["scope"] == ("local",)
+
+
+def test_the_checkpoint_of_a_run_that_keeps_initial_weights_is_read(tmp_path, monkeypatch):
+    """As by --pattern, and by --evaluate of a run that has not ended."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(models, "build", lambda _, classes=10, **__: TwoBlocks(classes=classes))
+    cut = ["--prune_type", "unstructured", "--prune_imp", "from_initial", "--prune_rate", "0.5", "--prune_phase", "after"]
+    run_program(*STEPS, *cut, "--out_dir", "run")
+    network, *_ = read_network("run/checkpoint.pt")
+    state = torch.load("run/checkpoint.pt", weights_only=True)["model"]
+    assert torch.equal(network.get_submodule("stem").gate.initial, state["stem.gate.initial"])

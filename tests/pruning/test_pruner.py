@@ -236,6 +236,9 @@ OPTION_VALUES = {
             ("readers", "own_at_least=0.1"),
         )
     },
+    ("criterion", "from_initial", "counts"): [
+        {"criterion": f"from_initial(counts='{v}')", "prune_type": "unstructured"} for v in ("given", "signs")
+    ],
     ("criterion", "from_initial", "by"): [
         {"criterion": f"from_initial(by='{v}')", "prune_type": "unstructured"} for v in ("large_init", "movement")
     ],

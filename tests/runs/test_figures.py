@@ -45,6 +45,11 @@ def test_rounds_and_copies_have_figures_of_their_own(tmp_path):
         figure = figures.rounds_figure(pyplot, {"one": ("k", "o")}, [run], "digits")
         (line,) = figure.axes[0].lines
         assert line.get_xydata().tolist() == [[100.0, 90.0], [80.0, 89.0], [100 * 0.8**2, 88.0]]
+        assert figure.axes[0].get_xlabel() == "left of what is pruned (%)"
+        run.summary["rounds"] = [{"round": 1, "density": 1.0, "trained": 0.5, "test": 90.0}]  # what is cut is held
+        figure = figures.rounds_figure(pyplot, {"one": ("k", "o")}, [run], "digits")
+        assert figure.axes[0].lines[0].get_xydata().tolist() == [[50.0, 90.0]]
+        assert figure.axes[0].get_xlabel() == "trained of what is pruned (%)"
         figure = figures.connectivity_figure(pyplot, {"two": ("k", "o")}, [copies], "digits")
         (line,) = figure.axes[0].lines
         assert line.get_ydata().tolist() == pair["errors"]

@@ -70,6 +70,8 @@ BREAKS = {
     "places_in_training_are_read": [*WEIGHTS, "--procedure", "rounds(to='5')"],
     "rounds_without_rewinding_go_nowhere": [*WEIGHTS, "--procedure", "rounds(rewind='none', to='2it')"],
     "a_classifier_has_weights_to_cut": [*STRUCTURED, "--procedure", "rounds(classifier=0.5)"],
+    "what_is_held_are_single_weights": [*STRUCTURED, "--procedure", "control(of='{here}', pruned='initial')"],
+    "what_grew_is_of_the_runs_own_tickets": [*WEIGHTS, "--procedure", "control(of='{here}', pruned='grown')"],
     "tickets_exist": [*WEIGHTS, "--procedure", "control(of='nothing')"],
     "tickets_say_how_many_and_from_where": ["--procedure", "connectivity(number=2)"],
     "copies_have_one_mask": [*WEIGHTS, "--procedure", "connectivity"],

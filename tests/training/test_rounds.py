@@ -65,7 +65,7 @@ def test_a_stage_that_starts_later_has_the_learning_rates_of_the_whole_one():
 @pytest.mark.parametrize("to", ["0it", "3it", "1ep"])
 def test_survivors_are_what_they_were(to, monkeypatch):
     """After rewinding the network, its statistics and the optimiser are those of the step, bit for bit, and so is its rate."""
-    seen, rates, remember, set_rate = {}, {}, modeling.Experiment.remember, modeling.Experiment.set_learning_rate
+    seen, rates, remember, set_rate = {}, {}, modeling.remember, modeling.Experiment.set_learning_rate
 
     def watched(run, epoch, step):
         remember(run, epoch, step)
@@ -75,7 +75,7 @@ def test_survivors_are_what_they_were(to, monkeypatch):
         set_rate(run, epoch, step)
         rates[run.stage, epoch, step] = run.optimizer.param_groups[0]["lr"]
 
-    monkeypatch.setattr(modeling.Experiment, "remember", watched)
+    monkeypatch.setattr(modeling, "remember", watched)
     monkeypatch.setattr(modeling.Experiment, "set_learning_rate", rated)
     run = modeling.start(parse([*FLAGS, "--epochs", "2", "--procedure", rounds(n=1, to=to)]))
     modeling.train(run, None, [])

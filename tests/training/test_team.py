@@ -196,6 +196,15 @@ def test_a_process_that_is_killed_ends_the_others_with_a_line(tmp_path):
     assert err.splitlines()[-1].startswith("modeling.py: error: another process of the team has ended")
 
 
+def test_what_is_made_the_same_is_no_operation_that_gradients_go_through(monkeypatch):
+    got = []
+    monkeypatch.setattr("training.team.dist.broadcast", lambda tensor, src: got.append(tensor))
+    weight = torch.nn.Parameter(torch.ones(2))
+    Team(size=2).same_([weight])
+    assert not got[0].requires_grad
+    assert got[0].data_ptr() == weight.data_ptr()
+
+
 def test_alone_nothing_is_exchanged():
     team, value = Team(), torch.ones(2)
     team.sum_(value)
