@@ -48,6 +48,7 @@ from training.freezing import learning_in
 from training.record import Result, Row, config, run_name, under_masks
 from training.stages import plan_of
 from training.team import Team
+from training.tickets import remember
 from training.turns import groups_text, images_of, turns
 
 
@@ -100,7 +101,7 @@ def train_epoch(run: Experiment, epoch: int, bar) -> dict:
     bar.update(images_of(run) - images_of(run, first))
     for step, part, inputs, targets in turns(run, epoch):  # --mixup mixes the images of a batch there
         if part[0] == 0:
-            run.remember(epoch, step)
+            remember(run, epoch, step)
             with run.stop.at_once(f"in epoch {epoch}, while masks were made"):
                 run.move_masks(epoch, step)
             run.set_learning_rate(epoch, step)
@@ -211,7 +212,7 @@ def describe(run: Experiment) -> None:
     """Say on stderr which network, data, departures and recipe are in force, and of a dry run the plan."""
     settings = run.settings
     processes = f", {run.team.size} processes" if run.team.size > 1 else ""
-    lines = [f"{settings.network.arch} on {run.engine.device}, {run.engine}{processes}; {run.task}"]
+    lines = [f"{run.networks.arch} on {run.engine.device}, {run.engine}{processes}; {run.task}"]
     lines += [f"otherwise than the paper: {line}" for line in departures(settings)]
     if recipe := settings.run.recipe:
         typed = typed_over(settings)

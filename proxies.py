@@ -155,8 +155,7 @@ def reached(paths: list[Path], networks: dict[tuple, str], dataset: str) -> dict
     for path in paths:
         try:
             run = read_run(path)
-            settings = run.config["settings"]
-            arch = networks.get(network_of(settings["arch"]))
+            arch = networks.get(network_of(run.arch))
         except (Missing, Damaged, Refused) as error:
             say(f"{error}; passed over")
             continue

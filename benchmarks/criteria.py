@@ -17,6 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tqdm import tqdm
 
+from benchmarks.records import ended
 from modeling import start, train_epoch
 from pruning import accounting
 from pruning.removal import Removal
@@ -157,7 +158,8 @@ def main(argv: list[str]) -> None:
     if options.only_score:
         print(json.dumps(score(options, options.only_score)))
         return
-    settings_for(options, options.criteria[0], options.lr[0])  # what the run cannot be used with is refused at once
+    ended(Path(options.run))  # what the run cannot be used with is refused at once
+    settings_for(options, options.criteria[0], options.lr[0])
     options.out.mkdir(parents=True, exist_ok=True)
     asked = {name: value for name, value in vars(options).items() if name not in ("criteria", "lr", "out", "plot", "threads")}
     if done_once(options.out / "options.json", lambda: asked) != asked:

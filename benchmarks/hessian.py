@@ -20,6 +20,7 @@ from tqdm import tqdm
 from benchmarks.records import (
     column,
     comparison_parser,
+    ended,
     found,
     keep,
     measured_apart,
@@ -94,7 +95,8 @@ def main(argv: list[str]) -> None:
     if options.only:
         print(json.dumps(measure(options, **json.loads(options.only))))
         return
-    for rate in options.rates:  # what the run cannot be used with is refused at once
+    ended(Path(options.run))  # what the run cannot be used with is refused at once
+    for rate in options.rates:
         settings_for(options, rate, *METHODS[0], options.seeds[0])
     asked = {name: getattr(options, name) for name in ("run", "scope", "steps", "lr", "weight_decay", "device", "threads")}
     records = records_in(options.records, asked)

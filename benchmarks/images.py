@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.records import ended
 from pruning.context import Context, lift
 from runs.tables import write_table
 from settings.arguments import parse
@@ -38,6 +39,7 @@ def main(argv: list[str]) -> None:
     readers = [name for name in CRITERIA.entries if "reads images" in CRITERIA.entries[name].traits]
     parser.add_argument("--criteria", nargs="+", default=[name for name in readers if name not in ("LcP", "zero_fraction")])
     options, rest = parser.parse_known_args(argv)
+    ended(Path(options.run))
     settings = parse(["--init", options.run, "--prune_type", "structured", "--quiet", *rest])
     run = start(as_measured_on(settings, options.run))
     order = torch.randperm(len(run.task.train), generator=torch.Generator().manual_seed(0))

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 import models
-from benchmarks.records import found, keep, records_in
+from benchmarks.records import ended, found, keep, records_in
 from deploy.making import beside_float32, compared
 from deploy.measure import plain
 from modeling import start
@@ -31,6 +31,7 @@ from settings.registry import FORMS
 from training.experiment import Experiment
 
 SIZE = 32
+NETWORKS = ["resnet20", "resnet56", "vgg16", "mobilenetv2"]
 FRESH = "int8(calibrate=1)"  # the form of a network that is not trained
 
 
@@ -55,20 +56,35 @@ def measured(network: models.Network, form: str, task, card: models.Card, run: E
         return result | (beside_float32(network, path, card, takes_bytes=True) if path.suffix == ".onnx" else {})
 
 
+def fresh_network(name: str) -> tuple[models.Network, models.Card]:
+    """A network with fresh weights, and its card."""
+    torch.manual_seed(0)
+    return models.build(name).eval(), models.Card(name, [str(number) for number in range(10)], SIZE, [127.5] * 3, [127.5] * 3)
+
+
 def of_network(name: str) -> dict:
     """The result of a network with fresh weights."""
-    torch.manual_seed(0)
-    card = models.Card(name, [str(number) for number in range(10)], SIZE, [127.5] * 3, [127.5] * 3)
-    return measured(models.build(name).eval(), FRESH, Noise, card)
+    network, card = fresh_network(name)
+    return measured(network, FRESH, Noise, card)
 
 
-def of_run(folder: Path, form: str, data_dir: str | None = None) -> dict:
-    """The result of a run's last network."""
+def last_network(folder: Path, data_dir: str | None = None) -> tuple[models.Network, Experiment, models.Card]:
+    """A run's last network, without what is masked, the run itself, and the network's card; Refused before it has ended."""
+    ended(folder)
     data = ["--data_dir", data_dir] if data_dir else []
     run = start(parse(["--resume", str(folder), "--quiet", *data]), state=load_checkpoint(folder / "checkpoint.pt"))
     masks_filters = any(unit.gate is not None and unit.gate.by_filter for unit in run.model.all_units.values())
     network = Removal(run.model.eval()).compact() if masks_filters else plain(run.model)
-    card = models.Card(run.settings.network.arch, run.task.classes, run.settings.data.image_size, *run.task.normalisation)
+    return (
+        network,
+        run,
+        models.Card(run.settings.network.arch, run.task.classes, run.settings.data.image_size, *run.task.normalisation),
+    )
+
+
+def of_run(folder: Path, form: str, data_dir: str | None = None) -> dict:
+    """The result of a run's last network."""
+    network, run, card = last_network(folder, data_dir)
     return measured(network, form, run.task, card, run)
 
 
@@ -103,7 +119,9 @@ def page(records: list[dict], asked: dict) -> str:
 def main(argv: list[str]) -> None:
     """Measure what is not yet in --records, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--networks", nargs="*", default=["resnet20", "resnet56", "vgg16"], help="fresh ones, by name")
+    parser.add_argument(
+        "--networks", nargs="*", default=["resnet20", "resnet56", "vgg16", "mobilenetv2"], help="fresh ones, by name"
+    )
     parser.add_argument("--runs", nargs="*", type=Path, default=[], metavar="RUN", help="folders of runs")
     parser.add_argument("--forms", nargs="+", default=["int8"], help="of the runs' networks (default int8)")
     parser.add_argument("--threads", type=int, help="default: torch's choice")

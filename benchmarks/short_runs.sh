@@ -1,9 +1,14 @@
 #!/usr/bin/env bash
 # Short comparisons: ResNet-20, CIFAR-10, 10 epochs, one row a line below, JOBS runs at a time with one thread each.
-#   DATA_DIR=data JOBS=2 benchmarks/short_runs.sh OUT [rates | moving | tickets | init]    finished rows are left alone, others go on
+#   DATA_DIR=data JOBS=2 benchmarks/short_runs.sh OUT [SET]    finished rows are left alone, others go on
+# SET is "rates", "moving", "tickets", "init", "teachers", "labels" or "strengths"; SEEDS (default "0") are those of the last five.
 # "rates", the default, compares methods at an equal rate; "moving" compares ways to move masks at equal MACs, two seeds each;
-# "tickets" prunes weights in rounds of 3 epochs to 6.4 %, in four ways and with two controls, SEEDS (default "0") each;
-# "init" cuts weights before training, to 10 % and 2 %, by five criteria, with two controls at 10 %, 3 epochs, SEEDS each.
+# "tickets" prunes weights in rounds of 3 epochs to 6.4 %, in four ways and with two controls;
+# "init" cuts weights before training, to 10 % and 2 %, by five criteria, with two controls at 10 %, 3 epochs;
+# "teachers" cuts RUN, a dense ResNet-20, to 50 % and 30 % of the MACs, and, an epoch later, trains what is left by itself and
+# with RUN as its teacher, by each loss, for 3 epochs;
+# "labels" keeps the labels of a tenth of the images, with and without a noisy student, 20 epochs of these images;
+# "strengths" lets gates learn what is cut, L0 and variational dropout at two strengths each, 3 epochs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:?where the run folders go}
@@ -69,7 +74,40 @@ init)
       )
     done
   done ;;
-*) echo "short_runs.sh: unknown set '$2': rates, moving, tickets or init" >&2 && exit 2 ;;
+teachers)
+  common+=" --epochs 3 --lr 0.05 --lr_schedule cosine --weight_decay 5e-4"
+  rows=()
+  for macs in 0.5 0.3; do
+    cut="$out/cut_${macs}_0"
+    rows+=("cut_${macs}_0  --init ${RUN:?a dense run of ResNet-20} --prune_type structured --target_macs $macs --prune_phase init --epochs 1 --compact")
+    for seed in ${SEEDS:-0}; do
+      rows+=("alone_${macs}_$seed  --seed $seed --init $cut/model.pt")
+      for loss in KD DKD FitNet AT RKD SP KD+AT; do
+        rows+=("${loss}_${macs}_$seed  --seed $seed --init $cut/model.pt --teacher $RUN --distill $loss")
+      done
+    done
+  done ;;
+labels)
+  common+=" --lr 0.05 --lr_schedule cosine --weight_decay 5e-4 --labelled 0.1 --epochs 20"
+  rows=()
+  for seed in ${SEEDS:-0}; do
+    rows+=(
+      "supervised_$seed     --seed $seed"
+      "noisy_student_$seed  --seed $seed --procedure noisy_student(generations=1,ratio=2)"
+    )
+  done ;;
+strengths)
+  common+=" --epochs 3 --lr 0.1 --lr_schedule cosine --weight_decay 5e-4"
+  rows=()
+  for seed in ${SEEDS:-0}; do
+    for weight in 0.3 1.0; do
+      rows+=(
+        "L0_${weight}_$seed           --seed $seed --prune_type structured --prune_gate hard_concrete(weight=$weight) --compact"
+        "variational_${weight}_$seed  --seed $seed --prune_type unstructured --prune_gate variational(weight=$weight,begin=0,full=2)"
+      )
+    done
+  done ;;
+*) echo "short_runs.sh: unknown set '$2': rates, moving, tickets, init, teachers, labels or strengths" >&2 && exit 2 ;;
 esac
 for row in "${rows[@]}"; do
   read -r name flags <<<"$row"

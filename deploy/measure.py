@@ -64,7 +64,9 @@ def save_network(run: Experiment, result: dict, path: Path) -> dict:
 
     Of a smaller network "dense_bytes" are what the whole one would take in that format. Masked weights are written as zeros.
     """
-    trained = remembered(run.settings, path.parent) | {name: result[name] for name in ("test", "dense", "left", "last")}
+    trained = remembered(run.settings, path.parent) | {
+        name: result[name] for name in ("test", "dense", "left", "last") if name in result
+    }
     card = card_of(run, trained)
     written = {"file": str(path), "bytes": save(path, plain(run.model), card)}
     return written | ({"dense_bytes": len(content(dense_network(run), card))} if makes_smaller(run.settings) else {})
@@ -79,7 +81,7 @@ def remembered(settings: Settings, folder: Path) -> dict:
 def card_of(run: Experiment, training: dict) -> Card:
     """Return the card of a file that holds a run's network; `training` is what it says of the training."""
     data, task = run.settings.data, run.task
-    return Card(run.settings.network.arch, task.classes, data.image_size, *task.normalisation, training, data.fit)
+    return Card(run.networks.arch, task.classes, data.image_size, *task.normalisation, training, data.fit)
 
 
 def measure_and_export(run: Experiment, result: dict) -> None:
@@ -108,7 +110,7 @@ def dense_network(run: Experiment) -> Network:
     """Return a network of the shape that the run began with, with fresh values."""
     channels, size, _ = run.task.inputs
     options = {"classes": run.task.outputs, "channels": channels, "size": size}
-    network = network_named(run.settings.network.arch, run.whole_shapes, **options)
+    network = network_named(run.networks.arch, run.whole_shapes, **options)
     network.reshape(run.whole_shapes)
     initialise(network)
     return network.to(run.engine.device, memory_format=torch.channels_last)

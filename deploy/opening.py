@@ -42,8 +42,8 @@ def _of_checkpoint(file: Path, path: str) -> models.Network:
     if known.classes is None or known.mean is None:
         raise Refused(f"'{file}' is of an older run, which does not say how images are normalised: --resume it first")
     asked = settings_of(Path(path)) or known.settings  # the first says where its data is now
-    card = {"arch": asked["arch"], "classes": known.classes, "image_size": known.side, "mean": known.mean, "std": known.std}
-    network.card = models.Card(**card, training={"settings": asked}, fit=asked.get("fit", "crop"))
+    card = {"classes": known.classes, "image_size": known.side, "mean": known.mean, "std": known.std}
+    network.card = models.Card(known.settings["arch"], **card, training={"settings": asked}, fit=asked.get("fit", "crop"))
     return network.to(memory_format=torch.channels_last).eval()
 
 

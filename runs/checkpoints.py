@@ -12,7 +12,7 @@ from settings.schema import ANYTHING, COUNT, FINITE, TEXT, DictOf, ListOf, Maybe
 
 FORMAT = 2
 TABLE = Record()
-FIXED = {"epochs": whole(1), "recalibrate": COUNT, "finetune_lr": number(0, above=True)}
+FIXED = {"epochs": COUNT, "recalibrate": COUNT, "finetune_lr": number(0, above=True)}
 # tensors and shapes are checked against the network that they are for: Network.reshape, Network.take
 CHECKPOINT = Record(
     {
@@ -26,7 +26,9 @@ CHECKPOINT = Record(
         "results": RESULTS,
     },
     {
+        "arch": TEXT,
         "began": ANYTHING,
+        "programs": DictOf(ANYTHING),  # rebuild
         "format": COUNT,
         "rows": ANYTHING,
         "to_repair": ANYTHING,
@@ -72,6 +74,11 @@ def shapes_of(state: dict) -> dict | None:
     """The shapes of a checkpoint's network, as Network.reshape takes them: its own or, where the run has not changed them, those
     that it began with; None in an older checkpoint of a whole network."""
     return state["shapes"] or state.get("began")
+
+
+def arch_of(state: dict) -> str:
+    """The name of a checkpoint's network, as --arch takes it: a student may have another one than the run began with."""
+    return state.get("arch", state["settings"]["arch"])
 
 
 def _from_format_1(state: dict) -> dict:

@@ -60,6 +60,8 @@ def closing_lines(result: dict, settings, task) -> list[str]:
     lines += [f"result collapse: {line}"] if (line := collapse_line(result.get("collapse"))) else []
     lines += _size_lines(result, settings)
     lines += _compact_lines(result, task.word) + _form_lines(result, task.word)
+    if "last" not in result:
+        return lines  # nothing was trained
     lines.append(f"result seconds: {result['seconds']} of training, epochs 0 to {result['last']['epoch']}")
     return [*lines, task.last_line(result["best"])]
 
@@ -176,7 +178,8 @@ def round_line(record: dict, word: str) -> str:
 def generation_line(record: dict, word: str) -> str:
     """The line that tells what a generation of noisy students came to, and what it has learned from; 0 is the first teacher."""
     accuracy = f"{word} {record['accuracy']:.2f} (where validated)" if "accuracy" in record else "not measured"
-    line, taught = f"generation {record['generation']}: {accuracy}", record.get("taught")
+    network = f", a {record['network']}" if "network" in record else ""
+    line, taught = f"generation {record['generation']}{network}: {accuracy}", record.get("taught")
     if taught is None:
         return line
     right = f", {taught['correct']:.2f} % of their pseudo-labels right" if "correct" in taught else ""

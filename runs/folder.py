@@ -146,7 +146,9 @@ class Folder:
             return None
         with fitting(self.path / "summary.json", "summary"):
             measured(result["test"], self._measures, "test")
-        if as_json(result["last"]) != as_json(self.rows[-1]) or as_json(result["best"]) not in map(as_json, self.rows):
+        last, best = ([as_json(result[name])] if name in result else [] for name in ("last", "best"))
+        rows = [*map(as_json, self.rows)]
+        if last != rows[-1:] or len(best) != len(last) or not {*best} <= {*rows}:
             raise Refused(f"'{self.path / 'summary.json'}' is of other epochs than the checkpoint")
         if settings.ending.form:
             if "form" not in result or not (file := self.path / Path(result["form"]["file"]).name).exists():

@@ -57,6 +57,12 @@ class Run:
         return dataset, str(settings.get("data_dir", "")) if dataset in ("folder", "voc") else ""
 
     @property
+    def arch(self) -> str:
+        """The name of the network that the run ended with: the last student may have another one than that of --arch."""
+        generations = (self.summary or {}).get("generations") or [{}]
+        return generations[-1].get("network", self.config["settings"]["arch"])
+
+    @property
     def pruned(self) -> bool:
         return self.config["settings"]["prune_type"] != "none"
 

@@ -56,7 +56,7 @@ RESULTS = Record(
             )
         ),
         "rounds": ListOf(Record({"round": COUNT, "density": FRACTION, "test": PERCENT}, {"held_out": PERCENT})),
-        "generations": ListOf(Record({"generation": COUNT}, {"accuracy": PERCENT, "taught": TAUGHT})),
+        "generations": ListOf(Record({"generation": COUNT}, {"accuracy": PERCENT, "network": TEXT, "taught": TAUGHT})),
         "connectivity": Record({"split": TEXT, "statistics": TEXT, "pairs": ListOf(PAIR, 1)}),
         "factorisation": Record(
             {
@@ -101,6 +101,7 @@ SUMMARY = Record(
     | {
         "last": ROW,
         "best": ROW,
+        "valid": MEASURES,  # in place of both, of a run that has trained nothing
         "seconds": number(0, 1e10),
         **dict.fromkeys(("held_out", "removable", "exact"), TRUTH),
         "file": Record({"file": TEXT, "bytes": COUNT}, {"dense_bytes": COUNT}),
@@ -113,6 +114,4 @@ SUMMARY = Record(
     },
 )
 # what the closing lines of a run are made of
-RESULT = Record(
-    SUMMARY.required | {name: SUMMARY.optional[name] for name in ("last", "best", "seconds", "held_out")}, SUMMARY.optional
-)
+RESULT = Record(SUMMARY.required | {name: SUMMARY.optional[name] for name in ("seconds", "held_out")}, SUMMARY.optional)

@@ -3,7 +3,14 @@
 import argparse
 from pathlib import Path
 
-from settings import ending_rules, gate_rules, procedure_rules, task_rules, training_rules  # noqa: F401  (their rules are asked)
+from settings import (  # noqa: F401  (their rules are asked)
+    ending_rules,
+    gate_rules,
+    procedure_rules,
+    student_rules,
+    task_rules,
+    training_rules,
+)
 from settings.calls import call_text
 from settings.earlier import folder_of, saved_settings, with_data_of_run
 from settings.errors import Refused
@@ -158,7 +165,7 @@ def _resumed(path: Path, typed: dict) -> Settings:
     saved |= {name: flag.default for name, flag in FLAGS.items() if flag.on_resume == "anew"}
     for name, value in typed.items():
         allowed = FLAGS[name].on_resume
-        more = allowed == "more" and value >= saved[name]
+        more = allowed == "more" and value >= saved[name] > 0  # what ended without training has no epoch to go on from
         if allowed not in ("any", "anew") and not more and value != saved[name]:
             raise Refused(f"--{name} {value} contradicts the run in '{folder}', which has {saved[name]}")
     values = saved | typed | {"out_dir": None}

@@ -33,6 +33,22 @@ def call_text(name: str, options: dict) -> str:
     return f"{name}({', '.join(f'{option}={value!r}' for option, value in options.items())})"
 
 
+def listed(text: str) -> list[str]:
+    """The single choices in a text such as `one, other(option=1)`, in their order; ValueError where it is none.
+
+    A network in a file of the user's, such as mynet.py:build, stands alone.
+    """
+    if own_file(text):
+        return [text]
+    try:
+        parts = [ast.unparse(part) for part in ast.parse(f"({text},)", mode="eval").body.elts]
+    except (SyntaxError, ValueError, AttributeError, RecursionError, MemoryError):
+        raise ValueError(f"cannot read '{text}': write name or name(option=value, ...), several with commas between") from None
+    for part in parts:
+        parse_call(part)
+    return parts
+
+
 def parts_of(text: str) -> list[str]:
     """The single choices in a text such as `one + other(option=1)`, in their order; ValueError where it is none."""
     try:

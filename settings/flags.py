@@ -109,7 +109,8 @@ GROUPS = {
                   default="none", registry=DISTILLATIONS, no_effect=(teacher_effects.no_teacher,)),
     ),
     "optimisation": (
-        _training("epochs", "default 300", type=number(int, 1, 1_000_000), default=300, on_resume="more", noted=True),
+        _training("epochs", "default 300; 0 trains nothing: the network of --init is cut, measured and saved",
+                  type=number(int, 0, 1_000_000), default=300, on_resume="more", noted=True),
         _training("batch_size", "images a step (default 128)", type=number(int, 2), default=128),
         _training("accumulate", "so many batches for each step of the optimiser, which follows their mean loss (default 1)",
                   type=number(int, 1, 100_000), default=1),

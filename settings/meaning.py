@@ -1,5 +1,6 @@
 """This file says what the flags that were asked for amount to, where several parts of the program want to know it."""
 
+from settings.calls import listed
 from settings.registry import (
     CRITERIA,
     DATASETS,
@@ -79,6 +80,13 @@ def learns_from_unlabelled(settings) -> bool:
     return "unlabelled images" in PROCEDURES.entry(settings.run.procedure).traits
 
 
+def students_of(settings) -> list[str]:
+    """The networks that the procedure names for its students, one after the other. ValueError where they cannot be read."""
+    options = parse_call(settings.run.procedure)[1]
+    named = PROCEDURES.entry(settings.run.procedure).traits.get("networks", ())
+    return [arch for name in named if options.get(name) for arch in listed(options[name])]
+
+
 def masks_stay(settings) -> str | None:
     """The words that say why no mask moves, in a phase or with a procedure in which none does; None otherwise."""
     if cuts_itself(settings):
@@ -96,6 +104,13 @@ def takes_masks_of(settings) -> str | None:
 def cuts_itself(settings) -> bool:
     """Whether the procedure itself says when something is cut."""
     return "cuts" in PROCEDURES.entry(settings.run.procedure).traits or takes_masks_of(settings) is not None
+
+
+def cuts_at_once(settings) -> bool:
+    """Whether all that is cut is cut before the first step, by a phase."""
+    at_once = settings.network.init is not None and "prune_until" not in settings.typed  # as the settings are resolved
+    phase = phase_of(settings).name
+    return phase == "init" or (phase == "after" and (at_once or settings.pruning.prune_until == 0))
 
 
 def trains_dense_first(settings) -> bool:

@@ -41,3 +41,9 @@ def network_of(path: str | Path) -> Path:
     file, checkpoint = model_of(path), checkpoint_of(path)
     ended = (Path(path) / "summary.json").exists() or not checkpoint.exists()
     return file if file.is_file() and ended else checkpoint
+
+
+def taken_in_first(path: str) -> str:
+    """Return the words that say how weights from elsewhere become a run, which says of which network and data they are."""
+    begun = f"--arch NAME --init {path} --epochs 0 --out_dir RUN"
+    return f"'{path}' is from elsewhere: begin with it, by {begun}, and type --teacher RUN"

@@ -211,6 +211,7 @@ PROCEDURES = Registry(
         "prune_scope:": ("return",),  # of smaller pieces than filters
         "reg:": ("return",),
         "unlabelled images": ("return",),  # it learns from them too
+        "networks": ("option",),  # the networks of its students, one after the other
         "begins by:": ("return",),  # the loss of a teacher by which it trains a whole network at first
         "compares trainings": ("return",),  # it measures several trainings of the network beside each other
         "augment:": ("return",),

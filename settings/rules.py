@@ -15,7 +15,7 @@ from settings.errors import Refused
 from settings.flags import FLAGS
 from settings.meaning import cuts_itself, network_is_typed, phase_of, smaller_pieces, teaching_run
 from settings.own_files import check_own_file, own_file
-from settings.paths import TORCHVISION
+from settings.paths import TORCHVISION, taken_in_first
 from settings.recipes import of_recipe
 from settings.registry import CRITERIA, NETWORKS, SCOPES, parse_call
 
@@ -173,6 +173,8 @@ def init_exists(settings) -> str | None:
 @rule("new")
 def teacher_exists(settings) -> str | None:
     path = teaching_run(settings)
+    if path is not None and path.startswith(TORCHVISION):
+        return f"--teacher: {taken_in_first(path)}"
     if path is not None and not (path and Path(path).exists()):
         return f"--teacher: nothing at '{path}'"
 
@@ -205,14 +207,14 @@ def one_flag_names_the_network(settings) -> str | None:
 @rule("new", "saved")
 def warmup_leaves_epochs(settings) -> str | None:
     training = settings.training
-    if training.warmup_epochs >= training.epochs:
+    if training.warmup_epochs and training.warmup_epochs >= training.epochs:
         return f"--warmup_epochs {training.warmup_epochs:g} leaves none of {training.epochs} epochs"
 
 
 @rule("new", "saved")
 def freezing_leaves_epochs(settings) -> str | None:
     training = settings.training
-    if training.freeze >= training.epochs:
+    if training.freeze and training.freeze >= training.epochs:
         return f"--freeze {training.freeze} leaves none of {training.epochs} epochs in which all of the network learns"
 
 

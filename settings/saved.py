@@ -51,7 +51,7 @@ STAGE = Record(
 SESSION = Record({"changed": ListOf(TEXT)}, {"command": TEXT, "from_epoch": COUNT})
 CONFIG = Record(
     {
-        "settings": Record({"epochs": whole(1), "seed": COUNT, "prune_type": TEXT, "prune_rate": FRACTION}),
+        "settings": Record({"epochs": COUNT, "seed": COUNT, "prune_type": TEXT, "prune_rate": FRACTION}),
     },
     {
         "command": TEXT,

@@ -158,6 +158,9 @@ class Task:
     @classmethod
     def last_and_best(cls, result: dict) -> str:
         """Return the words that tell the metric after the last and the best epoch, and which images it is of."""
+        if "last" not in result:
+            where = "held-out images" if result["held_out"] else "images of the test set"
+            return f"{result['valid'][cls.metric]:.2f} without training ({result['valid']['images']} {where})"
         last, best = result["last"]["valid"], result["best"]
         where = f"{last['images']} held-out images" if result["held_out"] else "test set, which so chose the best epoch"
         return f"last {last[cls.metric]:.2f}, best {best['valid'][cls.metric]:.2f} at epoch {best['epoch']} ({where})"
@@ -165,6 +168,8 @@ class Task:
     @classmethod
     def after(cls, result: dict) -> str:
         """Return the words that tell which epoch's weights were tested: the last one's or, with --keep_best, the best one's."""
+        if "last" not in result:
+            return "without training"
         return f"after epoch {result['kept']['epoch']}, the one kept" if "kept" in result else "after the last epoch"
 
     @classmethod

@@ -65,6 +65,17 @@ def remove(run: Experiment) -> dict:
     return {"removal": comparison, "collapse": collapsed}
 
 
+def cut_first(run: Experiment) -> dict:
+    """Make the masks that are due before the first step of training. Raises Failed if the criterion cannot score."""
+    few = 2 if run.settings.run.dry_run else None
+    try:
+        run.pruner.begin(1, run.steps, run.sample, run.task, few)
+        run.move_masks(run.plan.first_epoch(run.stage), 0)
+    except ValueError as error:
+        raise Failed(f"--prune_imp {run.settings.pruning.prune_imp}: {error}") from None
+    return {}
+
+
 def select(
     run: Experiment,
     *,

@@ -12,7 +12,7 @@ from settings.arguments import Settings
 from settings.calls import call_text
 from settings.earlier import with_data_of
 from settings.errors import Refused
-from settings.meaning import gate_that_learns, merges_hidden_layers, misfit, updates_survivors
+from settings.meaning import gate_that_learns, merges_hidden_layers, misfit, students_of, updates_survivors
 from settings.own_files import own_file
 from settings.registry import FACTORISATIONS, OPTIMISERS, parse_call
 from training.earlier_networks import network_named, patterns_of, smaller_of, times_smaller, whole_of, widths_of
@@ -166,7 +166,7 @@ def _built(settings: Settings, shapes: dict | None, **options: int) -> models.Ne
     file is executed only for a run that begins, and where the user has typed it.
     """
     arch = settings.network.arch
-    begins = shapes is None and not settings.run.resume and settings.typed.get("arch") == arch
+    begins = shapes is None and not settings.run.resume and arch in (settings.typed.get("arch"), *students_of(settings))
     return models.build(arch, **options) if begins else network_named(arch, shapes, **options)
 
 

@@ -10,7 +10,7 @@ import tasks
 from models.layers import Gate
 from pruning import accounting, guided
 from pruning.gates.scale import Scale
-from runs.checkpoints import load_checkpoint, shapes_of, tensors_of
+from runs.checkpoints import arch_of, load_checkpoint, shapes_of, tensors_of
 from settings.arguments import Settings
 from settings.errors import Refused
 from settings.files import Damaged, Missing
@@ -112,7 +112,7 @@ def read_network(path: str | Path) -> tuple[models.Network, models.Network, Know
         shape = (len(card.classes), network.input_channels, card.image_size)
         return network, whole_of(network), Known(*shape, card.classes, card.mean, card.std, card.training.get("settings", {}))
     shapes = shapes_of(state)
-    asked, tensors = defaults() | state["settings"], tensors_of(state)
+    asked, tensors = defaults() | state["settings"] | {"arch": arch_of(state)}, tensors_of(state)
     options = {"channels": asked["channels"], "size": asked["image_size"]}
     whole = network_named(asked["arch"], shapes, **options)
     data = state.get("data") or {}  # an older run does not say

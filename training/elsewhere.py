@@ -112,6 +112,8 @@ def tell(run, elsewhere: Elsewhere | None) -> None:
             f"weights from elsewhere, {where}: {number} tensors; the classifier is new, for {own} classes instead of "
             f"{elsewhere.others}, so that nothing is measured before training"
         )
+        if not run.plan.epochs:
+            raise Refused(f"--epochs 0: the classifier of {where} does not fit, and the new one would learn nothing")
         if run.settings.training.teacher == "dense":
             raise Refused(f"--teacher dense: the classifier of {where} does not fit, and the new one cannot teach")
     else:

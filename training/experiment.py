@@ -16,7 +16,7 @@ from settings.registry import ACTIONS, LEARNING_RATES
 from tasks import Task
 from training.averaging import Average
 from training.best import Best
-from training.build import begin_with, build_network, build_optimizer, build_pruner, check_amounts
+from training.build import begin_with, build_optimizer, build_pruner, check_amounts
 from training.capture import try_capture
 from training.collapsing import tell_collapse
 from training.elsewhere import tell
@@ -24,12 +24,13 @@ from training.engine import Engine, Stop
 from training.evaluation import evaluate
 from training.freezing import check_alone
 from training.restoring import restore, state_of_run
-from training.stages import Plan, Stage, plan_of, position
+from training.stages import Plan, Stage, plan_of
 from training.starting import meet
+from training.students import Networks
 from training.teacher import Teaching, teaching_of
 from training.team import Team
 from training.terms import build_regulariser, gate_penalties
-from training.tickets import Tickets, state_of
+from training.tickets import Tickets
 from training.turns import steps_of
 
 
@@ -39,8 +40,8 @@ class Experiment:
 
     `plan` holds the stages of the run, `stage` is the number of the present one, and an epoch has `steps`. `results` gathers
     what the actions returned, `to_repair` what is kept for the layers that are cut later, `tickets` what is kept to rewind to
-    and to compare, `collapsed` what was last said of collapse. `whole` counts the network before. `teaching` is a teacher with
-    its losses; `penalties`, by name, are terms of the loss; `proximal` takes network and learning rate after the optimiser.
+    and to compare, `collapsed` what was last said of collapse. `whole` counts the network before, `networks` names those of
+    the run. `teaching` is a teacher with its losses; `penalties`, by name, are terms of the loss, and `proximal` a step.
     `average` is that of --ema in the present stage, `best` what --keep_best keeps, `learning` the parameters that alone get a
     gradient while --freeze holds all others.
 
@@ -60,6 +61,7 @@ class Experiment:
     schedule: Callable[[float], float]
     whole: accounting.Count
     steps: int
+    networks: Networks
     loss: Callable | None = None
     teaching: Teaching | None = None
     stage: int = 0
@@ -128,13 +130,6 @@ class Experiment:
     def first_step(self, epoch: int) -> int:
         """The first step of an epoch; not 0 in the first epoch of a stage that starts in the middle of one."""
         return self.now.skip % self.steps if epoch == self.plan.first_epoch(self.stage) else 0
-
-    def remember(self, epoch: int, step: int) -> None:
-        """Keep the state before this step, if the stage says so, to rewind to it; in a dry run before the first step."""
-        done = (epoch - self.plan.first_epoch(self.stage)) * self.steps + step + self.now.skip // self.steps * self.steps
-        for place in self.now.remember:
-            if done == (0 if self.settings.run.dry_run else position(place, self.steps)):
-                self.tickets.states[place] = state_of(self)
 
     def set_learning_rate(self, epoch: int, step: int) -> None:
         """Give every group of parameters the learning rate of this step, times the group's own scale."""
@@ -220,10 +215,12 @@ def start(
     settings, *weights, elsewhere = begin_with(settings, state)
     plan = plan_of(settings)
     check_alone(settings, plan, team)
-    model, whole = build_network(settings, *weights, elsewhere)
+    networks = Networks(settings, plan, state)
+    model, whole = networks.build(*weights, elsewhere)
     model = model.to(engine.device, memory_format=torch.channels_last)
-    pruner = build_pruner(model, settings)
+    pruner = build_pruner(model, settings) if networks.arch == networks.final else None
     teaching, known = teaching_of(settings, model, engine, state)
+    coming = networks.look_ahead(teaching, engine.device)
     asked = {"batch_size": settings.training.batch_size, "seed": settings.run.seed, "quiet": settings.run.quiet}
     task = tasks.load(settings.data, device=engine.device, **asked)
     if team.size > 1:  # of pictures that do not fit into memory it is that of a sample, and processes may have other memory
@@ -237,14 +234,14 @@ def start(
     settings = settings.replace(augment=task.augment, device=engine.device, amp=engine.amp)
     steps = steps_of(task, settings)
     steps, plan = (min(steps, 2), plan.shortened(steps)) if settings.run.dry_run else (steps, plan.fitted(steps))
-    check_amounts(task.batch, team.size, task.batch * min(settings.pruning.score_batches, task.steps), pruner)
+    check_amounts(task.batch, team.size, task.batch * min(settings.pruning.score_batches, task.steps), pruner or coming)
     optimizer = build_optimizer(model, settings.training, engine.device, teaching.parameters if teaching else ())
     schedule = LEARNING_RATES.get(settings.training.lr_schedule)
-    parts = (settings, engine, team, stop, task, plan, model, pruner, optimizer, schedule, whole, steps)
+    parts = (settings, engine, team, stop, task, plan, model, pruner, optimizer, schedule, whole, steps, networks)
     run = Experiment(*parts, loss=loss, teaching=teaching)
     if state:
         restore(run, state)
-        return run
-    tell(run, elsewhere)
-    run.enter(0)
+    else:
+        tell(run, elsewhere)
+        run.enter(0)
     return run

@@ -51,7 +51,9 @@ class Row:
         rate, images = run.learning_rate(epoch, first), images_of(run, first)
         row = cls(epoch, run.now.name, trained, valid, rate, round(seconds, 3), round(images / seconds, 1))
         names = ("num_zero", "num_total", "cut", "kept_filters")
-        if run.pruner is not None:
+        if run.networks.last is not None:
+            row.pruning = dict(run.networks.last.pruning)
+        elif run.pruner is not None:
             zero, total, kept = under_masks(run)
             row.pruning = dict(zip(names, (zero, total, run.pruner.cut(), kept), strict=True)) | run.pruner.take_moves()
         elif zero_filters(run.settings) and "removal" not in run.results:
@@ -72,7 +74,8 @@ class Row:
 class Result:
     """A result tells what came of a run; summary.json holds it.
 
-    `last` and `best` are rows, `test` the measures on the test images. `dense` counts filters, parameters and MACs of the
+    `last` and `best` are rows; a run that has trained nothing has none, but `valid`, the measures where runs are validated.
+    `test` are the measures on the test images. `dense` counts filters, parameters and MACs of the
     whole network, `left` those that remain. `removable` says whether what is masked can be taken out, `exact` whether that
     leaves the outputs as they are. `weights` tells, where single weights or kernels are cut, how many weights of each layer
     that could be cut are not zero, and how many there are; `dropout` the rates of each layer that has dropout, as it was made
@@ -80,8 +83,9 @@ class Result:
     None otherwise. `actions` holds what the actions returned, and the settings that they used.
     """
 
-    last: dict
-    best: dict
+    last: dict | None
+    best: dict | None
+    valid: dict | None
     test: dict
     dense: dict
     left: dict
@@ -103,8 +107,9 @@ class Result:
         of_pieces = run.pruner is not None and not run.pruner.granularity.removable
         used = {name: settings.flat[name] for name in ("epochs", "recalibrate", "finetune_lr")}
         return cls(
-            rows[-1],
-            best_row(rows, run.task.metric),
+            rows[-1] if rows else None,
+            best_row(rows, run.task.metric) if rows else None,
+            None if rows else run.evaluate(run.task.valid or run.task.test),
             test,
             asdict(run.whole),
             asdict(count(run.model, run.task.inputs[1])),
@@ -119,8 +124,9 @@ class Result:
         )
 
     def plain(self) -> dict:
-        """The result as plain values; those of `actions` stand among the others."""
+        """The result as plain values, of which a run has some; those of `actions` stand among the others."""
         values = asdict(self)
+        values = {name: value for name, value in values.items() if value is not None or name == "architecture"}
         return values | values.pop("actions")
 
 
@@ -129,7 +135,7 @@ def architecture_of(run: Experiment) -> dict | None:
     channels, size, _ = run.task.inputs
     options = {"classes": run.task.outputs, "channels": channels, "size": size}
     with torch.device("meta"):
-        network = network_named(run.settings.network.arch, run.whole_shapes, **options)
+        network = network_named(run.networks.arch, run.whole_shapes, **options)
     whole = accounting.dense(network, size)
     return None if whole == run.whole else asdict(whole)
 
@@ -169,7 +175,7 @@ def shares_left(run: Experiment) -> dict[str, float]:
 
 def config(run: Experiment) -> dict:
     """What config.json says beside the command: every setting resolved, the plan, filters per layer, versions, device."""
-    cuda = run.engine.device == "cuda"
+    cuda, last = run.engine.device == "cuda", run.networks.last
     typed = {"typed": run.settings.typed, "resume": None, "compile": run.engine.compile}
     return {
         "settings": counted(run.settings.flat | typed),
@@ -177,8 +183,8 @@ def config(run: Experiment) -> dict:
         "metric": run.task.metric,
         "data": run.task.record(),
         "teacher": None if run.teaching is None else run.teaching.file,
-        "filters": {name: unit.filters for name, unit in run.model.units.items()},
-        "prunable": run.pruner.entries if run.pruner else 0,
+        "filters": last.filters if last else {name: unit.filters for name, unit in run.model.units.items()},
+        "prunable": last.prunable if last else run.pruner.entries if run.pruner else 0,
         "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__, "numpy": np.__version__},
         "device_name": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from models.shapes import TENSOR, check_pass, check_values, told
 from pruning.removal import ungated
+from runs.checkpoints import arch_of
 from settings.arguments import method
 from settings.errors import Refused
 from settings.registry import OPTIMISERS, parse_call
@@ -34,6 +35,8 @@ def state_of_run(run) -> dict:
         "fixed": {name: run.settings.flat[name] for name in run.now.fixed},
         "shapes": None if shapes == run.whole_shapes else shapes,
         "began": run.whole_shapes,
+        "arch": run.networks.arch,
+        "programs": run.networks.programs,
         "results": run.results,
         "to_repair": run.to_repair,
         "tickets": run.tickets.plain(),
@@ -51,6 +54,8 @@ def restore(run, state: dict) -> None:
     for name, value in method(run.settings).items():
         if (saved := state["settings"].get(name, value)) != value:
             raise Refused(f"the checkpoint is another run's, with {name} {saved}, not {value}")
+    if (arch := arch_of(state)) != run.networks.arch:
+        raise Refused(f"the checkpoint is of a {arch}, and the run trains a {run.networks.arch} there")
     run.plan.check_progress(state["stage"], len(state["rows"]))
     run.stage, run.results = state["stage"], dict(state["results"])
     for name, value in state["fixed"].items():

@@ -88,8 +88,9 @@ def around_the_cut(settings: Settings, enter: tuple[str, ...] = ()) -> list[Stag
     training = settings.training
     share = settings.pruning.prune_until if phase_of(settings).name == "after" else 0.0
     epochs, lr, before = training.epochs, training.lr, int(share * training.epochs + 1e-6)
-    first = Stage("training", before, lr, progress=(0.0, before / epochs), masks_stay=True)
-    last = Stage("after the cut", epochs - before, lr, enter=enter, progress=(before / epochs, 1.0), masks_stay=True)
+    cut_at = before / epochs if epochs else 0.0  # in the progress of the run
+    first = Stage("training", before, lr, progress=(0.0, cut_at), masks_stay=True)
+    last = Stage("after the cut", epochs - before, lr, enter=enter, progress=(cut_at, 1.0), masks_stay=True)
     stages = [first, last] if before else [last]
     return [replace(stages[0], warmup_epochs=training.warmup_epochs), *stages[1:]]
 
@@ -178,6 +179,6 @@ def plan_of(settings: Settings, steps: int | None = None) -> Plan:
                 REGULARIZERS.check(stage.reg)
     except ValueError as error:
         raise Refused(f"--procedure {procedure}, stage {stage.name}: {error}") from None
-    if not plan.epochs:
+    if not plan.epochs and settings.training.epochs:
         raise Refused(f"--procedure {procedure} trains for no epoch")
     return plan if steps is None else plan.fitted(steps)

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 import models
-from runs.checkpoints import load_checkpoint, shapes_of, tensors_of
+from runs.checkpoints import arch_of, load_checkpoint, shapes_of, tensors_of
 from settings.arguments import Settings
 from settings.errors import Refused
 from settings.paths import checkpoint_of, model_of
@@ -28,7 +28,7 @@ def starting_weights(settings: Settings) -> tuple[str, dict[str, torch.Tensor], 
             wanted = not_a_model if "'model'" in str(not_a_checkpoint) else not_a_checkpoint
             raise Refused(f"--init: {wanted}") from None
     else:
-        arch, asked_then, shapes = state["settings"]["arch"], state["settings"], shapes_of(state)
+        arch, asked_then, shapes = arch_of(state), state["settings"], shapes_of(state)
         found = tensors_of(state)
         tensors = {name: value for name, value in found.items() if ".gate." not in name}
         gates = {name: value for name, value in found.items() if ".gate." in name}

@@ -14,12 +14,12 @@ import tasks
 from models.seen import End, Seen, Watch, pairs, stage_ends
 from models.shapes import TENSOR, check_values
 from pruning.removal import Removal, ungated
-from runs.storage import MOST
+from runs.storage import MOST, read_elsewhere
 from settings.calls import parts_of
 from settings.errors import Refused
 from settings.files import read_whole
 from settings.meaning import teaching_run
-from settings.paths import checkpoint_of, model_of
+from settings.paths import checkpoint_of, model_of, taken_in_first
 from settings.registry import DISTILLATIONS
 from settings.schema import TEXT, DictOf, Maybe, Record, check
 from training.earlier_networks import Known, read_network
@@ -80,6 +80,10 @@ class Teaching:
                 loss = self.modules[name] = loss(*self._examples(student)).to(self.epoch.device)
             self.losses[name] = loss
         self.called = self.losses
+
+    def check(self, student: models.Network) -> None:
+        """Raise ValueError where the losses cannot compare the teacher with this network, which is to be taught later."""
+        Teaching(" + ".join(self.names), student, self.teacher, self.side, self.engine, self.file)
 
     def _ends(self, network: models.Network) -> list[End]:
         return stage_ends(network, self.side) if {"maps", "features"} & self.traits else []
@@ -196,7 +200,8 @@ def teaching_of(settings, student: models.Network, engine, state: dict | None) -
             _check_same(state, file, source)
             teacher, _, known = read_network(source)
         except Refused as error:
-            raise Refused(f"--teacher: {error}") from None
+            elsewhere = source.is_file() and read_elsewhere(source) is not None
+            raise Refused(f"--teacher: {taken_in_first(path) if elsewhere else error}") from None
         if len(teacher.outputs) > 1:
             raise Refused(f"--teacher: '{path}' has {len(teacher.outputs)} outputs: it does not name the class of an image")
         _check_data(known, path, settings)

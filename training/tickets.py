@@ -69,6 +69,14 @@ def state_of(run) -> dict:
     return {"model": weights_of(run.model), "optimizer": copy.deepcopy(run.optimizer.state_dict())}
 
 
+def remember(run, epoch: int, step: int) -> None:
+    """Keep the state of a run before this step, if the stage says so, to rewind to it; in a dry run before the first step."""
+    done = (epoch - run.plan.first_epoch(run.stage)) * run.steps + step + run.now.skip // run.steps * run.steps
+    for place in run.now.remember:
+        if done == (0 if run.settings.run.dry_run else position(place, run.steps)):
+            run.tickets.states[place] = state_of(run)
+
+
 @torch.no_grad()
 def put_weights(network, tensors: dict[str, Tensor]) -> None:
     """Write a copy of weights into a network; its masks stay as they are."""

@@ -5,13 +5,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TINY, run_program
+from conftest import ROOT, TINY_DATA, run_program
 
 sys.path.insert(0, str(ROOT))
 from benchmarks import compression
 from deploy import measure
 from runs.records import read_run
 from settings.errors import Refused
+
+LENET = ["--arch", "lenet5", "--image_size", "28", "--lr", "0.01"]  # few layers, so that files are written soon
 
 
 def in_this_process(folder, flags, machine):
@@ -27,7 +29,7 @@ def test_each_step_and_each_file_is_a_row_and_what_was_stopped_goes_on(tmp_path,
     monkeypatch.setattr(measure, "timed", lambda *_: [])
     times = {"float32": {"ms": 2.0}, "form": {"ms": 1.0}}
     monkeypatch.setattr(measure, "timed_files", lambda *_: [{"engine": "x", "batch": b, "where": "y", **times} for b in (1, 128)])
-    run_program(*TINY, "--epochs", "1", "--quiet", "--out_dir", "dense")
+    run_program(*TINY_DATA, *LENET, "--epochs", "1", "--batch_size", "18", "--quiet", "--out_dir", "dense")
     # of so little data the values of Deep Compression are trained on one batch
     flags = ["dense", "--epochs", "1", "--threads", "1", "--deep_compression", "deep_compression(batches=1)"]
     flags += ["--records", "records.jsonl", "--table", "page.md", "--out", "steps"]

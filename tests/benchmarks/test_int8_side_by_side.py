@@ -6,17 +6,20 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, TINY, TwoBlocks, run_program
+from conftest import ROOT, TINY_DATA, TwoBlocks, run_program
 
 import models
 
 sys.path.insert(0, str(ROOT))
 from benchmarks import int8
 
+# few layers, so that files are written soon
+LENET = [*TINY_DATA, "--arch", "lenet5", "--image_size", "28", "--batch_size", "18", "--lr", "0.01"]
+
 
 @pytest.mark.measures
 def test_networks_and_runs_are_compared_and_go_on(tmp_path, capsys, monkeypatch):
-    run_program(*TINY, "--epochs", "1", "--quiet", "--prune_type", "structured", "--out_dir", str(tmp_path / "run"))
+    run_program(*LENET, "--epochs", "1", "--quiet", "--prune_type", "structured", "--out_dir", str(tmp_path / "run"))
     records, page = tmp_path / "records.jsonl", tmp_path / "page.md"
     flags = ["--records", str(records), "--table", str(page)]
     with monkeypatch.context() as patch:

@@ -79,6 +79,17 @@ BREAKS = {
     "the_last_student_alone_is_pruned": [
         *(*STRUCTURED, "--prune_gate", "hard_concrete", "--procedure", "noisy_student", "--labelled", "0.1")
     ],
+    "students_are_networks_for_the_data": ["--procedure", "noisy_student(student='resnet33')", "--labelled", "0.1"],
+    "files_of_students_exist": ["--procedure", "noisy_student(student='mynet.py:build')", "--labelled", "0.1"],
+    "every_student_has_a_generation": [
+        *("--procedure", "noisy_student(generations=1, student='resnet32, resnet44')", "--labelled", "0.1")
+    ],
+    "a_dense_teacher_is_the_network_itself": [
+        *(*STRUCTURED, "--prune_phase", "after", "--procedure", "noisy_student(student='resnet32')", "--labelled", "0.1"),
+        *("--teacher", "dense"),
+    ],
+    "without_training_there_is_a_network": ["--epochs", "0"],
+    "without_training_nothing_is_learned": ["--init", "{here}", "--epochs", "0", "--reg", "l1"],
     "a_hint_is_of_a_teacher": ["--procedure", "fitnets"],
     "the_network_is_for_the_data": ["--arch", "ssd300_vgg16"],
     "whole_pictures_are_in_files": ["--augment", "resized_crop(of='file')"],

@@ -109,7 +109,7 @@ def test_a_flag_that_is_newer_than_a_record_is_no_fault(monkeypatch):
         {"lr": -1},
         {"lr": "0.1"},
         {"lr": math.nan},
-        {"epochs": 0},
+        {"epochs": -1},
         {"epochs": 2.0},
         {"seed": True},
         {"prune_freq": "0it"},
