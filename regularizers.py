@@ -147,7 +147,7 @@ def l1(network: Network, *, weight: float = 1e-5, part: tuple = (0, 1)) -> Tenso
 
 
 @outside_autocast
-def bn_l1(network: Network, *, weight: float = 1e-4) -> Tensor:
+def bn_l1(network: Annotated[Network, "batch norm"], *, weight: float = 1e-4) -> Tensor:
     """Sum of batch norm's absolute scales behind all live filters: Network Slimming (Liu et al., 2017, arXiv 1708.06519).
 
     The derivative of |gamma| at 0 is 0. What --prune_imp bn_scale counts on.
@@ -157,7 +157,7 @@ def bn_l1(network: Network, *, weight: float = 1e-4) -> Tensor:
 
 
 @torch.no_grad()
-def bn_l1_proximal(network: Network, step: float, *, weight: float = 1e-4) -> None:
+def bn_l1_proximal(network: Annotated[Network, "batch norm"], step: float, *, weight: float = 1e-4) -> None:
     """Soft-thresholding of batch norm's scales, the ISTA step of Ye et al., 2018 (arXiv 1802.00124): scales become 0 exactly.
 
     gamma <- sign(gamma) max(|gamma| - step x weight, 0) for all live filters. This is the proximal step of the penalty

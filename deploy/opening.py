@@ -6,7 +6,7 @@ import torch
 
 import models
 from deploy.onnx_file import OnnxNetwork
-from settings.earlier import saved_settings
+from settings.earlier import settings_of
 from settings.errors import Refused
 from settings.files import Damaged, Missing
 from settings.paths import model_of, network_of
@@ -22,26 +22,26 @@ def opened(path: str) -> models.Network | OnnxNetwork:
         return OnnxNetwork(path)
     file = network_of(path)
     if Path(path).is_dir() and file != model_of(path):
-        return _of_checkpoint(file)
+        return _of_checkpoint(file, path)
     try:
         return models.load(file)
     except (Missing, Damaged):
         raise
     except Refused as no_model:
         try:
-            return _of_checkpoint(file)
+            return _of_checkpoint(file, path)
         except Refused as no_checkpoint:
             raise (no_model if "no checkpoint" in str(no_checkpoint) else no_checkpoint) from None
 
 
-def _of_checkpoint(file: Path) -> models.Network:
-    """Return the network of a checkpoint, with its masks. Refused as by its reader, and for one without classes."""
+def _of_checkpoint(file: Path, path: str) -> models.Network:
+    """Return the network of the checkpoint that `path` names, with its masks. Refused as by its reader, and without classes."""
     from training.earlier_networks import read_network  # with pruning code, which a model.pt does not need
 
     network, _, known = read_network(file)
     if known.classes is None or known.mean is None:
         raise Refused(f"'{file}' is of an older run, which does not say how images are normalised: --resume it first")
-    asked = saved_settings(file.parent) or known.settings  # the first says where its data is now
+    asked = settings_of(Path(path)) or known.settings  # the first says where its data is now
     card = {"classes": known.classes, "image_size": known.side, "mean": known.mean, "std": known.std}
     network.card = models.Card(known.settings["arch"], **card, training={"settings": asked}, fit=asked.get("fit", "crop"))
     return network.to(memory_format=torch.channels_last).eval()

@@ -29,6 +29,8 @@ def adopt(module: nn.Module, example: Tensor) -> Program:
         raise ValueError(f"an example is of images, (images, channels, size, size), not {tuple(example.shape)}")
     if weight is None:
         raise ValueError("it has no weights")
+    if any(value.is_meta for value in module.state_dict().values()):
+        raise ValueError("its weights are on the device 'meta', where they have no values")
     modes = {part: part.training for part in module.modules()}
     chance = torch.Generator().manual_seed(0)
     images = torch.randn(2, *example.shape[1:], generator=chance).to(weight)

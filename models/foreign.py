@@ -128,10 +128,12 @@ def _layers(state: dict[str, Tensor]) -> list[Layer]:
     for owner, parts in owners.items():
         odd = next((part for part in parts if part not in (*NORM, "num_batches_tracked")), None)
         is_norm = "running_mean" in parts
-        needed = NORM if is_norm else ("weight",)
-        if odd is not None or not {*needed} <= parts.keys() or (not is_norm and parts.keys() - {"weight", "bias"}):
-            name = f"{owner}.{odd or next(iter(parts))}".strip(".")
-            raise Unfit(f"'{name}' is no part of a convolution, a linear layer or a batch norm")
+        odd = odd or next((part for part in parts if not is_norm and part not in ("weight", "bias")), None)
+        if odd is not None:
+            raise Unfit(f"'{owner}.{odd}'".replace("'.", "'") + " is no part of a convolution, a linear layer or a batch norm")
+        for part in NORM if is_norm else ("weight",):
+            if part not in parts:
+                raise Unfit(f"it has nothing for '{owner}.{part}', and has '{owner}.{next(iter(parts))}'")
         if not is_norm:
             names = {f"layer.{part}": f"{owner}.{part}".strip(".") for part in parts}
             layers.append(Layer(owner, {f"layer.{part}": value for part, value in parts.items()}, names=names))

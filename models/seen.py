@@ -73,7 +73,7 @@ def pairs(student: list[End], teacher: list[End]) -> list[tuple[End, End]]:
         raise ValueError(f"the {'teacher' if student else 'student'} has no feature maps")
     fewer, more = sorted((student, teacher), key=len)
     nearest = [min(more, key=lambda end, side=each.side: max(end.side / side, side / end.side)) for each in fewer]
-    if len({end.node for end in nearest}) < len(fewer):
+    if len({end.side for end in nearest}) < len(fewer):  # pooling may lie between two stages of one node
         sizes = [" ".join(str(end.side) for end in ends) for ends in (student, teacher)]
         raise ValueError(f"stages of maps of {sizes[0]} pixels cannot be paired with stages of {sizes[1]} pixels")
     paired = list(zip(fewer, nearest, strict=True))

@@ -73,6 +73,7 @@ def traced(module: nn.Module, images: Tensor) -> tuple[list[Operation], Tensor]:
         elif node.op == "output":
             operations.append(_output(node, recorder, moving))
     _check_unshared(operations)
+    _check_same_in_training(module, graph)
     return operations, outputs
 
 
@@ -89,6 +90,14 @@ def _graph(module: nn.Module) -> fx.Graph:
             raise ValueError(f"its forward branches on what it reads, {_origin(error)}, which cannot be traced") from None
         raise ValueError(f"its forward cannot be traced, {_origin(error)}: {_line(error)}") from None
     return graph
+
+
+def _check_same_in_training(module: nn.Module, graph: fx.Graph) -> None:
+    """Raise ValueError where a forward takes other operations in training; its graph in evaluation alone would lose them."""
+    other = _graph(module.train())
+    module.eval()
+    if [(node.op, node.target) for node in graph.nodes] != [(node.op, node.target) for node in other.nodes]:
+        raise ValueError("its forward takes other operations in training than in evaluation, which no network here does")
 
 
 def _needed(graph: fx.Graph) -> set[fx.Node]:

@@ -1,6 +1,7 @@
 """This file says what is decided together: each filter by itself, or all the filters that write one channel of a stream."""
 
 import math
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
@@ -8,7 +9,7 @@ from torch import Tensor
 from models import Network
 from models.numerics import precise
 from pruning.channels import alone, cannot_be_cut, in_groups
-from settings.registry import CRITERIA
+from settings.registry import CRITERIA, parse_call
 
 
 class Decisions:
@@ -76,12 +77,19 @@ class Decisions:
         }
 
 
-def check_comparable(network: Network, criterion: str) -> None:
+def check_comparable(network: Network, criterion: str, whole: Collection[str] = ()) -> None:
     """Raise ValueError if a criterion, by its name with options, compares what in this network cannot be compared.
 
-    These are filters of a convolution in groups, which read other channels, or zeros where there is no ReLU.
+    These are filters of a convolution in groups, which read other channels, zeros where there is no ReLU, or scales of batch
+    norm where there is none. Units in `whole` are never cut.
     """
-    entry = CRITERIA.entry(criterion)
+    entry, of = CRITERIA.entry(criterion), parse_call(criterion)[1].get("of")
+    if of in CRITERIA.entries:  # it begins with the scores of another one
+        check_comparable(network, of, whole)
+    if "batch norm" in entry.traits:
+        for name, unit in network.prunable_convolutions.items():
+            if unit.norm is None and not unit.is_scale and name not in whole:
+                raise ValueError(f"{entry.name} compares scales of batch norm, and '{name}' has none")
     if "zeros of a ReLU" in entry.traits and (linear := _linear(network)):
         raise ValueError(f"{entry.name} counts the zeros behind a ReLU, and '{linear[0]}' has none")
     if "unlike filters" in entry.traits and (grouped := in_groups(network)):

@@ -62,7 +62,7 @@ class Pruner(Gated):
         self.needs_images = scored_by.name if "more images than filters" in scored_by.traits else None
         number, word = re.fullmatch(r"(\d+)(ep|it)", frequency).groups()
         self.every, self.by_epochs = int(number), word == "ep"
-        check_comparable(network, criterion)
+        check_comparable(network, criterion, whole)
         masked, self.whole = self.granularity.units(network), whole
         self.units = {name: unit for name, unit in masked.items() if name not in whole and (only is None or name in only)}
         if not self.units:

@@ -162,14 +162,20 @@ def read_tensors(path: Path, what: str, keys: set[str], newest: int) -> dict:
 def read_elsewhere(path: Path) -> object:
     """What a torch file holds that another program has written, an archive or, as older ones, none; unchecked.
 
-    None for a file that is damaged, holds code, or was written by this program. Raises as `read_whole` does.
+    None for a file that is damaged, or was written by this program. Raises as `read_whole` does, and Refused for one of torch's
+    archives that holds code.
     """
     what = "trained network"
     content = read_whole(path, what, MOST)
+    is_archive = zipfile.is_zipfile(io.BytesIO(content))
     try:
-        if zipfile.is_zipfile(io.BytesIO(content)):
+        if is_archive:
             _check_archive(content, path, what)
         state = _loaded(content)
+    except pickle.UnpicklingError:
+        if is_archive:
+            raise Refused(f"'{path}' holds a whole module, or other code, which is not run: save its state_dict()") from None
+        return None
     except Exception:  # whatever torch raises for a pickle that nobody's torch.save wrote
         return None
     return None if isinstance(state, dict) and type(state.get("format")) is int else state

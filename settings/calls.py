@@ -22,7 +22,10 @@ def parse_call(text: str) -> tuple[str, dict]:
             raise ValueError
         return match[1], {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (SyntaxError, ValueError, AttributeError, TypeError, RecursionError, MemoryError):
-        raise ValueError(f"cannot read '{text}': write name or name(option=value, ...) with plain values") from None
+        wanted = (
+            "mynet.py:build for a function in a file" if ".py" in text else "name or name(option=value, ...) with plain values"
+        )
+        raise ValueError(f"cannot read '{text}': write {wanted}") from None
 
 
 def call_text(name: str, options: dict) -> str:

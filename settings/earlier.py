@@ -41,6 +41,16 @@ def saved_settings(folder: Path) -> dict | None:
     return saved | {name: located(saved[name], folder, began) for name in paths if saved.get(name) is not None}
 
 
+def settings_of(path: Path) -> dict | None:
+    """What `saved_settings` returns for the run that `path` names. Beside a file a config.json that is no record says nothing."""
+    try:
+        return saved_settings(folder_of(path))
+    except Refused:
+        if path.is_dir():
+            raise
+        return None  # a file of this program says itself what its data was
+
+
 def with_data_of(settings, saved: dict):
     """The settings with the data settings of an earlier run; `saved` holds that run's settings by flag.
 
@@ -80,7 +90,7 @@ def taken_over(settings) -> list[str]:
 
 def with_data_of_run(settings, path: str | None):
     """The settings with the data settings of the run that `path` names, where it has a config.json; see `with_data_of`."""
-    saved = saved_settings(folder_of(Path(path))) if path and Path(path).exists() else None
+    saved = settings_of(Path(path)) if path and Path(path).exists() else None
     return settings if saved is None else with_data_of(settings, saved)
 
 
@@ -90,7 +100,7 @@ def as_measured_on(settings, path: str):
     Raises Refused for a typed flag that says other data than the run was trained on; only where it is may have changed.
     """
     folder = folder_of(Path(path))
-    saved = saved_settings(folder)
+    saved = settings_of(Path(path))
     if saved is None:  # a file by itself: what it holds of its run is read with its weights
         return settings
     saved = defaults() | saved  # a flag that is newer than the run was at its default

@@ -1,6 +1,7 @@
 """This file says when a flag has no effect because of --procedure; settings/effects.py says what a condition is."""
 
 from settings.meaning import cuts_itself, learns_from_unlabelled, says_amounts, takes_masks_of, updates_survivors
+from settings.own_files import own_file
 from settings.registry import PROCEDURES
 
 
@@ -32,8 +33,8 @@ def weights_are_given(settings) -> str | None:
 
 
 def nothing_to_freeze(settings) -> str | None:
-    """--freeze, in a run that begins with fresh weights."""
-    if settings.network.init is None:
+    """--freeze, in a run that begins with fresh weights; a module of the user's own may have trained ones."""
+    if settings.network.init is None and not own_file(settings.network.arch):
         return "holds weights that have been trained: it needs --init"
 
 

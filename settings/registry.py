@@ -135,6 +135,7 @@ CRITERIA = Registry(
         "filters only": ("unit", "units"),
         "unlike filters": ("unit", "units"),  # it compares a layer's filters with each other, which must read the same channels
         "zeros of a ReLU": ("unit", "units"),  # it counts the zeros that a ReLU makes, of which a linear output has none
+        "batch norm": ("unit", "units"),  # it compares scales of batch norm, which stands behind every layer that may be cut
         "initial weights": ("unit", "units"),  # it compares with the weights before the first step
         "reads images": ("context",),
         "reads maps": ("context",),
@@ -219,8 +220,9 @@ PROCEDURES = Registry(
 REGULARIZERS = Registry(
     "regulariser",
     "regularizers.py",
-    # it sets filters to exactly 0, which can then be taken out; it trains scales, which are put on the network for it
-    traits={"zero filters": ("network",), "learned scales": ("network",)},
+    # it sets filters to exactly 0, which can then be taken out; it trains scales, which are put on the network for it; it is
+    # about scales of batch norm
+    traits={"zero filters": ("network",), "learned scales": ("network",), "batch norm": ("network",)},
 )
 DISTILLATIONS = Combined(
     "distillation loss",

@@ -36,11 +36,11 @@ def build_pruner(model: models.Network, settings: Settings, only: list[str] | No
             return Learner(model, prune_type=pruning.prune_type, gate=pruning.prune_gate)
         except ValueError as error:
             raise Refused(f"--prune_gate {pruning.prune_gate}: {error}") from None
+    whole = units_to_keep(model, settings)
     try:
-        check_comparable(model, pruning.prune_imp)
+        check_comparable(model, pruning.prune_imp, whole)
     except ValueError as error:
         raise Refused(f"--prune_imp {pruning.prune_imp}: {error}") from None
-    whole = units_to_keep(model, settings)
     if pruning.reconstruct != "none" and not updates_survivors(settings):
         try:
             repair.check(model, pruning.reconstruct, whole)

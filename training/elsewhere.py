@@ -1,7 +1,9 @@
 """This file begins a run with weights from elsewhere: --init names a file that no run here has written, or torchvision's."""
 
+import contextlib
 import http.client
 import pickle
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +90,8 @@ def _of_torchvision(arch: str, init: str) -> Elsewhere:
     if [*transforms.mean, *transforms.std] != [*mean, *std]:
         raise Refused(f"--init {init}: these weights are for images that are normalised otherwise than ImageNet's")
     try:
-        state = weights.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True)
+        with contextlib.redirect_stdout(sys.stderr):  # stdout has a format of its own
+            state = weights.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, http.client.HTTPException, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split())[:150]
         raise Refused(f"--init {init}: no download of {weights.url} ({reason}): fetch it, and type --init FILE") from None

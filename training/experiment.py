@@ -233,7 +233,7 @@ def start(
         teaching.meet(task, known)
     settings = settings.replace(augment=task.augment, device=engine.device, amp=engine.amp)
     steps = steps_of(task, settings)
-    plan = plan.shortened() if settings.run.dry_run else plan.fitted(steps)
+    steps, plan = (min(steps, 2), plan.shortened(steps)) if settings.run.dry_run else (steps, plan.fitted(steps))
     check_amounts(task.batch, team.size, task.batch * min(settings.pruning.score_batches, task.steps), pruner or coming)
     optimizer = build_optimizer(model, settings.training, engine.device, teaching.parameters if teaching else ())
     schedule = LEARNING_RATES.get(settings.training.lr_schedule)

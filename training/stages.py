@@ -133,8 +133,9 @@ class Plan:
         """The number of the first epoch of a stage, counted from 0 through the run."""
         return sum(stage.epochs for stage in self.stages[:number])
 
-    def shortened(self) -> "Plan":
-        """The plan of a dry run: one epoch a stage, from its first step."""
+    def shortened(self, steps: int) -> "Plan":
+        """The plan of a dry run: one epoch a stage, from its first step. Raises Refused where `fitted` does."""
+        self.fitted(steps)
         return Plan([replace(stage, epochs=min(stage.epochs, 1), start="0it") for stage in self.stages])
 
     def fitted(self, steps: int) -> "Plan":

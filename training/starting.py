@@ -18,7 +18,7 @@ def starting_weights(settings: Settings) -> tuple[str, dict[str, torch.Tensor], 
     Raises Refused if it is none of them, if masks are in force, or if it is of another network than the one that was typed.
     """
     network = settings.network
-    path, smaller = checkpoint_of(network.init), model_of(network.init)
+    path, smaller = _file_of(network.init), model_of(network.init)
     try:
         state = load_checkpoint(path)
     except Refused as not_a_checkpoint:
@@ -36,11 +36,18 @@ def starting_weights(settings: Settings) -> tuple[str, dict[str, torch.Tensor], 
         known = (".gate.mask", ".gate.scale")
         if any(not name.endswith(known) or (value != 1).any() for name, value in gates.items()):
             if smaller == path or not smaller.is_file():
-                raise Refused(f"--init: '{network.init}' has been pruned; a whole network is needed")
+                cure = "let the run come to its end, or take filters out by --resume RUN --compact"
+                raise Refused(f"--init: '{network.init}' has been pruned; a whole network is needed: {cure}")
             arch, tensors, asked_then, shapes = _of_model(smaller)
     if {"arch", "layers"} & settings.typed.keys() and network.arch != arch:
         raise Refused(f"--init: '{network.init}' is a {arch}, not a {network.arch}")
     return arch, tensors, asked_then, shapes
+
+
+def _file_of(init: str) -> Path:
+    """Return the file that --init names: in a folder the newest checkpoint or, where a model.pt is there alone, that."""
+    checkpoint, model = checkpoint_of(init), model_of(init)
+    return model if model.is_file() and not checkpoint.exists() else checkpoint
 
 
 def _of_model(path: Path) -> tuple[str, dict[str, torch.Tensor], dict, dict]:
@@ -64,7 +71,7 @@ def meet(task, settings: Settings, network: models.Network) -> None:
 
 def _classes(settings: Settings) -> list[str] | None:
     """Return the names of the classes that what --init names was trained on; None where an older run does not say."""
-    path = checkpoint_of(settings.network.init)
+    path = _file_of(settings.network.init)
     try:
         return (load_checkpoint(path).get("data") or {}).get("classes")
     except Refused:

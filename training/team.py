@@ -39,6 +39,7 @@ class Team:
         dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
         if not team.leads:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (for as long as the process lives)
+        team.every(None)  # before all are there the end of the first one, which the others find each other by, breaks them
         return team
 
     @property

@@ -30,6 +30,9 @@ def check_regulariser(network: models.Network, reg: str) -> None:
     Raises Refused for a network without what it is about.
     """
     entry = REGULARIZERS.entries.get(parse_call(reg)[0])
+    norms = [unit.norm for unit in network.prunable_convolutions.values() if unit.norm is not None]
+    if entry is not None and "batch norm" in entry.traits and not norms:
+        raise Refused(f"--reg {reg} has no effect: it is about batch norm, and no convolution of this network has one")
     if entry is None or "zero filters" not in entry.traits:
         return
     try:

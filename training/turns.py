@@ -9,9 +9,8 @@ from tasks.mixing import mixed
 
 
 def steps_of(task: Task, settings: Settings) -> int:
-    """How many steps of the optimiser an epoch has, of which the last one may be of fewer batches; in a dry run two at most."""
-    steps = -(-task.steps // settings.training.accumulate)
-    return min(steps, 2) if settings.run.dry_run else steps
+    """How many steps of the optimiser an epoch has, of which the last one may be of fewer batches."""
+    return -(-task.steps // settings.training.accumulate)
 
 
 def turns(run, epoch: int) -> Iterator[tuple]:

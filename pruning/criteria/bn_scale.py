@@ -8,7 +8,7 @@ from models import Unit
 from pruning.context import Context
 
 
-def bn_scale(unit: Annotated[Unit, "filters only"], context: Context) -> Tensor:
+def bn_scale(unit: Annotated[Unit, "filters only", "batch norm"], context: Context) -> Tensor:
     """Batch norm's scale (Network Slimming: Liu et al., 2017, arXiv 1708.06519): |gamma|, best trained with --reg bn_l1.
 
     The paper compares the raw values of all layers, as --prune_scope "global(normalise='none')" does; its code cuts one filter

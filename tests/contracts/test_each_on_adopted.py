@@ -57,12 +57,8 @@ def test_each_criterion_cuts_what_leaves_exactly(name):
     try:
         check_comparable(network, chosen)
     except ValueError as error:
-        # some of its units have no ReLU, as those of MobileNetV2
-        assert "counts the zeros behind a ReLU" in str(error)  # noqa: PT017
-        return
-    if name == "bn_scale":
-        with pytest.raises(ValueError, match="needs batch norm behind every convolution"):
-            pruned(network, criterion=name)
+        # some of its units have no ReLU, as those of MobileNetV2, and some no batch norm
+        assert "counts the zeros behind a ReLU" in str(error) or "compares scales of batch norm" in str(error)  # noqa: PT017
         return
     pruned(network, 600 if "more images than filters" in CRITERIA.entries[name].traits else 24, criterion=chosen)
     assert_it_leaves_exactly(network)

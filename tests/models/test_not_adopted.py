@@ -165,6 +165,18 @@ def test_what_is_no_classifier_of_images_is_refused(module, example, message):
         models.adopt(module, example)
 
 
+def noisy(module, maps, images):
+    return nn.functional.dropout(maps, 0.5) if module.training else maps
+
+
+def test_what_a_forward_does_in_training_alone_is_not_lost():
+    for training in (True, False):
+        module = Does(noisy).train(training)
+        with pytest.raises(ValueError, match="its forward takes other operations in training than in evaluation"):
+            models.adopt(module, IMAGES)
+        assert module.training == module.conv.training == training
+
+
 def test_what_is_overwritten_behind_the_back_of_the_trace_is_seen():
     def do(module, maps, images):
         torch.relu_(maps)

@@ -7,6 +7,7 @@ from itertools import product
 import pytest
 import torch
 from promises import unchanged
+from torch import nn
 from toys import TwoHeads
 
 import models
@@ -21,6 +22,18 @@ SHALLOW += ["mobilenet(width=0.25)", "mobilenetv2(width=0.25)"]
 # at 32 pixels: the sides of the maps at the ends of stages
 SIDES = {"resnet20": [32, 16, 8], "resnet18": [32, 16, 8, 4], "resnet50": [32, 16, 8, 4], "resnext11": [32, 16, 8]}
 SIDES |= {"vgg16": [32, 16, 8, 4, 2], "lenet5": [28, 10], "lenet300": []}
+
+
+class Pooled(nn.Module):
+    """A stem, pooling, and a block that adds to what that gives."""
+
+    def __init__(self, block: nn.Module):
+        super().__init__()
+        self.stem, self.block, self.classifier = nn.Conv2d(3, 4, 3, padding=1), block, nn.Linear(4, 5)
+
+    def forward(self, x):
+        x = nn.functional.max_pool2d(self.stem(x), 2)
+        return self.classifier((x + self.block(x)).mean((2, 3)))
 
 
 @cache
@@ -53,6 +66,15 @@ def test_any_two_networks_with_maps_are_paired(student, teacher):
         assert all(max(pair) / min(pair) < 2 for pair in sides)
     else:
         assert all(a == b for a, b in sides)
+
+
+def test_stages_between_which_only_pooling_lies_are_two():
+    """An adopted network's blocks may add to what pooling made of the stem's maps: then both stages end at one node."""
+    block = nn.Conv2d(4, 4, 3, padding=1)
+    network = models.adopt(Pooled(block), torch.zeros(1, 3, 16, 16))
+    found = stage_ends(network, 16)
+    assert [(end.node, end.side) for end in found] == [("stem", 16), ("stem", 8)]
+    assert pairs(found, found) == [(end, end) for end in found]
 
 
 def test_what_cannot_be_paired_is_said():

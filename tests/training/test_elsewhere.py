@@ -127,7 +127,7 @@ def test_what_does_not_fit_is_one_line(said):
     for name, message in (
         ("more", "is of another network than resnet20.* 'extra.weight', float32 of shape .3, 4., has no counterpart"),
         ("less", "'layer3.2.conv2' has nothing for 'stage3.2.conv2.norm.weight', float32 of shape .64,."),
-        ("code", "holds something other than tensors and values"),
+        ("code", r"'code.pth' holds a whole module, or other code, which is not run: save its state_dict\(\)"),
         ("none", "holds no state dict, by itself or under state_dict, model, net, model_state_dict"),
         ("garbage", "is truncated or no checkpoint"),
     ):
@@ -168,6 +168,39 @@ def test_torchvisions_weights_bring_their_normalisation(said, hub):
     assert saved["data"]["std"] == pytest.approx([255 * value for value in IMAGENET[1]])
     typed = said(*LARGE, "--init", "torchvision:IMAGENET1K_V2", "--normalise", "half", "--dry_run")
     assert "images are normalised by half the range of a byte" in typed
+
+
+def test_a_download_does_not_speak_on_stdout(said, hub, monkeypatch, capsys):
+    state = torchvision.models.mobilenet_v2().state_dict()
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda url, file, *_, **__: torch.save(state, file))
+    run_program(*LARGE, "--init", "torchvision:IMAGENET1K_V1", "--dry_run")
+    out, err = capsys.readouterr()
+    assert "Downloading" in err
+    assert "Downloading" not in out
+
+
+@pytest.mark.parametrize("content", ['{"model_type": "resnet"}', "no JSON"])
+def test_a_config_of_others_beside_a_file_says_nothing(said, content):
+    tiny = [*TINY_DATA, "--epochs", "1", "--batch_size", "27"]
+    torch.save(akamaster(3), "whole.pth")
+    Path("config.json").write_text(content)
+    assert "its classifier of 3 classes is kept" in said(*tiny, *PAD, "--init", "whole.pth", "--out_dir", "run")
+    # nor beside files of this program, which say themselves what their data was; in a run's folder it is its record
+    for file in ("model.pt", "checkpoint.pt"):
+        Path("run", file).rename(file)
+        said("--init", file, *TINY_DATA[:4], "--device", "cpu", "--dry_run")
+        said("--evaluate", file, *TINY_DATA[:4], "--device", "cpu")
+    Path("run", "config.json").write_text(content)
+    with pytest.raises(Refused, match=r"'run/config.json' is .* record of a run"):
+        said("--init", "run", "--dry_run")
+
+
+def test_a_folder_with_a_model_alone_is_begun_with(said):
+    said(*TINY_DATA, *PAD, "--epochs", "1", "--batch_size", "27", "--out_dir", "run")
+    Path("shipped").mkdir()
+    Path("run", "model.pt").rename("shipped/model.pt")
+    lines = said("--init", "shipped", *TINY_DATA[:4], "--device", "cpu", "--epochs", "1", "--dry_run")
+    assert "data as in 'shipped': --image_size 16" in lines
 
 
 def test_torchvisions_weights_that_cannot_be_had_are_one_line(said, hub, monkeypatch):

@@ -116,6 +116,13 @@ def test_a_run_begins_with_the_weights_that_it_has(own):
 
 
 @pytest.mark.core
+def test_its_weights_may_be_frozen(own):
+    assert parse(["--arch", "mynet.py:build", *DIGITS, "--epochs", "2", "--freeze", "1"]).training.freeze == 1
+    with pytest.raises(Refused, match="--freeze holds weights that have been trained: it needs --init"):
+        parse(["--arch", "resnet20", *DIGITS, "--epochs", "2", "--freeze", "1"])
+
+
+@pytest.mark.core
 def test_a_checkpoint_never_executes_a_file(own):
     """Neither one that says no program, nor one that names another file."""
     run_program("--arch", "mynet.py:build", *DIGITS, "--out_dir", "run")
@@ -142,6 +149,7 @@ REFUSED = {
     "raises.py:five": "--arch raises.py:five: it has 5 outputs, and there are 10 classes",
     "raises.py:gelu": "--arch raises.py:gelu: GELU at '1' cannot be adopted: the activations are ReLU and ReLU6",
     "raises.py:number": "it raised TypeError: 3 is not a callable object",
+    "raises.py:empty": "--arch raises.py:empty: its weights are on the device 'meta', where they have no values",
     "lost.py:build": "it raised ModuleNotFoundError: No module named 'nowhere_at_all'",
 }
 RAISES = """
@@ -163,6 +171,9 @@ def needs(depth):
 
 def five():
     return nn.Sequential(nn.Flatten(), nn.Linear(3072, 5))
+
+def empty():
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)).to("meta")
 
 def gelu():
     return nn.Sequential(nn.Conv2d(3, 3, 3), nn.GELU(), nn.Flatten(), nn.Linear(2700, 10))
@@ -189,7 +200,7 @@ def test_what_makes_no_network_is_refused_in_one_line(own, arch):
 @pytest.mark.parametrize(("flags", "message"), [
     (["--arch", "mynet.py:build", "--shortcut", "pad"], "--shortcut has no effect on mynet.py:build"),
     (["--arch", "mynet.py:build", "--layers", "20"], "--arch and --layers both name a network"),
-    (["--arch", "mynet.py"], "cannot read 'mynet.py'"),
+    (["--arch", "mynet.py"], "cannot read 'mynet.py': write mynet.py:build for a function in a file"),
     (["--arch", "mynet.py:build", "--dataset", "voc"], "mynet.py:build is for classification, and --dataset voc for detection"),
     (["--prune_imp", "mynet.py:build", *PRUNED], "unknown criterion 'mynet.py:build'"),
 ])  # fmt: skip

@@ -45,6 +45,15 @@ def kept(run) -> dict:
     return {name: gate.decide().clone() for name, gate in run.pruner.gates.items()}
 
 
+@pytest.mark.usefixtures("_small")
+def test_a_dry_run_refuses_a_place_that_the_run_would_not_have():
+    for place in ("2ep", "99it"):
+        for flags in ([], ["--dry_run"]):
+            asked = parse([*FLAGS, "--epochs", "2", "--procedure", rounds(n=1, to=place), *flags])
+            with pytest.raises(Refused, match=f"the stage round 0 has no step {place}: it has 2 epochs of"):
+                modeling.start(asked)
+
+
 def test_a_stage_that_starts_later_has_the_learning_rates_of_the_whole_one():
     """Of 4 epochs of 10 steps, from step 23 on: the rest of the third epoch and the fourth, bit for bit."""
     schedule = LEARNING_RATES.get("cosine")

@@ -160,6 +160,32 @@ def test_a_batch_that_cannot_be_shared_out_is_refused_once(tmp_path):
     assert not (tmp_path / "result").exists()
 
 
+# the second process takes a second longer than the first one to join
+SLOW = """
+import os, sys, time
+sys.path.insert(0, sys.argv[1])
+import torch.distributed as dist
+from training.team import Team
+begin = dist.init_process_group
+def slowly(*backend):
+    begin(*backend)
+    if os.environ["RANK"] == "1":
+        time.sleep(1)
+        open("joined", "w").close()
+dist.init_process_group = slowly
+team = Team.join("cpu")
+assert os.path.exists("joined")
+team.leave()
+"""
+
+
+def test_no_process_goes_on_before_all_have_joined(tmp_path):
+    """Otherwise one that ends at once, as the leader does that is refused, breaks the joining of the others."""
+    (tmp_path / "process.py").write_text(SLOW)
+    done = programs.team(tmp_path / "process.py", ROOT, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_the_leader_alone_finds_wrong_is_one_line(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text("{}")
