@@ -20,27 +20,34 @@ from torch._inductor import config as inductor
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
+import models
 from benchmarks.int8 import SIZE, Noise, fresh_network, last_network
 from deploy.export import complete, example_of
 from deploy.folding import folded
 from deploy.forms.onnx import session, write_onnx
 from deploy.latency import in_turns, summed_up
 from runs.tables import write_table
-from settings.errors import guard
+from settings.errors import Failed, guard
 from settings.registry import FORMS
 from training.evaluation import evaluate
 
 CALIBRATE, BATCHES = 10, (1, 128)
 
 
-def by_torchao(network: torch.nn.Module, batches: list[torch.Tensor]) -> torch.nn.Module:
-    """The network with torchao's rounding in it, calibrated on these batches, for any number of images."""
+def by_torchao(network: models.Network, batches: list[torch.Tensor]) -> torch.nn.Module:
+    """The network with torchao's rounding in it, calibrated on these batches; Failed if a layer stays in float32."""
     several = {0: torch.export.Dim("images", min=1, max=4096)}
-    seen = torch.export.export(network, (batches[0],), dynamic_shapes=(several,)).module()
+    # torchao tells convolutions by where they come from, which only a strict export keeps
+    seen = torch.export.export(network, (batches[0],), dynamic_shapes=(several,), strict=True).module()
     prepared = prepare_pt2e(seen, x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config()))
     for images in batches:
         prepared(images)
-    return convert_pt2e(prepared)
+    rounded = convert_pt2e(prepared)
+    found = sum("quantize_per_channel" in str(node.target) for node in rounded.graph.nodes)
+    layers = sum(unit.layer.weight.numel() > 0 for unit in network.all_units.values())
+    if found != layers:
+        raise Failed(f"torchao put {found} of {layers} layers into 8 bits")
+    return rounded
 
 
 def by_onnxruntime(path: Path) -> Callable:
