@@ -93,12 +93,14 @@ def _fill_up(network: Network, align: int) -> None:
     widths, fixed = network.widths(), _fixed_widths(network)
     widths = {node: n if node in fixed else -(-n // align) * align for node, n in widths.items()}
     for link in network.links:
-        if link.joint is not None:
-            network.get_submodule(link.joint).width = widths[link.target]
+        joint = link.joint and network.get_submodule(link.joint)
+        if joint:
+            joint.width = widths[link.target]
         unit = link.unit and network.get_submodule(link.unit)
-        # a branch without filters adds nothing
-        if unit and (unit.filters or link.joint is None):
-            _fill_up_unit(unit, widths[link.target], widths[link.source], link)
+        # a branch without filters adds nothing, and one that still writes by index keeps the filters that this counts
+        if unit and (unit.filters or not joint):
+            by_index = joint and joint.index is not None
+            _fill_up_unit(unit, unit.filters if by_index else widths[link.target], widths[link.source], link)
 
 
 def _fixed_widths(network: Network) -> set[str]:
