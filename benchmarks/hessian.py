@@ -56,7 +56,7 @@ def measure(options, rate: float, criterion: str, method: str, seed: int) -> dic
     seconds = sum(record["seconds"] for record in records)
     if method == "none":
         began = time.perf_counter()
-        run.pruner.before_step(0, 0)  # once: training does not cut again before its first step
+        run.pruner.before_step(0, 0)
         seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     split, metric = run.task.valid or run.task.test, run.task.metric

@@ -98,7 +98,7 @@ class Pruner(Gated):
         for a run that only shows what would be done. ValueError if no mask would ever be made.
         """
         self.look_at(sample, task)
-        self.steps, self.total, self.latest = steps, epochs * steps, -1
+        self.steps, self.total = steps, epochs * steps
         until = max(int(self.until * self.total + 1e-6), 1 if self.until > 0 else 0)
         self.positions, self.moves_until = self.phase(until, Due(epochs, steps, self.every, self.by_epochs))
         if len(self.positions) == 0 or self.positions[0] >= self.total:
@@ -138,9 +138,9 @@ class Pruner(Gated):
         return self.granularity.removable and len(self.decisions) < self.entries
 
     def before_step(self, epoch: int, step: int) -> bool:
-        """Change the masks, once, fix them, or leave them, as is due before this training step. Says whether they were made."""
+        """Change the masks, fix them, or leave them, as is due before this training step. Says whether they were made anew."""
         position = epoch * self.steps + step
-        rounds, self.latest = numbers(self.positions, position) if position != self.latest else (), position
+        rounds = numbers(self.positions, position)
         # before scoring: a gradient criterion sees what cut filters would learn
         self.let_move(position < self.moves_until)
         for number in rounds:

@@ -59,15 +59,6 @@ def run(pruner, epochs=8, steps=2):
     return seen
 
 
-def test_masks_are_made_once_before_a_step(two_blocks, batch):
-    """Who cuts, measures, and then trains keeps what was measured, also where a score changes with the cut."""
-    pruner = begin(two_blocks, batch, phase="init")
-    assert pruner.before_step(0, 0)
-    assert not pruner.before_step(0, 0)
-    pruner.begin(epochs=8, steps=2, sample=sample(batch))
-    assert pruner.before_step(0, 0)
-
-
 def cut(masks):
     return sum(int((mask == 0).sum()) for mask in masks.values())
 
