@@ -31,17 +31,18 @@ def test_networks_and_runs_are_compared_and_go_on(tmp_path, capsys, monkeypatch)
     assert records.read_text().startswith(first)
     lines = [json.loads(line) for line in records.read_text().splitlines()]
     assert [(line["network"], line["form"]) for line in lines] == [
-        ("resnet20", "int8(calibrate=1)"),
+        *(2 * [("resnet20", "int8(calibrate=1)")]),
         *((str(tmp_path / "run"), form) for form in forms),
     ]
-    assert [("same" in line, line.get("images")) for line in lines] == [(False, None), (True, 24), (True, 24)]
+    assert [("same" in line, line.get("images")) for line in lines] == [(False, None)] * 2 + [(True, 24)] * 2
+    assert [line.get("rate") for line in lines] == [0, 0.5, None, None]
     for line in lines:
         assert line["float_bytes"] > line["bytes"] > 0 or line["network"] == "resnet20"  # which is all header here
         assert [row["batch"] for row in line["speed"]] == [1, 128]
     rows = re.findall(r"^\| (resnet20|/.*run) \| (.*) \|$", page.read_text(), re.MULTILINE)
-    assert len(rows) == 3
+    assert len(rows) == 4
     assert rows[0][1].endswith("- | - | -")
-    assert rows[1][1].split(" | ")[-3:-1] == [f"{lines[1][name]:.2f}" for name in ("before", "after")]
+    assert rows[2][1].split(" | ")[-3:-1] == [f"{lines[2][name]:.2f}" for name in ("before", "after")]
     before = page.read_text()
     int8.main(["--networks", "resnet20", "--runs", str(tmp_path / "run"), "--forms", *forms, *flags])
     assert page.read_text() == before
