@@ -17,6 +17,8 @@ from settings.schema import ANYTHING, COUNT, DictOf, Is, ListOf, Record, Unfit, 
 from training.best import Best, may_be_kept
 from training.freezing import idle
 
+# what the actions of a stage leave in the results of a run, which its closing lines tell
+LEFT_BY = {"remove": "removal", "factorise": "factorisation", "measure_round": "rounds"}
 OF_THE_DEVICE = {"params", "lr", "initial_lr", "fused", "foreach", "capturable", "differentiable"}
 
 
@@ -59,6 +61,9 @@ def restore(run, state: dict) -> None:
         raise Refused(f"the checkpoint is of a {arch}, and the run trains a {run.networks.arch} there")
     run.plan.check_progress(state["stage"], len(state["rows"]))
     run.stage, run.results = state["stage"], dict(state["results"])
+    entered = {parse_call(action)[0] for stage in run.plan.stages[: run.stage + 1] for action in stage.enter}
+    if lacking := {LEFT_BY[action] for action in entered & LEFT_BY.keys()} - run.results.keys():
+        raise Refused(f"the checkpoint lacks what came of its stages: {', '.join(sorted(lacking))}")
     for name, value in state["fixed"].items():
         if run.settings.flat[name] != value:
             advice = f": go on from {run.now.keep} to change it" if run.now.keep else ""
@@ -69,7 +74,7 @@ def restore(run, state: dict) -> None:
         take_network(run, state)
         run.to_repair = what_to_repair(run, state)
         run.tickets.take(state.get("tickets", {}), run, len(state["rows"]))
-        if any(parse_call(action)[0] == "pseudo_label" for stage in run.plan.stages[: run.stage + 1] for action in stage.enter):
+        if "pseudo_label" in entered:
             run.task.unlabelled.take(state.get("pseudo_labels"), run.task.outputs)
         run.begin_stage(begun=True)
         take_averages(run, state)

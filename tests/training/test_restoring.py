@@ -4,8 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import TINY, run_program
 
 from models.shapes import check_pass
+from settings.errors import Refused
 from settings.schema import Unfit
 from training.restoring import what_to_repair
 
@@ -47,3 +49,19 @@ def test_a_narrower_branch_whose_joint_is_missing_is_refused(two_blocks):
     two_blocks.reshape(shapes)
     with pytest.raises(Unfit, match="it cannot be computed"):
         check_pass(two_blocks, (3, 8, 8))
+
+
+@pytest.mark.parametrize(("flags", "result"), [
+    (["--prune_type", "structured", "--prune_rate", "0.5", "--compact"], "removal"),
+    (["--factorise", "svd(fraction=0.5)"], "factorisation"),
+])  # fmt: skip
+def test_a_checkpoint_without_what_came_of_its_stages_is_refused(flags, result, tmp_path):
+    """Its run would end as if nothing had been done, with lines missing."""
+    run_program(*TINY, "--epochs", "1", "--finetune_epochs", "1", "--quiet", *flags, "--out_dir", str(tmp_path / "run"))
+    (tmp_path / "run" / "summary.json").unlink()
+    checkpoint = tmp_path / "run" / "checkpoint.pt"
+    state = torch.load(checkpoint, weights_only=True)
+    del state["results"][result]
+    torch.save(state, checkpoint)
+    with pytest.raises(Refused, match=f"lacks what came of its stages: {result}"):
+        run_program("--resume", str(tmp_path / "run"), "--quiet")
