@@ -53,7 +53,7 @@ def by_torchao(network: models.Network, batches: list[torch.Tensor]) -> torch.nn
 def by_onnxruntime(path: Path) -> Callable:
     """A file as a function of images."""
     opened = session(path)
-    return lambda images: torch.from_numpy(opened.run(None, {opened.get_inputs()[0].name: images.numpy()})[0])
+    return lambda images: torch.from_numpy(opened.run(None, {"images": images.numpy()})[0])
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ import torch
 import models
 from benchmarks.records import ended, found, keep, records_in
 from deploy.making import beside_float32, compared
-from deploy.measure import plain
+from deploy.measure import card_of, plain
 from modeling import start
 from pruning import Pruner
 from pruning.removal import Removal
@@ -79,11 +79,7 @@ def last_network(folder: Path, data_dir: str | None = None) -> tuple[models.Netw
     run = start(parse(["--resume", str(folder), "--quiet", *data]), state=load_checkpoint(folder / "checkpoint.pt"))
     masks_filters = any(unit.gate is not None and unit.gate.by_filter for unit in run.model.all_units.values())
     network = Removal(run.model.eval()).compact() if masks_filters else plain(run.model)
-    return (
-        network,
-        run,
-        models.Card(run.settings.network.arch, run.task.classes, run.settings.data.image_size, *run.task.normalisation),
-    )
+    return network, run, card_of(run, {})
 
 
 def of_run(folder: Path, form: str, data_dir: str | None = None) -> dict:
@@ -124,9 +120,7 @@ def page(records: list[dict], asked: dict) -> str:
 def main(argv: list[str]) -> None:
     """Measure what is not yet in --records, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--networks", nargs="*", default=["resnet20", "resnet56", "vgg16", "mobilenetv2"], help="fresh ones, by name"
-    )
+    parser.add_argument("--networks", nargs="*", default=NETWORKS, help=f"fresh ones (default {' '.join(NETWORKS)})")
     parser.add_argument("--rates", nargs="+", type=float, default=[0.0, 0.5], help="of their filters cut (default 0 0.5)")
     parser.add_argument("--runs", nargs="*", type=Path, default=[], metavar="RUN", help="folders of runs")
     parser.add_argument("--forms", nargs="+", default=["int8"], help="of the runs' networks (default int8)")
