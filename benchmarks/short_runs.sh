@@ -100,11 +100,11 @@ strengths)
   common+=" --epochs 3 --lr 0.1 --lr_schedule cosine --weight_decay 5e-4"
   rows=()
   for seed in ${SEEDS:-0}; do
+    for weight in 3.0 5.0; do
+      rows+=("L0_${weight}_$seed  --seed $seed --prune_type structured --prune_gate hard_concrete(weight=$weight) --compact")
+    done
     for weight in 0.3 1.0; do
-      rows+=(
-        "L0_${weight}_$seed           --seed $seed --prune_type structured --prune_gate hard_concrete(weight=$weight) --compact"
-        "variational_${weight}_$seed  --seed $seed --prune_type unstructured --prune_gate variational(weight=$weight,begin=0,full=2)"
-      )
+      rows+=("variational_${weight}_$seed  --seed $seed --prune_type unstructured --prune_gate variational(weight=$weight,begin=0,full=2)")
     done
   done ;;
 *) echo "short_runs.sh: unknown set '$2': rates, moving, tickets, init, teachers, labels or strengths" >&2 && exit 2 ;;
