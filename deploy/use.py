@@ -118,7 +118,8 @@ def test(settings: Settings, engine: Engine) -> list[str]:
     split = task.as_known_to(card)
     if split is None:
         strange = ", ".join(sorted(set(task.classes) - set(card.classes))[:5])
-        raise Refused(f"'{settings.use.evaluate}' knows no class {strange}: it has {', '.join(card.classes[:10])}")
+        known = ", ".join(card.classes[:10])
+        raise Refused(f"'{settings.use.evaluate}' knows no class {strange}: it has {known}{_unsaid(settings, card)}")
     for line in task.notes:
         note(settings, line)
     precision = engine.precision
@@ -142,6 +143,12 @@ def test(settings: Settings, engine: Engine) -> list[str]:
     return lines + [export_line(export(exported, path, images, card)) for path in settings.ending.export]
 
 
+def _unsaid(settings: Settings, card: Card) -> str:
+    """What is added to a refusal where the data set is a guess: an export remembers no run."""
+    said = "dataset" in settings.typed or "dataset" in card.training.get("settings", {})
+    return "" if said else f" (--dataset {settings.data.dataset} is a guess: '{settings.use.evaluate}' does not say it)"
+
+
 def _test_data(settings: Settings, card: Card, device: str) -> tasks.Task:
     """Read the test images of the data set that the model file remembers, or of the one that was typed. Refused as by it."""
     model, typed = Path(settings.use.evaluate), settings.typed
@@ -157,5 +164,5 @@ def _test_data(settings: Settings, card: Card, device: str) -> tasks.Task:
         return tasks.load_test(asked.replace(**changes).data, device=device, quiet=settings.run.quiet)
     except Refused as error:
         if asked is settings or "data_dir" in typed or "data_dir" not in remembered:
-            raise
+            raise Refused(f"{error}{_unsaid(settings, card)}") from None
         raise Refused(f"{error} ('{model}' remembers '{asked.data.data_dir}': name another --data_dir)") from None

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from models.layers import initialise
 from models.network import Network
 from models.shapes import told
 from settings.calls import parse_call
@@ -85,6 +86,20 @@ def fitted(network: Network, state: dict[str, Tensor]) -> tuple[dict[str, Tensor
             raise Unfit(f"'{name}' is {told(named[name])}: weights are floating-point numbers")
         values[name] = named.get(name, value).to(value.dtype)
     return values, classes
+
+
+def reshape_but_outputs(network: Network, shapes: dict) -> None:
+    """Reshape a network as `Network.reshape` does, for shapes of other classes: it keeps its number of outputs, freshly drawn.
+
+    Unfit, a ValueError, also where the layer of the outputs has been factorised.
+    """
+    last = [link.unit for link in network.links if link.target in network.outputs]
+    if gone := [name for name in last if name not in shapes["units"]]:
+        raise Unfit(f"it knows other classes, and '{gone[0]}', which tells them apart, has been factorised")
+    own = {name: [network.get_submodule(name).filters, *shapes["units"][name][1:]] for name in last}
+    network.reshape(shapes | {"units": shapes["units"] | own})
+    for name in last:
+        initialise(network.get_submodule(name))
 
 
 def torchvision_name(arch: str) -> str | None:

@@ -107,7 +107,7 @@ CURES = {
     "reg": ("none", "the regulariser is live (the published one was the constant 0)"),
     "prune_gate": ("weight", "the mask gates a unit's output, behind batch norm"),
     "prune_scope": (RAW_SCOPE, "scores are comparable across layers, and every layer keeps a filter"),
-    "lr_schedule": ("constant", "the learning rate drops at 50 % and 75 % of the run"),
+    "lr_schedule": ("constant", "the learning rate falls during the run"),
     "prune_until": (1.0, "masks are fixed from this fraction of the run on"),
 }
 

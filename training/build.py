@@ -6,20 +6,16 @@ import torch
 
 import models
 import tasks
+from models.foreign import reshape_but_outputs
 from pruning import Learner, Pruner, accounting, guided, repair
 from pruning.groups import check_comparable
 from settings.arguments import Settings
-from settings.calls import call_text
-from settings.earlier import with_data_of
 from settings.errors import Refused
 from settings.meaning import gate_that_learns, merges_hidden_layers, misfit, students_of, updates_survivors
-from settings.own_files import own_file
 from settings.registry import FACTORISATIONS, OPTIMISERS, parse_call
-from training.earlier_networks import network_named, patterns_of, smaller_of, times_smaller, whole_of, widths_of
-from training.earlier_tickets import with_tickets
-from training.elsewhere import Elsewhere, from_elsewhere
+from training.earlier_networks import network_named, patterns_of, widths_of
+from training.elsewhere import Elsewhere
 from training.keeping import check_kept, units_to_keep
-from training.starting import starting_weights
 from training.terms import check_regulariser
 
 
@@ -134,7 +130,7 @@ def build_network(
         raise Refused(f"--arch {arch}: {error}") from None
     try:
         if shapes is not None:
-            model.reshape(shapes)
+            model.reshape(shapes) if elsewhere is None else reshape_but_outputs(model, shapes)
     except ValueError as error:
         raise Refused(f"what the run begins with is of another network than {arch}: {error}") from None
     model.linear_too = merges_hidden_layers(settings)
@@ -148,7 +144,7 @@ def build_network(
         raise Refused(f"images of {size} pixels are too small for {arch}") from None
     if not settings.run.resume:
         _check_guided(model, settings.network, size)
-        _check_budget(model, settings.ending.factorise, size)
+        _check_ending(model, settings.ending, arch, size)
     if tensors is not None or elsewhere is not None:
         try:
             model.take(tensors) if elsewhere is None else elsewhere.give_to(model)
@@ -199,52 +195,15 @@ def _check_guided(model: models.Network, network, size: int) -> None:
         raise Refused(f"--{flag}: {error}") from None
 
 
-def _check_budget(model: models.Network, asked: str | None, size: int) -> None:
-    """Raise Refused for a budget of --factorise that the network, as it is before training, cannot meet."""
-    if asked and {"macs", "params"} & parse_call(asked)[1].keys():
-        try:
-            FACTORISATIONS.get(asked)(model, size)
-        except ValueError as error:
-            raise Refused(f"--factorise {asked}: {error}") from None
+def _check_ending(model: models.Network, ending, arch: str, size: int) -> None:
+    """Raise Refused for what the settings of a run's end ask for and the network, as it is before training, cannot give.
 
-
-def begin_with(
-    settings: Settings, state: dict | None = None
-) -> tuple[Settings, dict[str, torch.Tensor] | None, dict | None, Elsewhere | None]:
-    """Read the file that --init or --scratch names.
-
-    Returns the settings, the file's network as --arch, the weights to begin with, None for fresh ones, the network's shapes,
-    None for those of --arch, and weights from elsewhere, where the file is none of this program's. A run that goes on needs no
-    file: its checkpoint, `state`, holds all. Raises Refused if the file cannot be read, or does not fit.
+    That is a budget of --factorise, and batch norm for --recalibrate.
     """
-    if settings.run.resume:
-        own = state is not None and state["settings"]["arch"] == settings.network.arch  # of another run it is refused later
-        return settings, None, state.get("began") if own else None, None
-    if settings.network.init:
+    if ending.recalibrate and all(unit.norm is None for unit in model.all_units.values()):
+        raise Refused(f"--recalibrate has no effect: it is about batch norm, and no layer of {arch} has one")
+    if ending.factorise and {"macs", "params"} & parse_call(ending.factorise)[1].keys():
         try:
-            arch, tensors, saved, shapes = starting_weights(settings)
-        except Refused:
-            if (elsewhere := from_elsewhere(settings)) is None:
-                raise
-            return with_tickets(elsewhere.settings(settings)), None, None, elsewhere
-        return with_tickets(with_data_of(settings, saved).replace(arch=arch)), tensors, shapes, None
-    if settings.network.scratch:
-        smaller = smaller_of(settings.network.scratch)
-        settings = with_data_of(settings, smaller.card.training.get("settings", {}))
-        outputs = tasks.outputs_of(settings.data)
-        if (classes := len(smaller.card.classes)) != outputs:
-            dataset = settings.data.dataset
-            raise Refused(f"--scratch: '{settings.network.scratch}' has {classes} classes, --dataset {dataset} {outputs}")
-        if (channels := smaller.input_channels) != (here := tasks.inputs_of(settings.data)[0]):
-            raise Refused(f"--scratch: '{settings.network.scratch}' reads images of {channels} channels, not {here}")
-        whole = whole_of(smaller).shapes() if own_file(smaller.card.arch) else None
-        return _with_ratio(settings.replace(arch=smaller.card.arch)), None, whole, None
-    return with_tickets(settings), None, None, None
-
-
-def _with_ratio(settings: Settings) -> Settings:
-    """Return the settings in which `scratch` with budget='B' tells how many times smaller its network is."""
-    name, options = parse_call(settings.run.procedure)
-    if options.get("budget") != "B" or options.get("times"):
-        return settings
-    return settings.replace(procedure=call_text(name, options | {"times": times_smaller(options["of"], settings)}))
+            FACTORISATIONS.get(ending.factorise)(model, size)
+        except ValueError as error:
+            raise Refused(f"--factorise {ending.factorise}: {error}") from None

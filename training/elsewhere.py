@@ -32,12 +32,14 @@ class Elsewhere:
     """Weights from elsewhere: `state` is a state dict, `where` what --init says, `classes` the classes' names, where known.
 
     `others` is the number of classes of a classifier that did not fit, so that the network has kept its own; otherwise None.
+    `ours` are those of a network of this program that knows another number of classes.
     """
 
     where: str
     state: Mapping[str, Tensor]
     classes: list[str] | None = None
     others: int | None = None
+    ours: bool = False
 
     def give_to(self, network: models.Network) -> None:
         """Give a network these weights. Unfit, a ValueError, where they are of another one."""
@@ -106,10 +108,10 @@ def tell(run, elsewhere: Elsewhere | None) -> None:
     if elsewhere is None:
         return
     task, where = run.task, f"'{elsewhere.where}'"
-    number, own = len(elsewhere.state), task.outputs
+    number, own, origin = len(elsewhere.state), task.outputs, "weights" if elsewhere.ours else "weights from elsewhere"
     if elsewhere.others is not None:
         task.notes.append(
-            f"weights from elsewhere, {where}: {number} tensors; the classifier is new, for {own} classes instead of "
+            f"{origin}, {where}: {number} tensors; the classifier is new, for {own} classes instead of "
             f"{elsewhere.others}, so that nothing is measured before training"
         )
         if not run.plan.epochs:
@@ -117,8 +119,10 @@ def tell(run, elsewhere: Elsewhere | None) -> None:
         if run.settings.training.teacher == "dense":
             raise Refused(f"--teacher dense: the classifier of {where} does not fit, and the new one cannot teach")
     else:
-        task.notes.append(f"weights from elsewhere, {where}: {number} tensors; its classifier of {own} classes is kept")
+        task.notes.append(f"{origin}, {where}: {number} tensors; its classifier of {own} classes is kept")
         task.compare_names(elsewhere.classes, where)
+    if elsewhere.ours:
+        return
     if run.settings.data.normalise != "imagenet":
         by = "the mean and deviation of these data" if run.settings.data.normalise == "dataset" else "half the range of a byte"
         task.notes.append(f"images are normalised by {by}; --normalise imagenet normalises them as torchvision's weights expect")

@@ -16,7 +16,7 @@ from settings.registry import ACTIONS, LEARNING_RATES
 from tasks import Task
 from training.averaging import Average
 from training.best import Best
-from training.build import begin_with, build_optimizer, build_pruner, check_amounts
+from training.build import build_optimizer, build_pruner, check_amounts
 from training.capture import try_capture
 from training.collapsing import tell_collapse
 from training.elsewhere import tell
@@ -25,7 +25,7 @@ from training.evaluation import evaluate
 from training.freezing import check_alone
 from training.restoring import restore, state_of_run
 from training.stages import Plan, Stage, plan_of
-from training.starting import meet
+from training.starting import begin_with, meet
 from training.students import Networks
 from training.teacher import Teaching, teaching_of
 from training.team import Team

@@ -7,6 +7,7 @@ import sys
 import zipfile
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import programs
@@ -317,7 +318,7 @@ def test_a_file_has_one_accuracy_in_float32_unless_asked(call):
     assert float(plain.split("loss ")[1].split(" ")[0]) == pytest.approx(np.mean(losses), abs=1e-3)
 
 
-def test_a_file_is_tested_on_another_data_set_by_class_names(call, tmp_path):
+def test_a_file_is_tested_on_another_data_set_by_class_names(call, monkeypatch):
     network = smaller_network()
     models.save("model.pt", network, models.Card("resnet20", ["red", "green", "blue"], 16, [127.0] * 3, [60.0] * 3))
     out = call("--evaluate", "model.pt", *TINY_DATA[:4], "--quiet")
@@ -329,8 +330,11 @@ def test_a_file_is_tested_on_another_data_set_by_class_names(call, tmp_path):
                 right += int(network((pixels - 127) / 60).argmax()) == number
     assert line(out, "test accuracy").startswith(f"result test accuracy: {100 * right / 24:.2f}, loss ")
     models.save("other.pt", network, card())
-    with pytest.raises(Refused, match="knows no class"):
+    with pytest.raises(Refused, match=r"knows no class blue, green, red: it has a, b, c$"):
         call("--evaluate", "other.pt", *TINY_DATA[:4])
+    monkeypatch.setattr("tasks.load_test", lambda *_, **__: SimpleNamespace(classes=["cat"], as_known_to=lambda _: None))
+    with pytest.raises(Refused, match=r"it has a, b, c \(--dataset cifar10 is a guess: 'other.pt' does not say it\)"):
+        call("--evaluate", "other.pt")
 
 
 class TestFiles:

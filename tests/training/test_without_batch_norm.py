@@ -36,3 +36,9 @@ def test_the_flag_is_named(monkeypatch):
         Refused, match=r"--prune_imp bn_scale: bn_scale compares scales of batch norm, and 'convolutions\.0' has none"
     ):
         run_program(*GREY, "--prune_type", "structured", "--prune_imp", "bn_scale")
+
+
+def test_new_statistics(monkeypatch):
+    monkeypatch.setattr("tasks.outputs_of", lambda _: 10)
+    with pytest.raises(Refused, match="--recalibrate has no effect: it is about batch norm, and no layer of lenet5 has one"):
+        run_program(*GREY, "--prune_type", "structured", "--recalibrate", "50")
