@@ -8,6 +8,7 @@ execution. Every tensor must be used, and have the shape that is wanted; nothing
 
 import re
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
@@ -60,32 +61,35 @@ def state_of(content) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in state.items()}
 
 
-def fitted(network: Network, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], int | None]:
-    """Return the state of a network with the values of a state dict from elsewhere, and the number of classes of that.
+def fitted(network: Network, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """Return the state of a network with the values of a state dict from elsewhere, and the outputs of its own that it keeps.
 
-    That is None where the classifier is the file's, too; where its number of classes is another, the network keeps its own.
-    What only training counts, and rates of dropout, the network keeps where the file has none. Unfit, naming the first
-    difference, for a state dict of another network.
+    Those are the layers that tell classes apart, {name: filters in the file}, where the file's are for another number of
+    classes. What only training counts, and rates of dropout, the network keeps where the file has none. Unfit, naming the
+    first difference, for a state dict of another network.
     """
-    own, (last, *others) = network.state_dict(), [link.unit for link in network.links if link.target in network.outputs]
+    own, last = network.state_dict(), [link.unit for link in network.links if link.target in network.outputs]
     named = state if state.keys() <= own.keys() else _by_order(network, state)
-    weight, bias = (named.get(f"{last}.layer.{part}") for part in ("weight", "bias"))
-    wanted, classes = own[f"{last}.layer.weight"], None
-    same_features = weight is not None and weight.shape[1:] == wanted.shape[1:] and len(weight) != len(wanted)
-    if not others and same_features and bias is not None and bias.shape == weight.shape[:1]:
-        classes = len(weight)
-        named = {name: value for name, value in named.items() if not name.startswith(f"{last}.layer.")}
+    kept = {}
+    for name in last:
+        (weight, bias), wanted = (named.get(f"{name}.layer.{part}") for part in ("weight", "bias")), own[f"{name}.layer.weight"]
+        same_features = weight is not None and weight.shape[1:] == wanted.shape[1:] and len(weight) != len(wanted)
+        if same_features and bias is not None and bias.shape == weight.shape[:1]:
+            kept[name] = len(weight)
+    if len({Fraction(filters, len(own[f"{name}.layer.weight"])) for name, filters in kept.items()}) > 1:
+        kept = {}  # outputs that differ by more than the number of classes are another network's
+    named = {name: value for name, value in named.items() if not name.startswith(tuple(f"{layer}.layer." for layer in kept))}
     values = {}
     for name, value in own.items():
-        kept = name.endswith(("num_batches_tracked", ".rate")) or (classes is not None and name.startswith(f"{last}.layer."))
-        if name not in named and not kept:
+        stays = name.endswith(("num_batches_tracked", ".rate")) or name.startswith(tuple(f"{layer}.layer." for layer in kept))
+        if name not in named and not stays:
             raise Unfit(f"it has nothing for '{name}', {told(value)}")
         if name in named and named[name].shape != value.shape:
             raise Unfit(f"'{name}' is {told(named[name])}, not {told(value)}")
         if name in named and value.is_floating_point() and not named[name].is_floating_point():
             raise Unfit(f"'{name}' is {told(named[name])}: weights are floating-point numbers")
         values[name] = named.get(name, value).to(value.dtype)
-    return values, classes
+    return values, kept
 
 
 def reshape_but_outputs(network: Network, shapes: dict) -> None:

@@ -5,7 +5,7 @@ import http.client
 import pickle
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torchvision
@@ -31,14 +31,14 @@ from training.evaluation import evaluate
 class Elsewhere:
     """Weights from elsewhere: `state` is a state dict, `where` what --init says, `classes` the classes' names, where known.
 
-    `others` is the number of classes of a classifier that did not fit, so that the network has kept its own; otherwise None.
-    `ours` are those of a network of this program that knows another number of classes.
+    `others` are the layers that tell classes apart where they did not fit, {name: filters there}, so that the network has kept
+    its own. `ours` are those of a network of this program that knows another number of classes.
     """
 
     where: str
     state: Mapping[str, Tensor]
     classes: list[str] | None = None
-    others: int | None = None
+    others: dict[str, int] = field(default_factory=dict)
     ours: bool = False
 
     def give_to(self, network: models.Network) -> None:
@@ -109,10 +109,12 @@ def tell(run, elsewhere: Elsewhere | None) -> None:
         return
     task, where = run.task, f"'{elsewhere.where}'"
     number, own, origin = len(elsewhere.state), task.outputs, "weights" if elsewhere.ours else "weights from elsewhere"
-    if elsewhere.others is not None:
+    if elsewhere.others:
+        (first, *more), known = elsewhere.others.values(), len(elsewhere.classes or ())
+        instead = f" instead of {known or first}" if known or not more else ""  # a detector has more filters than classes
         task.notes.append(
-            f"{origin}, {where}: {number} tensors; the classifier is new, for {own} classes instead of "
-            f"{elsewhere.others}, so that nothing is measured before training"
+            f"{origin}, {where}: {number} tensors; the classifier is new, for {own} classes{instead}, "
+            "so that nothing is measured before training"
         )
         if not run.plan.epochs:
             raise Refused(f"--epochs 0: the classifier of {where} does not fit, and the new one would learn nothing")
@@ -128,7 +130,7 @@ def tell(run, elsewhere: Elsewhere | None) -> None:
         task.notes.append(f"images are normalised by {by}; --normalise imagenet normalises them as torchvision's weights expect")
     else:
         task.notes.append("images are normalised by the mean and deviation of ImageNet")
-    if elsewhere.others is None:
+    if not elsewhere.others:
         task.notes.append(_before(run))
     if run.teaching is not None and run.settings.training.teacher == "dense":
         run.teaching.begin(run.model, run.team)

@@ -124,7 +124,7 @@ def given(arch: str, state: dict, classes: int = 10):
     with torch.device("meta"):
         network = models.build(arch, classes=classes)
     values, others = fitted(network, state)
-    assert others is None
+    assert not others
     network = network.to_empty(device="cpu")
     network.take(values)
     return network.eval()
@@ -223,12 +223,12 @@ def test_a_classifier_of_other_classes_stays_the_networks_own():
     network = models.build("resnet20(shortcut='pad')", classes=4)
     before = network.classifier.layer.weight.clone()
     values, others = fitted(network, state)
-    assert others == 10
+    assert others == {"classifier": 10}
     network.take(values)
     assert torch.equal(network.classifier.layer.weight, before)
     assert torch.equal(network.stem.layer.weight, state["conv1.weight"])
     own = filled(models.build("resnet20")).state_dict()
-    assert fitted(models.build("resnet20", classes=4), own)[1] == 10
+    assert fitted(models.build("resnet20", classes=4), own)[1] == {"classifier": 10}
 
 
 def changed(**changes):
@@ -286,3 +286,16 @@ def test_equal_shapes_in_another_order_are_refused():
     names = dict.fromkeys([*first, *blocks, *state])
     with pytest.raises(Unfit, match=r"'layer1\.17\.\w+' stands before 'layer1\.2\.conv1': the tensors are not in the network's"):
         fitted(models.build("resnet110"), {name: state[name] for name in names})
+
+
+def test_of_a_detector_what_names_boxes_is_its_own_and_what_places_them_the_files():
+    network, theirs = (models.build("ssd300_vgg16(width=0.03)", classes=classes) for classes in (3, 7))
+    values, others = fitted(network, theirs.state_dict())
+    assert others == {f"classes{head}": boxes * 8 for head, boxes in enumerate((4, 6, 6, 6, 4, 4), start=1)}
+    own, known = network.state_dict(), theirs.state_dict()
+    for name, value in values.items():
+        assert torch.equal(value, (own if name.startswith("classes") else known)[name]), name
+    more = theirs.state_dict()
+    more["classes2.layer.weight"], more["classes2.layer.bias"] = torch.zeros(54, 30, 3, 3), torch.zeros(54)
+    with pytest.raises(Unfit, match=r"'classes\d\.layer\.weight' is float32 of shape"):
+        fitted(network, more)
