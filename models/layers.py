@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.numerics import at_unit_stride
+from models.numerics import computable
 from models.parts import Dropout, WholeMap
 
 
@@ -170,8 +170,8 @@ class Unit(nn.Module):
             pixels = ((n + 2 * padding - dilation * (k - 1) - 1) // stride + 1 for n, k, stride, padding, dilation in sizes)
             y = x.new_zeros(x.shape[0], weight.shape[0], *pixels)
             return y if bias is None else y + bias.view(-1, 1, 1)
-        x, stride = at_unit_stride(x, weight, layer.stride, layer.padding)
-        return F.conv2d(x, weight, bias, stride, layer.padding, layer.dilation, layer.groups)
+        x, stride, padding = computable(x, weight, layer.stride, layer.padding)
+        return F.conv2d(x, weight, bias, stride, padding, layer.dilation, layer.groups)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the unit's output for its input `x`, with the gate applied."""

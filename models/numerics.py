@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 LANES = 16  # floats in the widest vector, that of AVX-512
@@ -15,17 +16,21 @@ def precise(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
-def at_unit_stride(x: Tensor, weight: Tensor, stride: tuple, padding: tuple) -> tuple[Tensor, tuple]:
-    """Return the input and the stride of a convolution; of one that oneDNN must not compute, its pixels are picked beforehand.
+def computable(x: Tensor, weight: Tensor, stride: tuple, padding: tuple) -> tuple[Tensor, tuple, tuple]:
+    """Return the input, stride and padding of a convolution; of one that oneDNN must not compute, those of an equal one.
 
-    That is, on the CPU, a 1x1 convolution with a stride whose filters read fewer channels than a vector has lanes. Where tensors
-    are channels_last, oneDNN writes the gradient of its weight beyond the end of that (torch 2.14.1, AVX2, fewer than 8).
+    That is for one that learns, on the CPU. A 1x1 convolution with a stride whose filters read fewer channels than a vector has
+    lanes has its pixels picked beforehand: where tensors are channels_last, oneDNN writes the gradient of its weight beyond the
+    end of that (torch 2.14.1, AVX2, fewer than 8). A map that is smaller than the stride has its zeros put around it
+    beforehand: in bfloat16 oneDNN leaves the gradient of weights that meet zeros alone as memory was (torch 2.14.1, AVX-512).
     """
-    learns = torch.is_grad_enabled() and weight.requires_grad
-    strided = tuple(weight.shape[2:]) == (1, 1) and max(stride) > 1 and max(padding) == 0
-    if not learns or not strided or weight.shape[1] >= LANES or x.device.type != "cpu":
-        return x, stride
-    return x[:, :, :: stride[0], :: stride[1]], (1, 1)
+    if not torch.is_grad_enabled() or not weight.requires_grad or x.device.type != "cpu" or max(stride) == 1:
+        return x, stride, padding
+    if any(pixels < step for pixels, step in zip(x.shape[2:], stride, strict=True)) and max(padding) > 0:
+        return F.pad(x, (padding[1], padding[1], padding[0], padding[0])), stride, (0, 0)
+    if tuple(weight.shape[2:]) == (1, 1) and max(padding) == 0 and weight.shape[1] < LANES:
+        return x[:, :, :: stride[0], :: stride[1]], (1, 1), padding
+    return x, stride, padding
 
 
 def outside_autocast(penalty: Callable) -> Callable:

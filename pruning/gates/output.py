@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.numerics import at_unit_stride
+from models.numerics import computable
 from pruning.gates.mask import Mask
 
 _backward = torch.ops.aten.convolution_backward
@@ -100,8 +100,8 @@ class Output(Mask):
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
             x, weight = x.to(dtype), weight.to(dtype)
-        x, stride = at_unit_stride(x, weight, layer.stride, layer.padding)
-        y = _GatedConvolution.apply(x, weight, self.mask, stride, layer.padding, layer.dilation, layer.groups)
+        x, stride, padding = computable(x, weight, layer.stride, layer.padding)
+        y = _GatedConvolution.apply(x, weight, self.mask, stride, padding, layer.dilation, layer.groups)
         return y if layer.bias is None else y + layer.bias.view(-1, 1, 1)
 
     def normalise(self, unit, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A 1x1 convolution with a stride, of few channels, learns what it should, and nothing else in memory is overwritten."""
+"""Convolutions with a stride learn what they should, whatever memory holds, and nothing else in memory is overwritten."""
 
 import os
 import subprocess
@@ -46,6 +46,34 @@ def test_gradients_are_those_of_the_plain_convolution(channels, gated):
     torch.testing.assert_close(x.grad, plain.grad)
     kept = slice(1, None) if gated else slice(None)  # what is masked may learn
     torch.testing.assert_close(unit.weight.grad[kept], weight.grad[kept])
+
+
+@pytest.mark.parametrize(("kernel", "stride", "side"), [(3, 2, 1), (3, 3, 2), (7, 2, 1)])
+@pytest.mark.parametrize(("filters", "groups"), [(64, 1), (16, 16)], ids=["plain", "depthwise"])
+@pytest.mark.parametrize("gated", [False, True])
+def test_weights_that_meet_only_zeros_have_no_gradient(kernel, stride, side, filters, groups, gated):
+    """In bfloat16, and with memory full of NaN: without `computable` such a gradient is what memory held."""
+    torch.manual_seed(0)
+    unit = conv_unit(16, filters, kernel, stride, activation=False, groups=groups).to(memory_format=torch.channels_last)
+    unit.norm = None
+    if gated:
+        unit.gate = OutputGate(filters)
+        unit.gate.mask[0] = 0
+    x = torch.randn(3, 16, side, side).to(memory_format=torch.channels_last)
+    weight = unit.weight.detach().bfloat16().double().requires_grad_(True)
+    outputs = F.conv2d(x.bfloat16().double(), weight, stride=stride, padding=kernel // 2, groups=groups)
+    outputs.sum().backward()
+    for _ in range(3):
+        unit.weight.grad = None
+        with torch.autocast("cpu", torch.bfloat16):
+            y = unit(x)
+        assert y.shape == outputs.shape
+        junk = [torch.full((2**power,), float("nan")) for power in range(4, 20) for _ in range(4)]
+        del junk
+        y.sum().backward()
+        kept = slice(1, None) if gated else slice(None)
+        torch.testing.assert_close(unit.weight.grad[kept].double(), weight.grad[kept], atol=0.05, rtol=0.02)
+        assert unit.weight.grad.isfinite().all()
 
 
 @pytest.mark.skipif(not CHECKER.exists(), reason="glibc's checker of memory is not here")
