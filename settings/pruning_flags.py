@@ -21,7 +21,7 @@ AMOUNT = (effects.no_pruning, effects.finds_its_counts, effects.beside_counts, p
 
 
 def _pruning(name: str, text: str, no_effect: tuple = (effects.no_pruning,), **rest) -> Flag:
-    decided = () if name in ("prune_type", "prune_gate") else (effects.gate_decides,)
+    decided = () if name in ("prune_type", "prune_gate", "keep") else (effects.gate_decides,)
     return Flag(name, "pruning", "method", text, no_effect=(effects.pattern_decides, *decided, *no_effect), **rest)
 
 
@@ -62,7 +62,7 @@ PRUNING = {
                  (effects.no_pruning, procedure_effects.repairs_nothing, effects.other_pieces, effects.several_cuts,
                   effects.nothing_trained, effects.not_as_removed), default="none", registry=RECONSTRUCTIONS),
         _pruning("keep", "layers that are never cut, by their paths, such as stem \"stage1.*\"; rates are of the others",
-                 GIVEN, nargs="+", metavar="LAYER"),
+                 (*GIVEN, effects.weights_are_frozen), nargs="+", metavar="LAYER"),
         _pruning("score_batches", "training batches that criteria which read images measure on (default 4)",
                  (*GIVEN, procedure_effects.selects_on_held_out_images, effects.reads_no_images,
                   effects.reads_images_of_each_class),

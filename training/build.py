@@ -27,12 +27,12 @@ def build_pruner(model: models.Network, settings: Settings, only: list[str] | No
     pruning = settings.pruning
     if pruning.prune_type == "none":
         return None
+    whole = units_to_keep(model, settings)
     if gate_that_learns(settings):
         try:
-            return Learner(model, prune_type=pruning.prune_type, gate=pruning.prune_gate)
+            return Learner(model, prune_type=pruning.prune_type, gate=pruning.prune_gate, whole=whole)
         except ValueError as error:
             raise Refused(f"--prune_gate {pruning.prune_gate}: {error}") from None
-    whole = units_to_keep(model, settings)
     try:
         check_comparable(model, pruning.prune_imp, whole)
     except ValueError as error:

@@ -11,7 +11,7 @@ from promises import PRUNED, trains_and_resumes
 from toys import Separable
 
 import models
-from pruning import Pruner
+from pruning import Learner, Pruner
 from pruning.keeping import left_whole
 from runs.checkpoints import load_checkpoint
 from settings.errors import Refused
@@ -114,7 +114,10 @@ def test_patterns_are_of_paths():
             ["--keep", "stem", "stage1.0.*", "--procedure", "multilayer(phases=6)", "--epochs", "24"],
             "--keep leaves nothing to cut in phase 1 of --procedure multilayer(phases=6)",
         ),
-        (["--keep", "stem", "--prune_gate", "hard_concrete"], "--keep has no effect with --prune_gate hard_concrete"),
+        (
+            ["--keep", "stem", "--prune_type", "unstructured", "--prune_gate", "supermask"],
+            "--keep has no effect with --prune_gate supermask: weights stay as they begin",
+        ),
     ],
 )  # fmt: skip
 def test_a_pattern_that_is_for_nothing_is_refused(flags, words):
@@ -140,6 +143,16 @@ def test_runs_train_resume_and_differ_by_it(tmp_path, monkeypatch):
         assert ("b1.gate.mask" in found["model"]) == (number == 0)
 
 
+@pytest.mark.parametrize("on", ["filters", "inputs"])
+def test_gates_that_learn_are_on_the_others(two_blocks, on):
+    learner = Learner(two_blocks, prune_type="structured", gate=f"hard_concrete(on={on!r})", whole=WHOLE)
+    gated = {name for name, unit in two_blocks.all_units.items() if unit.gate is not None}
+    assert gated == {*learner.gates} == {*learner.units} == {"a1", "a2", "b2", *(["classifier"] if on == "inputs" else [])}
+    for gate in learner.gates.values():
+        gate.log_alpha.data.fill_(-4.0)
+    assert learner.cut() == learner.entries
+
+
 @pytest.mark.parametrize(
     "flags",
     [
@@ -147,11 +160,12 @@ def test_runs_train_resume_and_differ_by_it(tmp_path, monkeypatch):
         [*REPAIRED, "--procedure", "layerwise(epochs=0)"],
         ["--procedure", "rounds(n=1, fraction=0.5)"],
         ["--procedure", "slimming", "--reg", "bn_l1"],
+        ["--prune_gate", "hard_concrete(weight=3000)"],
     ],
 )  # fmt: skip
-def test_procedures_and_repairs_leave_it_whole(tmp_path, monkeypatch, flags):
+def test_procedures_repairs_and_gates_leave_it_whole(tmp_path, monkeypatch, flags):
     monkeypatch.chdir(tmp_path)
-    rate = [] if "rounds" in flags[1] else ["--prune_rate", "0.5"]
+    rate = [] if "rounds" in flags[1] or flags[0] == "--prune_gate" else ["--prune_rate", "0.5"]
     asked = ["--prune_type", "structured", *rate, *flags, "--keep", "stem", "stage1.0.conv1", "stage3.2.*", "--compact"]
     run_program(*TINY, "--quiet", *asked, "--out_dir", "run")
     kept = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["kept_filters"]
