@@ -8,7 +8,7 @@ class Pool(nn.MaxPool2d):
     """Max-pooling that also takes a tensor without channels."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) if x.shape[1] else super().forward(x.new_zeros(len(x), 1, *x.shape[2:]))[:, :0]
+        return super().forward(x) if x.shape[1] else super().forward(x.new_zeros(x.shape[0], 1, *x.shape[2:]))[:, :0]
 
 
 class Halve(Pool):
@@ -31,4 +31,4 @@ class Averaged(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[2:] == (self.side, self.side):
             return x
-        return F.adaptive_avg_pool2d(x, self.side) if x.shape[1] else x.new_zeros(len(x), 0, self.side, self.side)
+        return F.adaptive_avg_pool2d(x, self.side) if x.shape[1] else x.new_zeros(x.shape[0], 0, self.side, self.side)

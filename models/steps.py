@@ -7,7 +7,7 @@ from torch import Tensor
 def pooled(x: Tensor, step: dict) -> Tensor:
     """Return what a pooling step makes of maps, (images, channels, height, width)."""
     if not x.shape[1]:
-        return pooled(x.new_zeros(len(x), 1, *x.shape[2:]), step)[:, :0]
+        return pooled(x.new_zeros(x.shape[0], 1, *x.shape[2:]), step)[:, :0]
     if step["do"] == "adaptive_average":
         return F.adaptive_avg_pool2d(x, step["size"])
     window = (step["kernel"], step["stride"], step["padding"])

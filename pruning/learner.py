@@ -15,8 +15,8 @@ from tasks.classification import Classification
 class Learner(Gated):
     """A learner puts a gate that learns on each unit but those in `whole`, and tells it before each step how far the run is.
 
-    `gate` is its name with options. A run treats it as it does a `Pruner`. ValueError for options that the gate refuses,
-    and for a network whose filters cannot be cut one by one.
+    `gate` is its name with options; one at what a unit reads is not on the readers of `whole` either. A run treats it as it does
+    a `Pruner`. ValueError for options that the gate refuses, and for a network whose filters cannot be cut one by one.
     """
 
     def __init__(self, network: Network, *, prune_type: str, gate: str, whole: Collection[str] = ()):
@@ -29,6 +29,7 @@ class Learner(Gated):
             raise ValueError(f"{cannot_be_cut(name, network.get_submodule(name))}, and each filter would have another gate")
         if parse_call(gate)[1].get("on") == "inputs":
             self.units = network.all_units  # linear layers have inputs too
+            whole = network.with_readers([*whole])  # a filter that no layer reads is removed
         self.units = {name: unit for name, unit in self.units.items() if name not in whole}
         if not self.units:
             raise ValueError(f"this network has nothing that --prune_type {prune_type} could cut")

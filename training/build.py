@@ -144,7 +144,7 @@ def build_network(
         raise Refused(f"images of {size} pixels are too small for {arch}") from None
     if not settings.run.resume:
         _check_guided(model, settings.network, size)
-        _check_ending(model, settings.ending, arch, size)
+    _check_ending(model, settings, size)
     if tensors is not None or elsewhere is not None:
         try:
             model.take(tensors) if elsewhere is None else elsewhere.give_to(model)
@@ -195,14 +195,15 @@ def _check_guided(model: models.Network, network, size: int) -> None:
         raise Refused(f"--{flag}: {error}") from None
 
 
-def _check_ending(model: models.Network, ending, arch: str, size: int) -> None:
-    """Raise Refused for what the settings of a run's end ask for and the network, as it is before training, cannot give.
+def _check_ending(model: models.Network, settings: Settings, size: int) -> None:
+    """Raise Refused for what is asked for the end of a run and the network, as it is before training, cannot give.
 
-    That is a budget of --factorise, and batch norm for --recalibrate.
+    That is batch norm for --recalibrate and, where the run is new, a budget of --factorise.
     """
+    ending, arch = settings.ending, settings.network.arch
     if ending.recalibrate and all(unit.norm is None for unit in model.all_units.values()):
         raise Refused(f"--recalibrate has no effect: it is about batch norm, and no layer of {arch} has one")
-    if ending.factorise and {"macs", "params"} & parse_call(ending.factorise)[1].keys():
+    if not settings.run.resume and ending.factorise and {"macs", "params"} & parse_call(ending.factorise)[1].keys():
         try:
             FACTORISATIONS.get(ending.factorise)(model, size)
         except ValueError as error:

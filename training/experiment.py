@@ -227,7 +227,7 @@ def start(
         task.normalise_by(*team.share(task.normalisation))
     if state:
         task.check(state.get("data"))
-    elif settings.network.init and elsewhere is None:
+    elif settings.network.init and (elsewhere is None or elsewhere.ours):
         meet(task, settings, model)
     if teaching is not None:
         teaching.meet(task, known)

@@ -58,11 +58,11 @@ class Networks:
         return self._last if self.arch != self.final else None
 
     def build(self, *weights, arch: str | None = None) -> tuple[models.Network, accounting.Count]:
-        """Build the present network, or one of another name, as `build_network` does; only the last one is factorised."""
+        """Build the present network, or one of another name, as `build_network` does; what ends the run is for the last one."""
         arch = arch or self.arch
         asked = self.settings.replace(arch=arch)
         if arch != self.final:
-            asked = asked.replace(factorise=None)
+            asked = asked.replace(factorise=None, recalibrate=0)
         return build_network(asked, *(weights or (None, self.programs.get(arch))))
 
     def look_ahead(self, teaching: Teaching | None, device: str) -> Pruner | Learner | None:

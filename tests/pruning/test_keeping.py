@@ -13,6 +13,7 @@ from toys import Separable
 import models
 from pruning import Learner, Pruner
 from pruning.keeping import left_whole
+from pruning.removal import Removal
 from runs.checkpoints import load_checkpoint
 from settings.errors import Refused
 from settings.registry import CRITERIA, GRANULARITIES, SCOPES
@@ -143,14 +144,20 @@ def test_runs_train_resume_and_differ_by_it(tmp_path, monkeypatch):
         assert ("b1.gate.mask" in found["model"]) == (number == 0)
 
 
-@pytest.mark.parametrize("on", ["filters", "inputs"])
-def test_gates_that_learn_are_on_the_others(two_blocks, on):
-    learner = Learner(two_blocks, prune_type="structured", gate=f"hard_concrete(on={on!r})", whole=WHOLE)
+@pytest.mark.parametrize(
+    ("on", "whole", "wanted"),
+    [("filters", WHOLE, {"a1", "a2", "b2"}), ("inputs", WHOLE, {"a2"}), ("inputs", {"b1"}, {"stem", "a1", "a2", "classifier"})],
+)
+def test_gates_that_learn_are_on_the_others(two_blocks, on, whole, wanted):
+    filters = {name: two_blocks.get_submodule(name).filters for name in whole}
+    learner = Learner(two_blocks, prune_type="structured", gate=f"hard_concrete(on={on!r})", whole=whole)
     gated = {name for name, unit in two_blocks.all_units.items() if unit.gate is not None}
-    assert gated == {*learner.gates} == {*learner.units} == {"a1", "a2", "b2", *(["classifier"] if on == "inputs" else [])}
+    assert gated == {*learner.gates} == {*learner.units} == wanted
     for gate in learner.gates.values():
-        gate.log_alpha.data.fill_(-4.0)
-    assert learner.cut() == learner.entries
+        gate.log_alpha.data[1:] = -4.0
+    assert learner.cut() == learner.entries - len(wanted)
+    smaller = Removal(two_blocks.eval()).compact()
+    assert {name: smaller.get_submodule(name).filters for name in whole} == filters
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A run begins with a network of this program that knows other classes: its classifier is new, and all else is kept."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ def test_all_but_the_classifier_is_kept(smaller, capsys):
     assert "the classifier is new, for 3 classes instead of 7, so that nothing is measured before training" in said
     assert "from elsewhere" not in said
     assert "--normalise" not in said
+    assert "'model.pt' was trained on other classes (a, b, c, d, e) than these (blue, green, red)" in said
     ours, theirs = torch.load("run/checkpoint.pt", weights_only=True)["model"], smaller.state_dict()
     assert ours.keys() == theirs.keys()
     learned = [name for name in ours if not name.startswith("classifier") and name.endswith(("weight", "bias"))]
@@ -48,6 +50,15 @@ def test_all_but_the_classifier_is_kept(smaller, capsys):
     run_program(*SHORT, "--init", "model.pt", "--out_dir", "again")
     again = torch.load("again/checkpoint.pt", weights_only=True)["model"]
     assert torch.equal(again["classifier.layer.weight"], weight)
+
+
+def test_weights_that_are_0_are_told(smaller, capsys):
+    smaller.stem.layer.weight.data.zero_()
+    smaller.stage3[1].conv1.layer.weight.data.zero_()
+    models.save("model.pt", smaller, models.Card("resnet20", [*"abcdefg"], 16, [127.0] * 3, [60.0] * 3))
+    run_program(*SHORT, "--init", "model.pt", "--dry_run")
+    said = capsys.readouterr().err
+    assert re.search(r"\d+ of \d+ weights of 'model.pt' are 0; they learn again as the others do, unless they are cut", said)
 
 
 @pytest.mark.parametrize(

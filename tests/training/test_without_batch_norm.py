@@ -1,7 +1,7 @@
 """What is about batch norm is refused, before the data is read, for networks in which it does not stand where it must."""
 
 import pytest
-from conftest import run_program
+from conftest import TINY_DATA, run_program
 
 import models
 from pruning import Pruner
@@ -38,7 +38,14 @@ def test_the_flag_is_named(monkeypatch):
         run_program(*GREY, "--prune_type", "structured", "--prune_imp", "bn_scale")
 
 
-def test_new_statistics(monkeypatch):
-    monkeypatch.setattr("tasks.outputs_of", lambda _: 10)
-    with pytest.raises(Refused, match="--recalibrate has no effect: it is about batch norm, and no layer of lenet5 has one"):
-        run_program(*GREY, "--prune_type", "structured", "--recalibrate", "50")
+def test_new_statistics(tmp_path):
+    words = "--recalibrate has no effect: it is about batch norm, and no layer of lenet5 has one"
+    tiny = [*TINY_DATA, "--arch", "lenet5", "--epochs", "1", "--batch_size", "18", "--out_dir", str(tmp_path / "run")]
+    with pytest.raises(Refused, match=words):
+        run_program(*tiny, "--recalibrate", "50")
+    run_program(*tiny)
+    with pytest.raises(Refused, match=words):
+        run_program("--resume", str(tmp_path / "run"), "--recalibrate", "50")
+    # in a run of several networks it is about the last one
+    several = [*tiny[:-2], "--labelled", "0.5", "--recalibrate", "1", "--dry_run", "--procedure"]
+    run_program(*several, "noisy_student(student='resnet20')")
