@@ -78,10 +78,11 @@ def fitted(network: Network, state: dict[str, Tensor]) -> tuple[dict[str, Tensor
             kept[name] = len(weight)
     if len({Fraction(filters, len(own[f"{name}.layer.weight"])) for name, filters in kept.items()}) > 1:
         kept = {}  # outputs that differ by more than the number of classes are another network's
-    named = {name: value for name, value in named.items() if not name.startswith(tuple(f"{layer}.layer." for layer in kept))}
+    its_own = tuple(f"{layer}.layer." for layer in kept)
+    named = {name: value for name, value in named.items() if not name.startswith(its_own)}
     values = {}
     for name, value in own.items():
-        stays = name.endswith(("num_batches_tracked", ".rate")) or name.startswith(tuple(f"{layer}.layer." for layer in kept))
+        stays = name.endswith(("num_batches_tracked", ".rate")) or name.startswith(its_own)
         if name not in named and not stays:
             raise Unfit(f"it has nothing for '{name}', {told(value)}")
         if name in named and named[name].shape != value.shape:
