@@ -30,7 +30,7 @@ def points(run: Run) -> dict[str, float]:
     """The accuracy on the test images of a run that has ended, by what is left of the weights, as a column's name."""
     rounds = run.summary.get("rounds")
     if rounds is None:
-        left, every = weights_left(run.summary)
+        left, every = weights_left(run.summary) or (1, 1)  # all are left where no weights were cut
         rounds = [{"density": left / every, "test": run.summary["test"][run.metric]}]
     return {f"{100 * record['density']:.1f} %": record["test"] for record in rounds}
 

@@ -16,7 +16,10 @@ SPARSE = [*TINY, "--epochs", "1", "--prune_type", "unstructured"]
 
 
 def test_a_row_is_a_name_over_its_seeds(tmp_path, capsys):
-    """Cells of one seed are the runs' own figures, of two the mean; a run that has not ended has none."""
+    """Cells of one seed are the runs' own figures, of two the mean; a run that has not ended has none.
+
+    Of one that cuts nothing all weights are left.
+    """
     for seed in ("0", "1"):
         ways = {
             "weights": ["--procedure", "rounds(n=1, fraction=0.9)"],
@@ -24,6 +27,7 @@ def test_a_row_is_a_name_over_its_seeds(tmp_path, capsys):
         }
         for name, flags in ways.items():
             run_program(*SPARSE, *flags, "--seed", seed, "--out_dir", str(tmp_path / f"{name}_{seed}"))
+    run_program(*TINY, "--epochs", "1", "--out_dir", str(tmp_path / "dense_0"))
     shutil.copytree(tmp_path / "weights_0", tmp_path / "begun_0")
     (tmp_path / "begun_0" / "summary.json").unlink()
     capsys.readouterr()
@@ -38,6 +42,9 @@ def test_a_row_is_a_name_over_its_seeds(tmp_path, capsys):
     assert all(mean in line for mean in means)
     (line,) = (line for line in said.splitlines() if line.startswith("| SNIP_0.9 |"))
     assert line.startswith("| SNIP_0.9 | 2 | - | ")
+    (line,) = (line for line in said.splitlines() if line.startswith("| dense |"))
+    dense = json.loads(Path(tmp_path, "dense_0", "summary.json").read_text())["test"]["top1"]
+    assert line == f"| dense | 1 | {dense:.2f} | - |"
     assert "| learning rate rewound | 92.29 | 92.12 | 91.89 | 91.47 | 91.01 |" in said
 
 
