@@ -182,9 +182,9 @@ def test_beside_gates_that_learn_dropout_stays(tmp_path, monkeypatch):
     """What they have closed changes at every step, and at the beginning of a stage it is not scaled either."""
     flags = ["--prune_type", "unstructured", "--prune_gate", "variational(begin=0, full=1, weight=300.0)", "--lr", "0.01"]
     monkeypatch.chdir(tmp_path)
-    run_program(*SMALL, "--arch", "lenet300(dropout=0.5)", *flags, "--epochs", "2", "--finetune_epochs", "1", "--out_dir", "run")
+    run_program(*SMALL, "--arch", "resnet20(dropout=0.5)", *flags, "--epochs", "2", "--recalibrate", "1", "--out_dir", "run")
     summary = json.loads(Path("run/summary.json").read_text())
-    assert summary["weights"]["linear.0"]["left"] < summary["weights"]["linear.0"]["of"]
+    assert summary["weights"]["stage1.0.conv1"]["left"] < summary["weights"]["stage1.0.conv1"]["of"]
     assert {rates["rate"] for rates in summary["dropout"].values()} == {0.5}
 
 
