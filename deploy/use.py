@@ -48,25 +48,31 @@ def predict(model: str, paths: list[str], device: str = "cpu", draw: str | None 
     that cannot be read is named on stderr; the others are predicted, and Failed is raised at the end.
     """
     network = opened(model).to(device)
-    card, files, unreadable = network.card, image_files(paths), 0
-    task, folder = tasks.task_of_network(card.arch), None if draw is None else drawing_folder(draw)
-    if folder and task.metric != "mAP":
+    files, unreadable = image_files(paths), 0
+    folder = None if draw is None else drawing_folder(draw)
+    if folder and tasks.task_of_network(network.card.arch).metric != "mAP":
         raise Refused(f"--draw: '{model}' names the classes of whole pictures, and finds no boxes")
     for path in files:
         try:
-            pixels, size = read_pictures([path], card.image_size, len(card.mean), card.fit), size_of(path)
+            said = predictions(network, path, device)
         except Refused as error:
             unreadable += 1
             print(f"modeling.py: {one_line(str(error))}", file=sys.stderr)
             continue
-        with torch.inference_mode():
-            batch = normalised(pixels.to(device), torch.tensor(card.mean), torch.tensor(card.std))
-            said = task.predicted(card, network(batch), size)
         yield from (f"{path}: {each.words}" for each in said)
         if folder:
-            draw_boxes(path, said, card.classes, folder)
+            draw_boxes(path, said, network.card.classes, folder)
     if unreadable:
         raise Failed(f"{unreadable} of {len(files)} images could not be read")
+
+
+@torch.inference_mode()
+def predictions(network, path: str, device: str = "cpu") -> list[tasks.Said]:
+    """What an opened network says of an image file. Refused if the file cannot be read."""
+    card = network.card
+    pixels, size = read_pictures([path], card.image_size, len(card.mean), card.fit), size_of(path)
+    batch = normalised(pixels.to(device), torch.tensor(card.mean), torch.tensor(card.std))
+    return tasks.task_of_network(card.arch).predicted(card, network(batch), size)
 
 
 def drawing_folder(name: str) -> Path:
@@ -79,8 +85,18 @@ def drawing_folder(name: str) -> Path:
 
 
 def draw_boxes(path: str, said: list[tasks.Said], classes: list[str], folder: Path) -> Path:
-    """Write a picture with the boxes that were found in it into a folder, as .png; a class has one colour everywhere."""
+    """Write a picture with the boxes that were found in it into a folder, as .png."""
     from PIL import Image
+
+    file = unused(folder / f"{Path(path).stem}.png")
+    content = io.BytesIO()
+    Image.fromarray(with_boxes(path, said, classes).permute(1, 2, 0).numpy()).save(content, "PNG")
+    replace(file, content.getvalue())
+    return file
+
+
+def with_boxes(path: str, said: list[tasks.Said], classes: list[str]) -> torch.Tensor:
+    """A picture with the boxes that were found in it, bytes (3, height, width); a class has one colour everywhere."""
     from torchvision.utils import draw_bounding_boxes
 
     picture = torch.from_numpy(read_picture(path, None)).permute(2, 0, 1)
@@ -88,11 +104,7 @@ def draw_boxes(path: str, said: list[tasks.Said], classes: list[str], folder: Pa
         colours = [COLOURS[classes.index(each.name) % len(COLOURS)] for each in boxed]
         labels = [" ".join(each.words.split(" at ")[0].split()) for each in boxed]
         picture = draw_bounding_boxes(picture, torch.tensor([each.box for each in boxed]), labels, colours, width=2)
-    file = unused(folder / f"{Path(path).stem}.png")
-    content = io.BytesIO()
-    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(content, "PNG")
-    replace(file, content.getvalue())
-    return file
+    return picture
 
 
 def image_files(paths: list[str]) -> list[str]:
@@ -114,7 +126,7 @@ def test(settings: Settings, engine: Engine) -> list[str]:
     """
     network = opened(settings.use.evaluate).to(engine.device)
     card = network.card
-    task = _test_data(settings, card, engine.device)
+    task = test_data(settings, card, engine.device)
     split = task.as_known_to(card)
     if split is None:
         strange = ", ".join(sorted(set(task.classes) - set(card.classes))[:5])
@@ -149,7 +161,7 @@ def _unsaid(settings: Settings, card: Card) -> str:
     return "" if said else f" (--dataset {settings.data.dataset} is a guess: '{settings.use.evaluate}' does not say it)"
 
 
-def _test_data(settings: Settings, card: Card, device: str) -> tasks.Task:
+def test_data(settings: Settings, card: Card, device: str) -> tasks.Task:
     """Read the test images of the data set that the model file remembers, or of the one that was typed. Refused as by it."""
     model, typed = Path(settings.use.evaluate), settings.typed
     folder = model if model.is_dir() else model.parent

@@ -68,7 +68,7 @@ def fitted(network: Network, state: dict[str, Tensor]) -> tuple[dict[str, Tensor
     classes. What only training counts, and rates of dropout, the network keeps where the file has none. Unfit, naming the
     first difference, for a state dict of another network.
     """
-    own, last = network.state_dict(), [link.unit for link in network.links if link.target in network.outputs]
+    own, last = network.state_dict(), network.last_units
     named = state if state.keys() <= own.keys() else _by_order(network, state)
     kept = {}
     for name in last:
@@ -98,13 +98,13 @@ def reshape_but_outputs(network: Network, shapes: dict) -> None:
 
     Unfit, a ValueError, also where the layer of the outputs has been factorised.
     """
-    last = [link.unit for link in network.links if link.target in network.outputs]
+    last = network.last_units
     if gone := [name for name in last if name not in shapes["units"]]:
         raise Unfit(f"it knows other classes, and '{gone[0]}', which tells them apart, has been factorised")
-    own = {name: [network.get_submodule(name).filters, *shapes["units"][name][1:]] for name in last}
+    own = {name: [unit.filters, *shapes["units"][name][1:]] for name, unit in last.items()}
     network.reshape(shapes | {"units": shapes["units"] | own})
-    for name in last:
-        initialise(network.get_submodule(name))
+    for unit in last.values():
+        initialise(unit)
 
 
 def torchvision_name(arch: str) -> str | None:
@@ -190,7 +190,7 @@ def _matched(network: Network, name: str, layer: Layer) -> dict[str, Tensor]:
     if bias is not None and "layer.bias" not in wanted and layer.norm is not None and bias.shape == (own.filters,):
         # batch norm takes its mean from a sum with this bias
         tensors["norm.running_mean"] = tensors["norm.running_mean"] - tensors.pop("layer.bias")
-    outputs = name in {link.unit for link in network.links if link.target in network.outputs}
+    outputs = name in network.last_units
     for part, value in wanted.items():
         if part not in tensors and not part.endswith("num_batches_tracked"):
             raise Unfit(f"'{layer.path}' has nothing for '{name}.{part}', {told(value)}")

@@ -71,6 +71,11 @@ class Network(nn.Module):
         return {link.unit: self.get_submodule(link.unit) for link in self.links if link.unit is not None}
 
     @property
+    def last_units(self) -> dict[str, Unit]:
+        """The units that write an output, by path: of a classifier its last layer, of a detector its heads."""
+        return {link.unit: self.get_submodule(link.unit) for link in self.links if link.unit and link.target in self.outputs}
+
+    @property
     def units(self) -> dict[str, Unit]:
         """The layers whose filters may be removed: all convolutions but those that must write every channel of an output.
 

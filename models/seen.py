@@ -93,8 +93,8 @@ class Watch:
         self.on, self.kept, self.names = False, {}, tuple(f"map {number}" for number in range(len(ends)))
         for name, end in [*zip(self.names, ends, strict=True), *([("last", last)] if last else [])]:
             end.module.register_forward_hook(_Tap(self, name))
-        classifier = next(link.unit for link in reversed(network.links) if link.target in network.outputs)
-        network.get_submodule(classifier).register_forward_pre_hook(_Tap(self, "embedding"))
+        *_, classifier = network.last_units.values()
+        classifier.register_forward_pre_hook(_Tap(self, "embedding"))
 
     def looking(self, forward: Callable) -> Callable:
         """Return the pass `forward` of the watched network, which now keeps what `take` returns."""

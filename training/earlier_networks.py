@@ -116,7 +116,7 @@ def read_network(path: str | Path) -> tuple[models.Network, models.Network, Know
     options = {"channels": asked["channels"], "size": asked["image_size"]}
     whole = network_named(asked["arch"], shapes, **options)
     data = state.get("data") or {}  # an older run does not say
-    output = next(link.unit for link in whole.links if link.target in whole.outputs)
+    output = next(iter(whole.last_units))
     classes = len(tensors.get(f"{output}.layer.weight", data.get("classes") or ()))
     with torch.random.fork_rng(devices=[]):
         network = network_named(asked["arch"], shapes, classes=classes, **options)

@@ -28,18 +28,13 @@ def begin_momentum(optimizer: torch.optim.Optimizer) -> None:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
-def classifier_of(network: Network) -> list[nn.Module]:
-    """Return the units of a network that write its outputs."""
-    return [network.get_submodule(link.unit) for link in network.links if link.target in network.outputs]
-
-
 def classifier_alone(network: Network, noise: bool = True) -> list[nn.Parameter]:
     """Put all of a network but its classifier in evaluation mode, and return the parameters that learn: the classifier's.
 
     So batch norm keeps its statistics and uses them, and nothing is dropped but, with `noise`, by the classifier itself.
     """
     network.eval()
-    units = classifier_of(network)
+    units = network.last_units.values()
     for unit in units if noise else ():
         unit.train()
     return [parameter for unit in units for parameter in unit.parameters() if parameter.requires_grad]
@@ -60,5 +55,5 @@ def idle(run, epochs: int) -> set[int]:
         return {*range(len(parameters))}
     if epochs > run.settings.training.freeze or not run.settings.training.freeze:
         return set()
-    learning = {id(parameter) for unit in classifier_of(run.model) for parameter in unit.parameters()}
+    learning = {id(parameter) for unit in run.model.last_units.values() for parameter in unit.parameters()}
     return {number for number, parameter in enumerate(parameters) if id(parameter) not in learning}
