@@ -1,9 +1,9 @@
 """This file gives networks the weights of the same networks from elsewhere: a state dict goes in, one of ours comes out.
 
-Known are torchvision's models, and files in the manner of akamaster's and kuangliu's CIFAR networks, by whatever names: what
-counts is their order. A state dict is read as convolutions and linear layers, each with the batch norm that stands beside it.
-Those in shortcuts, which their names say, are matched with the projections here, and all others with the units in the order of
-execution. Every tensor must be used, and have the shape that is wanted; nothing is guessed from shapes alone.
+Known are torchvision's models, its SSD too, and files in the manner of akamaster's and kuangliu's CIFAR networks, by whatever
+names: what counts is their order. A state dict is read as convolutions and linear layers, each with the batch norm that stands
+beside it. Those in shortcuts, which their names say, are matched with the projections here, and all others with the units in
+the order of execution. Every tensor must be used, and have the shape that is wanted; nothing is guessed from shapes alone.
 """
 
 import re
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.layers import initialise
+from models.layouts import from_torchvision, is_torchvisions
 from models.network import Network
 from models.shapes import told
 from settings.calls import parse_call
@@ -29,7 +30,8 @@ PADDED = {r"layer[1-3]\.\d+\.conv1": "both sides", r"stage_[1-3]\.\d+\.conv_a": 
 # torchvision's names of networks here, and the options with which they are the same
 TORCHVISION = {f"resnet{depth}": f"resnet{depth}" for depth in (18, 34, 50, 101, 152)}
 TORCHVISION |= {"resnext50": "resnext50_32x4d", "mobilenetv2": "mobilenet_v2", "vgg16": "vgg16", "vgg19": "vgg19"}
-SAME = {"stem": "imagenet", "head": "imagenet", "width": 1.0, "widen": 1.0}
+TORCHVISION["ssd300_vgg16"] = "ssd300_vgg16"
+SAME = {"stem": "imagenet", "head": "imagenet", "width": 1.0, "widen": 1.0, "maps": 6}
 
 
 @dataclass
@@ -69,7 +71,10 @@ def fitted(network: Network, state: dict[str, Tensor]) -> tuple[dict[str, Tensor
     first difference, for a state dict of another network.
     """
     own, last = network.state_dict(), network.last_units
-    named = state if state.keys() <= own.keys() else _by_order(network, state)
+    if state.keys() <= own.keys():
+        named = state
+    else:
+        named = from_torchvision(state) if is_torchvisions(state) else _by_order(network, state)
     kept = {}
     for name in last:
         (weight, bias), wanted = (named.get(f"{name}.layer.{part}") for part in ("weight", "bias")), own[f"{name}.layer.weight"]
@@ -89,6 +94,8 @@ def fitted(network: Network, state: dict[str, Tensor]) -> tuple[dict[str, Tensor
             raise Unfit(f"'{name}' is {told(named[name])}, not {told(value)}")
         if name in named and value.is_floating_point() and not named[name].is_floating_point():
             raise Unfit(f"'{name}' is {told(named[name])}: weights are floating-point numbers")
+        if name in named and not named[name].isfinite().all():
+            raise Unfit(f"'{name}', {told(named[name])}, holds numbers that are not finite")
         values[name] = named.get(name, value).to(value.dtype)
     return values, kept
 
@@ -113,6 +120,8 @@ def torchvision_name(arch: str) -> str | None:
     chosen = {key: option.default for key, option in NETWORKS.entry(arch).options.items()} | options
     if name not in TORCHVISION or any(chosen.get(key, value) != value for key, value in SAME.items()):
         return None
+    if name.startswith("ssd"):
+        return None if chosen["norm"] else TORCHVISION[name]
     return TORCHVISION[name] + ("_bn" if chosen.get("head") and chosen["norm"] else "")
 
 

@@ -6,6 +6,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from models.shapes import told
+from settings.schema import Unfit
+
 # filters, and how many convolutions have so many, before each max-pooling of VGG-16
 VGG = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 
@@ -70,8 +73,16 @@ def default_boxes(pixels: int) -> Tensor:
     return generator(image, [torch.empty(1, 1, side, side) for side in layout.maps])[0] / pixels
 
 
+def is_torchvisions(state: dict[str, Tensor]) -> bool:
+    """Say whether a state dict is that of torchvision's `ssd300_vgg16`."""
+    return "backbone.scale_weight" in state
+
+
 def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the state of torchvision's `ssd300_vgg16` in the names of `ssd300_vgg16(norm=False)` here."""
+    """Return the state of torchvision's `ssd300_vgg16` in the names of `ssd300_vgg16(norm=False)` here.
+
+    Unfit, a ValueError, for a tensor that it has not.
+    """
     first = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21)
     vgg = [f"conv{stage}_{number + 1}" for stage, (_, many) in enumerate(VGG, start=1) for number in range(many)]
     names = {f"backbone.features.{index}": name for index, name in zip(first, vgg, strict=False)}
@@ -80,7 +91,10 @@ def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
     names |= {f"backbone.extra.{number}.{2 * half}": f"conv{number + 7}_{half + 1}" for number in range(1, 5) for half in (0, 1)}
     for theirs, ours in (("classification", "classes"), ("regression", "boxes")):
         names |= {f"head.{theirs}_head.module_list.{number}": f"{ours}{number + 1}" for number in range(6)}
-    values = {"scale.layer.weight": state["backbone.scale_weight"].view(-1, 1, 1, 1)}
-    for theirs, ours in names.items():
-        values |= {f"{ours}.layer.{part}": state[f"{theirs}.{part}"] for part in ("weight", "bias")}
-    return values
+    ours = {f"{theirs}.{part}": f"{name}.layer.{part}" for theirs, name in names.items() for part in ("weight", "bias")}
+    ours["backbone.scale_weight"] = "scale.layer.weight"
+    for name, value in state.items():
+        if name not in ours:
+            raise Unfit(f"'{name}', {told(value)}, has no counterpart in SSD300")
+    values = {ours[name]: value for name, value in state.items()}
+    return values | {"scale.layer.weight": state["backbone.scale_weight"].view(-1, 1, 1, 1)}

@@ -91,8 +91,9 @@ GROUPS = {
         Flag("augment", "data", "method", "how training images are changed at random. {listing} (default crop_flip, for digits "
              "and mnist crop, for pictures with boxes ssd)", registry=AUGMENTATIONS,
              no_effect=(task_effects.augments_other_targets,)),
-        Flag("normalise", "data", "method", "by the channel mean and deviation of the training set or of ImageNet, or all by 0.5 "
-             "(default dataset)", choices=("dataset", "imagenet", "half"), default="dataset"),
+        Flag("normalise", "data", "method", "by the channel mean and deviation of the training set or of ImageNet, all by 0.5, "
+             "or by the mean that weights from Caffe want (default dataset)",
+             choices=("dataset", "imagenet", "half", "caffe"), default="dataset"),
     ),
     **PRUNING,
     "regulariser": (

@@ -47,5 +47,5 @@ def whole_pictures_are_in_files(settings) -> str | None:
 @rule("new", "saved")
 def imagenet_has_three_channels(settings) -> str | None:
     data = settings.data
-    if data.normalise == "imagenet" and "channels" in DATASETS.entry(data.dataset).options and data.channels != 3:
-        return "--normalise imagenet is by the mean and deviation of three channels: leave out --channels 1"
+    if data.normalise in ("imagenet", "caffe") and "channels" in DATASETS.entry(data.dataset).options and data.channels != 3:
+        return f"--normalise {data.normalise} is by the means of three channels: leave out --channels 1"

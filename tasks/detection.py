@@ -12,7 +12,7 @@ from settings.registry import parse_call
 from tasks.average_precision import Precision
 from tasks.boxed import SHARE, Augmented, Boxed, in_batches, padded
 from tasks.boxes import box_losses, detections, joined
-from tasks.images import IMAGENET, hold_out, normalised, statistics
+from tasks.images import hold_out, normalisation, normalised
 from tasks.memory import machine_memory
 from tasks.meters import Losses
 from tasks.named import Named, first_of, source_of
@@ -62,11 +62,8 @@ class Detection(Named):
         asked = parse_call(data.augment or source.augment)[0]
         # what a recipe says of whole images is for none of these
         task.augment, task.seed = asked if asked in ("ssd", "none") else source.augment, seed
-        if data.normalise == "imagenet":
-            task.mean, task.std = (255 * torch.tensor(values) for values in IMAGENET)
-        elif data.normalise == "dataset":
-            step = -(-len(train) // MEASURED)
-            task.mean, task.std = statistics(train.pick(slice(0, None, step)).squares(data.image_size))
+        some = train.pick(slice(0, None, -(-len(train) // MEASURED)))
+        task.mean, task.std = normalisation(data.normalise, 3, lambda: some.squares(data.image_size))
         return task
 
     @classmethod

@@ -1,6 +1,6 @@
 """This file keeps a data set of images on the device as bytes, where batches are cropped, flipped and normalised."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +15,12 @@ from tasks.streams import Streamed, in_parts, seen
 from tasks.unlabelled import Unlabelled
 from tasks.views import Views
 
-# the mean and the deviation of ImageNet's channels, as fractions of white, by which torchvision's weights want images normalised
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+# means and deviations of channels, as fractions of white, by which torchvision's weights want images normalised: by those of
+# ImageNet, and its SSD, whose VGG-16 was trained in Caffe, by the mean alone, in bytes
+NORMALISATIONS = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "caffe": ((0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255)),
+}
 
 
 @dataclass
@@ -91,18 +95,12 @@ class Dataset:
 
     Beside these it may have images that are `unlabelled`.
 
-    `normalise` says by what pixels are normalised: "dataset" by the mean and deviation of the training images, one value
-    for each channel; "imagenet" by that of ImageNet; "half" by 127.5, half the range of a byte.
+    `normalise` says by what pixels are normalised; see `normalisation`.
     """
 
     def __init__(self, train: Images, valid: Images | None, test: Images, classes: list[str], normalise: str, device):
         self.classes, self.device = classes, torch.device(device)
-        if normalise == "half":
-            mean = std = torch.full((train.pixels.shape[3],), 127.5)
-        elif normalise == "imagenet":
-            mean, std = (255 * torch.tensor(values) for values in IMAGENET)
-        else:
-            mean, std = statistics(train.pixels)
+        mean, std = normalisation(normalise, train.pixels.shape[3], lambda: train.pixels)
         self.mean, self.std = mean.to(device), std.to(device)
         self.train, self.test = self._on_device(train), self._on_device(test)
         self.valid = None if valid is None else self._on_device(valid)
@@ -184,6 +182,19 @@ class Dataset:
             raise Refused(f"--labelled {fraction:g} of {len(self.train)} images leaves {of} without a labelled one: {named}")
         others, self.train = self.train, self.train.part_with(labelled)
         self.unlabelled = Unlabelled(others.pixels, others.labels)
+
+
+def normalisation(name: str, channels: int, pixels: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the mean and the deviation of each channel, in bytes, that --normalise names.
+
+    "dataset" means those of the training `pixels`; "half" 127.5 for both, half the range of a byte; others are `NORMALISATIONS`.
+    """
+    if name == "dataset":
+        return statistics(pixels())
+    if name == "half":
+        return torch.full((channels,), 127.5), torch.full((channels,), 127.5)
+    mean, std = (255 * torch.tensor(values) for values in NORMALISATIONS[name])
+    return mean, std
 
 
 def normalised(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:

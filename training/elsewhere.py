@@ -23,8 +23,12 @@ from settings.meaning import network_is_typed
 from settings.paths import TORCHVISION
 from settings.recipes import of_recipe
 from settings.signatures import suggest
-from tasks.images import IMAGENET
+from tasks.images import NORMALISATIONS
 from training.evaluation import evaluate
+
+STEM = "stem='imagenet'"
+BY = {"dataset": "the mean and deviation of these data", "half": "half the range of a byte"}
+BY |= {"imagenet": "the mean and deviation of ImageNet", "caffe": "the mean of Caffe's VGG-16 alone"}
 
 
 @dataclass
@@ -32,7 +36,8 @@ class Elsewhere:
     """Weights from elsewhere: `state` is a state dict, `where` what --init says, `classes` the classes' names, where known.
 
     `others` are the layers that tell classes apart where they did not fit, {name: filters there}, so that the network has kept
-    its own. `ours` are those of a network of this program that knows another number of classes.
+    its own. `ours` are those of a network of this program that knows another number of classes. torchvision's weights of the
+    network are for images that are normalised as --normalise `wants`.
     """
 
     where: str
@@ -40,6 +45,7 @@ class Elsewhere:
     classes: list[str] | None = None
     others: dict[str, int] = field(default_factory=dict)
     ours: bool = False
+    wants: str = "imagenet"
 
     def give_to(self, network: models.Network) -> None:
         """Give a network these weights. Unfit, a ValueError, where they are of another one."""
@@ -49,14 +55,14 @@ class Elsewhere:
     def settings(self, asked: Settings) -> Settings:
         """Return the settings of a run that begins so.
 
-        torchvision's weights are for images normalised as ImageNet's, unless --normalise says otherwise. What --teacher dense
-        means is in no file that teaches: it is the network itself, as it begins.
+        torchvision's weights bring their normalisation, unless --normalise says otherwise. What --teacher dense means is in no
+        file that teaches: it is the network itself, as it begins.
         """
         changes = {}
         if asked.training.teacher == asked.network.init:
             changes["teacher"] = "dense"
         if self.where.startswith(TORCHVISION) and "normalise" not in asked.typed | of_recipe(asked.typed):
-            changes["normalise"] = "imagenet"
+            changes["normalise"] = self.wants
         return with_data_of(asked, {}).replace(**changes)
 
 
@@ -75,29 +81,35 @@ def from_elsewhere(settings: Settings) -> Elsewhere | None:
         state = state_of(content)
     if not network_is_typed(settings):
         raise Refused(f"--init: '{init}' is from elsewhere, and does not say of which network: type --arch")
-    return Elsewhere(init, state)
+    detector = (torchvision_name(settings.network.arch) or "").startswith("ssd")
+    return Elsewhere(init, state, wants="caffe" if detector else "imagenet")
 
 
 def _of_torchvision(arch: str, init: str) -> Elsewhere:
     """Return torchvision's weights of the network that --arch names. Raises Refused where there are none, or no network."""
     model, name = torchvision_name(arch), init.removeprefix(TORCHVISION)
     if model is None:
-        names = ", ".join(f"{word}({'head' if word.startswith('vgg') else 'stem'}='imagenet')" for word in NAMES)
+        options = {"vgg": "head='imagenet'", "ssd": "norm=False"}
+        names = ", ".join(f"{word}({options.get(word[:3]) or STEM})" for word in NAMES)
         raise Refused(f"--init {init}: torchvision has no weights of {arch}: choose --arch from {names}")
     known = torchvision.models.get_model_weights(model).__members__
     if name not in known:
         raise Refused(f"--init {init}: torchvision's {model} has no weights '{name}': {suggest(name, known)}")
-    weights, (mean, std) = known[name], IMAGENET
-    transforms = weights.transforms()
-    if [*transforms.mean, *transforms.std] != [*mean, *std]:
-        raise Refused(f"--init {init}: these weights are for images that are normalised otherwise than ImageNet's")
+    weights, of_classes = known[name], known[name].meta["categories"]
+    if not of_classes:
+        raise Refused(f"--init {init}: these weights have no classifier")
+    transforms = weights.transforms()  # a detector of torchvision normalises images itself
+    values = (tuple(transforms.mean), tuple(transforms.std)) if hasattr(transforms, "mean") else NORMALISATIONS["caffe"]
+    wants = next((word for word, known_values in NORMALISATIONS.items() if known_values == values), None)
+    if wants is None:
+        raise Refused(f"--init {init}: these weights are for images that are normalised as no --normalise does")
     try:
         with contextlib.redirect_stdout(sys.stderr):  # stdout has a format of its own
             state = weights.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, http.client.HTTPException, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split())[:150]
         raise Refused(f"--init {init}: no download of {weights.url} ({reason}): fetch it, and type --init FILE") from None
-    return Elsewhere(init, state, weights.meta["categories"])
+    return Elsewhere(init, state, [word for word in of_classes if word != "__background__"], wants=wants)
 
 
 def tell(run, elsewhere: Elsewhere | None) -> None:
@@ -125,11 +137,10 @@ def tell(run, elsewhere: Elsewhere | None) -> None:
         task.compare_names(elsewhere.classes, where)
     if elsewhere.ours:
         return
-    if run.settings.data.normalise != "imagenet":
-        by = "the mean and deviation of these data" if run.settings.data.normalise == "dataset" else "half the range of a byte"
-        task.notes.append(f"images are normalised by {by}; --normalise imagenet normalises them as torchvision's weights expect")
-    else:
-        task.notes.append("images are normalised by the mean and deviation of ImageNet")
+    line = f"images are normalised by {BY[run.settings.data.normalise]}"
+    if run.settings.data.normalise != elsewhere.wants:
+        line += f"; --normalise {elsewhere.wants} normalises them as torchvision's weights expect"
+    task.notes.append(line)
     if not elsewhere.others:
         task.notes.append(_before(run))
     if run.teaching is not None and run.settings.training.teacher == "dense":

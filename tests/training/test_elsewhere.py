@@ -16,7 +16,8 @@ import tasks
 from models.foreign import fitted, state_of
 from settings.arguments import parse
 from settings.errors import Refused
-from tasks.images import IMAGENET
+from tasks.images import NORMALISATIONS, normalisation
+from training.elsewhere import from_elsewhere
 
 CUT = ["--prune_type", "structured", "--prune_rate", "0.5"]
 PAD = ["--arch", "resnet20(shortcut='pad')"]
@@ -164,8 +165,8 @@ def test_torchvisions_weights_bring_their_normalisation(said, hub):
     saved = torch.load("run/checkpoint.pt", weights_only=True)
     torch.testing.assert_close(saved["model"]["stem.layer.weight"], state["features.0.0.weight"])
     assert saved["settings"]["normalise"] == "imagenet"
-    assert saved["data"]["mean"] == pytest.approx([255 * value for value in IMAGENET[0]])
-    assert saved["data"]["std"] == pytest.approx([255 * value for value in IMAGENET[1]])
+    assert saved["data"]["mean"] == pytest.approx([255 * value for value in NORMALISATIONS["imagenet"][0]])
+    assert saved["data"]["std"] == pytest.approx([255 * value for value in NORMALISATIONS["imagenet"][1]])
     typed = said(*LARGE, "--init", "torchvision:IMAGENET1K_V2", "--normalise", "half", "--dry_run")
     assert "images are normalised by half the range of a byte" in typed
 
@@ -218,6 +219,54 @@ def test_torchvisions_weights_that_cannot_be_had_are_one_line(said, hub, monkeyp
         Refused, match=r"torchvision has no weights of resnet18: choose --arch from resnet18\(stem='imagenet'\), "
     ):
         said(*TINY_DATA, "--arch", "resnet18", "--init", "torchvision:IMAGENET1K_V1")
-    otherwise = ["--arch", "vgg16(head='imagenet', norm=False)", "--init", "torchvision:IMAGENET1K_FEATURES"]
-    with pytest.raises(Refused, match="these weights are for images that are normalised otherwise than ImageNet's"):
-        said(*TINY_DATA, "--image_size", "32", *otherwise)
+    features = ["--arch", "vgg16(head='imagenet', norm=False)", "--init", "torchvision:IMAGENET1K_FEATURES"]
+    with pytest.raises(Refused, match="these weights have no classifier"):
+        said(*TINY_DATA, "--image_size", "32", *features)
+    keywords = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V2.transforms.keywords
+    monkeypatch.setitem(keywords, "mean", (0.1, 0.2, 0.3))
+    with pytest.raises(Refused, match="these weights are for images that are normalised as no --normalise does"):
+        said(*LARGE, "--init", "torchvision:IMAGENET1K_V2")
+
+
+def test_torchvisions_detector_begins_a_run(monkeypatch, tmp_path):
+    """Its heads that place boxes are kept, those that name them are new for other classes; it brings its normalisation."""
+    theirs = torchvision.models.detection.ssd300_vgg16(weights=None, weights_backbone=None, num_classes=91)
+    state = theirs.state_dict()
+    weights = torchvision.models.detection.SSD300_VGG16_Weights
+    monkeypatch.setattr(weights, "get_state_dict", lambda *_, **__: state)
+    asked = ["--dataset", "voc", "--data_dir", str(tmp_path), "--arch", "ssd300_vgg16(norm=False)", "--init"]
+    found = from_elsewhere(parse([*asked, "torchvision:COCO_V1"]))
+    assert found.wants == "caffe"
+    assert found.settings(parse([*asked, "torchvision:COCO_V1"])).data.normalise == "caffe"
+    mean, std = normalisation("caffe", 3, None)
+    torch.testing.assert_close(mean / 255, torch.tensor(theirs.transform.image_mean))
+    torch.testing.assert_close(std / 255, torch.tensor(theirs.transform.image_std))
+    assert (len(found.classes), found.classes[0]) == (90, "person")
+    network = models.build("ssd300_vgg16(norm=False)", classes=2)
+    found.give_to(network)
+    assert found.others == {f"classes{number}": 91 * boxes for number, boxes in enumerate((4, 6, 6, 6, 4, 4), start=1)}
+    assert torch.equal(network.boxes2.layer.weight, state["head.regression_head.module_list.1.weight"])
+    assert torch.equal(network.scale.layer.weight.flatten(), state["backbone.scale_weight"])
+
+    # a file, of the same classes: everything is used
+    torch.save(state, tmp_path / "ssd.pth")
+    found = from_elsewhere(parse([*asked, str(tmp_path / "ssd.pth")]))
+    network = models.build("ssd300_vgg16(norm=False)", classes=90)
+    found.give_to(network)
+    assert (found.others, found.wants) == ({}, "caffe")
+    assert torch.equal(network.classes2.layer.weight, state["head.classification_head.module_list.1.weight"])
+    for broken, message in (
+        ({"head.more.weight": torch.zeros(2)}, "'head.more.weight', .* has no counterpart in SSD300"),
+        (
+            {"backbone.features.0.bias": torch.full((64,), torch.nan)},
+            r"'conv1_1.layer.bias', .* holds numbers that are not finite",
+        ),
+        ({"backbone.extra.0.7.1.bias": torch.zeros(3)}, r"'conv6.layer.bias' is .*3.*, not"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fitted(network, state | broken)
+    del state["backbone.features.2.bias"]
+    with pytest.raises(ValueError, match=r"it has nothing for 'conv1_2.layer.bias'"):
+        fitted(network, state)
+    with pytest.raises(Refused, match=r"torchvision has no weights of ssd300_vgg16: choose .*, ssd300_vgg16\(norm=False\)"):
+        from_elsewhere(parse([*asked[:5], "ssd300_vgg16", "--init", "torchvision:COCO_V1"]))
