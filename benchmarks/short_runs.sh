@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
 # Short comparisons: ResNet-20, CIFAR-10, 10 epochs, one row a line below, JOBS runs at a time with one thread each.
 #   DATA_DIR=data JOBS=2 benchmarks/short_runs.sh OUT [SET]    finished rows are left alone, others go on
-# SET is "rates", "moving", "tickets", "init", "teachers", "labels" or "strengths"; SEEDS (default "0") are those of the last five.
+# SET is "rates", "moving", "tickets", "init", "teachers", "labels", "strengths" or "evidence"; SEEDS (default "0") are those of
+# all but the first two.
 # "rates", the default, compares methods at an equal rate; "moving" compares ways to move masks at equal MACs, two seeds each;
 # "tickets" prunes weights in rounds of 3 epochs to 6.4 %, in four ways and with two controls;
 # "init" cuts weights before training, to 10 % and 2 %, by five criteria, with two controls at 10 %, 3 epochs;
 # "teachers" cuts RUN, a dense ResNet-20, to 50 % and 30 % of the MACs, and, an epoch later, trains what is left by itself and
 # with RUN as its teacher, by each loss, for 3 epochs;
 # "labels" keeps the labels of a tenth of the images, with and without a noisy student, 20 epochs of these images;
-# "strengths" lets gates learn what is cut, L0 and variational dropout at two strengths each, 3 epochs.
+# "strengths" lets gates learn what is cut, L0 and variational dropout at two strengths each, 3 epochs;
+# "evidence" asks what moving masks and decorrelation are worth at 30 % of the MACs, in 20 epochs, beside controls: masks fixed at
+# the start, random ones, one cut halfway, what is left trained from fresh weights, and the dense network as teacher.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:?where the run folders go}
@@ -107,7 +110,32 @@ strengths)
       rows+=("variational_${weight}_$seed  --seed $seed --prune_type unstructured --prune_gate variational(weight=$weight,begin=0,full=2)")
     done
   done ;;
-*) echo "short_runs.sh: unknown set '$2': rates, moving, tickets, init, teachers, labels or strengths" >&2 && exit 2 ;;
+evidence)
+  common="--epochs 20 --threads 1 --data_dir ${DATA_DIR:-data}"
+  rows=()
+  for seed in ${SEEDS:-0}; do
+    best="--layers 20 --recipe best --seed $seed"
+    fresh="--lr_schedule cosine --weight_decay 5e-4 --seed $seed --procedure scratch(of='$out/moving_$seed/model.pt'"
+    cut="$best --target_macs 0.3 --compact"
+    rows+=(
+      "dense_$seed         $best --prune_type none"
+      "moving_$seed        $cut"
+      "moving_cov_$seed    $cut --reg reg_cov --odecay 0.7"
+      "cov_$seed           $best --prune_type none --reg reg_cov --odecay 0.7"
+      "fixed_$seed         $cut --prune_phase init"
+      "random_$seed        $cut --prune_imp random"
+      "one_cut_$seed       $cut --prune_phase after"
+      "scratch_E_$seed     $fresh,budget='E')"
+      "scratch_B_$seed     $fresh,budget='B')"
+      "taught_$seed        $cut --teacher $out/dense_$seed"
+      "ksc2020_$seed       --layers 20 --recipe ksc2020 --seed $seed"
+      "paper_$seed         --layers 20 --recipe paper --seed $seed"
+    )
+  done ;;
+*)
+  echo "short_runs.sh: unknown set '$2': rates, moving, tickets, init, teachers, labels, strengths or evidence" >&2
+  exit 2
+  ;;
 esac
 for row in "${rows[@]}"; do
   read -r name flags <<<"$row"
