@@ -162,6 +162,9 @@ def updated_line(record: dict) -> str:
 def selected_line(record: dict, word: str) -> str:
     """The line that tells what a selection of filters has found, and what it costs; `word` is what the metric is called."""
     found = f"; {100 * record['below']:.2f} % of the weights below {record['threshold']:.3g}" if "below" in record else ""
+    if "of_filters" in record:
+        least, median, most = (100 * fraction for fraction in record["of_filters"])
+        found += f", of a filter {least:.2f} to {most:.2f}, median {median:.2f}"
     return (
         f"{record['stage']}: {record['cut']} filters taken out{found}; {word} {record['before']:.2f} before, "
         f"{record['after']:.2f} after; {100 * record['parameters_left']:.2f} % of the parameters and "

@@ -52,7 +52,7 @@ RESULTS = Record(
                 {"stage": TEXT, "cut": COUNT}
                 | dict.fromkeys(("before", "after"), FINITE)
                 | dict.fromkeys(("parameters_left", "macs_left"), FRACTION),
-                {"threshold": number(0), "below": FRACTION, "nothing_lost": TRUTH},
+                {"threshold": number(0), "below": FRACTION, "of_filters": ListOf(FRACTION, 3), "nothing_lost": TRUTH},
             )
         ),
         "rounds": ListOf(

@@ -26,8 +26,9 @@ def zero_fraction(
     F is the fraction of the filter's weights with |w| < threshold, G that of all weights that read its channel; the score is
     1 - (F + G) / 2. counts='multilayer' finds its own counts by the paper's rule, layer by layer on the inputs that remain:
     a filter goes if F >= own_at_least and (F >= own or G >= readers). With threshold=0 the largest threshold is searched
-    that costs the sample's accuracy no more than `drop`. The threshold and the fraction of weights below it are recorded, and
-    that nothing is lost where all weights at 0 cost no more either: then the network knows nothing that a threshold could cost.
+    that costs the sample's accuracy no more than `drop`. The threshold and the fraction of weights below it are recorded, the
+    least, the median and the largest F of a filter, by which `own` and `own_at_least` may be chosen, and that nothing is lost
+    where all weights at 0 cost no more either: then the network knows nothing that a threshold could cost.
     """
     threshold = threshold or _threshold(units, context, drop)
     small = {name: unit.weight.detach().abs() < threshold for name, unit in context.network.all_units.items()}
@@ -35,8 +36,10 @@ def zero_fraction(
     below = torch.cat([small[name].flatten() for name in units]).double().mean()
     context.record |= {"threshold": threshold, "below": float(below)}
     if counts == "given":
-        return {name: 1 - (small[name].double().flatten(1).mean(1) + read[name]) / 2 for name in units}
-    keep, alive = {}, {}  # alive: {node: the channels that some unit still writes}
+        own_zeros = {name: small[name].double().flatten(1).mean(1) for name in units}
+        context.record["of_filters"] = _least_median_most(own_zeros)
+        return {name: 1 - (own_zeros[name] + read[name]) / 2 for name in units}
+    keep, own_zeros, alive = {}, {}, {}  # alive: {node: the channels that some unit still writes}
     for link in context.network.links:
         if link.unit is None:
             written = alive[link.source]
@@ -47,7 +50,7 @@ def zero_fraction(
         else:
             stays = torch.ones_like(read[link.unit], dtype=torch.bool)
             if link.unit in units:
-                own_zero = _own(units[link.unit], small[link.unit], alive.get(link.source))
+                own_zero = own_zeros[link.unit] = _own(units[link.unit], small[link.unit], alive.get(link.source))
                 stays = (own_zero < own_at_least) | ((own_zero < own) & (read[link.unit] < readers))
                 if len(stays) and not stays.any():  # the filter with the fewest small weights
                     stays[own_zero.argmin()] = True
@@ -55,7 +58,15 @@ def zero_fraction(
             place, width = context.network.written(link)
             written = stays.new_zeros(width).index_put((place.to(stays.device),), stays)
         alive[link.target] = _longer(alive[link.target], written, torch.logical_or) if link.target in alive else written
+    context.record["of_filters"] = _least_median_most(own_zeros)
     return keep
+
+
+def _least_median_most(own_zeros: dict[str, Tensor]) -> list[float]:
+    """Return the least, the median and the largest of these fractions, one for each filter, by unit."""
+    every = torch.cat([torch.zeros(0, dtype=torch.float64), *(fractions.cpu() for fractions in own_zeros.values())])
+    every = every if len(every) else torch.zeros(1)
+    return [float(every.min()), float(every.median()), float(every.max())]
 
 
 def _own(unit: Unit, small: Tensor, written: Tensor | None) -> Tensor:

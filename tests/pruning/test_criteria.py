@@ -448,7 +448,14 @@ def test_the_rule_reads_where_a_smaller_network_writes(two_blocks):
         wanted = 1 - (small["a2"][number].mean() + reads.mean()) / 2
         assert scores["a2"][number].item() == pytest.approx(wanted.item())
     below = torch.cat([small[name].flatten() for name in network.units]).mean()
-    assert context.record == {"threshold": 0.05, "below": pytest.approx(below.item())}
+    of_filters = torch.cat([small[name].flatten(1).mean(1) for name in network.units])
+    least, middle, most = of_filters.min().item(), of_filters.median().item(), of_filters.max().item()
+    assert context.record == {
+        "threshold": 0.05,
+        "below": pytest.approx(below.item()),
+        "of_filters": pytest.approx([least, middle, most]),
+    }
+    assert least < middle < most
     rule = "zero_fraction(counts='multilayer', threshold=0.05, own=0.3, own_at_least=0.1, readers=0.2)"
     keep = lift(CRITERIA.get(rule))(network.units, context)
     assert {name: mask.shape for name, mask in keep.items()} == {name: (unit.filters,) for name, unit in network.units.items()}
