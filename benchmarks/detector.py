@@ -48,13 +48,26 @@ def check(options) -> None:
     run = ended(Path(options.run))
     if run.metric != "mAP" or run.pruned:
         raise Refused(f"'{options.run}' is no dense run on pictures with boxes")
-    parse([*flags_of(options, PHASES), *machine_flags(options)])
-    asked = {name: getattr(options, name) for name in ("epochs", "lr", "weight_decay")} | {"init": options.run}
-    for folder in (options.out / PHASES, options.out / AT_ONCE):
-        then = saved_settings(folder) or asked
-        for name, value in asked.items():
-            if then[name] != value:
-                raise Refused(f"'{folder}' has --{name} {then[name]}, not {value}: name another --out")
+    if not saved_settings(Path(options.run))["val_size"]:
+        raise Refused(f"'{options.run}' holds no images out (--val_size), on which the phases are measured")
+    for folder in (options.table.parent, options.sheet.parent):
+        if not folder.is_dir():
+            raise Refused(f"no folder at '{folder}' for the page and the sheet")
+    for name in ("phases", "pictures"):
+        if getattr(options, name) < 1:
+            raise Refused(f"--{name} is at least 1")
+    _begun_alike(options, PHASES)
+    if (options.out / PHASES / "summary.json").exists():
+        _begun_alike(options, AT_ONCE)
+
+
+def _begun_alike(options, name: str) -> None:
+    """Raise Refused for flags that are none, and for the folder of a run that was begun by others."""
+    asked, folder = parse(flags_of(options, name)), options.out / name
+    then = saved_settings(folder)
+    for flag, value in asked.typed.items() if then else ():
+        if then[flag] != value:
+            raise Refused(f"'{folder}' has --{flag} {then[flag]}, not {value}: name another --out")
 
 
 def rows_of(run: Run, network: str) -> list[dict]:
@@ -161,6 +174,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--table", type=Path, default=Path("benchmarks/detector.md"))
     parser.add_argument("--sheet", type=Path, default=Path("benchmarks/plots/detector.png"))
     options = parser.parse_args(argv)
+    options.run = str(Path(options.run))
     check(options)
     runs = [run_in(options.out / name, flags_of(options, name), machine_flags(options)) for name in (PHASES, AT_ONCE)]
     dense = ended(Path(options.run))

@@ -2,7 +2,7 @@
 # Short comparisons: ResNet-20, CIFAR-10, 10 epochs, one row a line below, JOBS runs at a time with one thread each.
 #   DATA_DIR=data JOBS=2 benchmarks/short_runs.sh OUT [SET]    finished rows are left alone, others go on
 # SET is "rates", "moving", "tickets", "init", "teachers", "labels", "strengths" or "evidence"; SEEDS (default "0") are those of
-# all but the first two.
+# all but the first two. A row that needs another run, such as a control, fails until that one has ended: type the line again.
 # "rates", the default, compares methods at an equal rate; "moving" compares ways to move masks at equal MACs, two seeds each;
 # "tickets" prunes weights in rounds of 3 epochs to 6.4 %, in four ways and with two controls;
 # "init" cuts weights before training, to 10 % and 2 %, by five criteria, with two controls at 10 %, 3 epochs;

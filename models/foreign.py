@@ -70,34 +70,41 @@ def fitted(network: Network, state: dict[str, Tensor]) -> tuple[dict[str, Tensor
     classes. What only training counts, and rates of dropout, the network keeps where the file has none. Unfit, naming the
     first difference, for a state dict of another network.
     """
-    own, last = network.state_dict(), network.last_units
-    if state.keys() <= own.keys():
-        named = state
-    else:
+    own, named = network.state_dict(), state
+    if not state.keys() <= own.keys():
         named = from_torchvision(state) if is_torchvisions(state) else _by_order(network, state)
-    kept = {}
-    for name in last:
+    kept = _of_other_classes(network, named)
+    its_own = tuple(f"{layer}.layer." for layer in kept)
+    named = {name: value for name, value in named.items() if not name.startswith(its_own)}
+    if extra := next((name for name in named if name not in own), None):
+        raise Unfit(f"'{extra}', {told(named[extra])}, has no counterpart in the network")
+    values = {}
+    for name, value in own.items():
+        if name not in named and not name.endswith(("num_batches_tracked", ".rate")) and not name.startswith(its_own):
+            raise Unfit(f"it has nothing for '{name}', {told(value)}")
+        given = named.get(name, value)
+        if given.shape != value.shape:
+            raise Unfit(f"'{name}' is {told(given)}, not {told(value)}")
+        if value.is_floating_point() and not given.is_floating_point():
+            raise Unfit(f"'{name}' is {told(given)}: weights are floating-point numbers")
+        values[name] = given.to(value.dtype)
+        if not values[name].isfinite().all():
+            raise Unfit(f"'{name}', {told(given)}, holds numbers that are not finite")
+    return values, kept
+
+
+def _of_other_classes(network: Network, named: dict[str, Tensor]) -> dict[str, int]:
+    """Return the layers that tell classes apart, {name: filters}, where these tensors are for another number of classes."""
+    own, last, kept = network.state_dict(), network.last_units, {}
+    naming = [link.unit for link in network.links if link.unit in last and link.target not in network.placing]
+    for name in naming:
         (weight, bias), wanted = (named.get(f"{name}.layer.{part}") for part in ("weight", "bias")), own[f"{name}.layer.weight"]
         same_features = weight is not None and weight.shape[1:] == wanted.shape[1:] and len(weight) != len(wanted)
         if same_features and bias is not None and bias.shape == weight.shape[:1]:
             kept[name] = len(weight)
-    if len({Fraction(filters, len(own[f"{name}.layer.weight"])) for name, filters in kept.items()}) > 1:
-        kept = {}  # outputs that differ by more than the number of classes are another network's
-    its_own = tuple(f"{layer}.layer." for layer in kept)
-    named = {name: value for name, value in named.items() if not name.startswith(its_own)}
-    values = {}
-    for name, value in own.items():
-        stays = name.endswith(("num_batches_tracked", ".rate")) or name.startswith(its_own)
-        if name not in named and not stays:
-            raise Unfit(f"it has nothing for '{name}', {told(value)}")
-        if name in named and named[name].shape != value.shape:
-            raise Unfit(f"'{name}' is {told(named[name])}, not {told(value)}")
-        if name in named and value.is_floating_point() and not named[name].is_floating_point():
-            raise Unfit(f"'{name}' is {told(named[name])}: weights are floating-point numbers")
-        if name in named and not named[name].isfinite().all():
-            raise Unfit(f"'{name}', {told(named[name])}, holds numbers that are not finite")
-        values[name] = named.get(name, value).to(value.dtype)
-    return values, kept
+    ratios = {Fraction(filters, len(own[f"{name}.layer.weight"])) for name, filters in kept.items()}
+    # outputs that differ by more than the number of classes are another network's
+    return kept if len(kept) == len(naming) and len(ratios) == 1 else {}
 
 
 def reshape_but_outputs(network: Network, shapes: dict) -> None:

@@ -75,7 +75,7 @@ def default_boxes(pixels: int) -> Tensor:
 
 def is_torchvisions(state: dict[str, Tensor]) -> bool:
     """Say whether a state dict is that of torchvision's `ssd300_vgg16`."""
-    return "backbone.scale_weight" in state
+    return any(name.startswith("head.classification_head.") for name in state)
 
 
 def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -97,4 +97,5 @@ def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if name not in ours:
             raise Unfit(f"'{name}', {told(value)}, has no counterpart in SSD300")
     values = {ours[name]: value for name, value in state.items()}
-    return values | {"scale.layer.weight": state["backbone.scale_weight"].view(-1, 1, 1, 1)}
+    scale = values.get("scale.layer.weight")
+    return values if scale is None or scale.dim() != 1 else values | {"scale.layer.weight": scale.view(-1, 1, 1, 1)}

@@ -34,14 +34,16 @@ class Link:
 class Network(nn.Module):
     """A network with declared wiring: `links` in the order of execution, from "input" to its `outputs`.
 
-    `outputs` are the nodes that `forward` returns, a tensor for one of them and a tuple for several. `input_channels` is
-    that of the images. `storable` is False for a copy that a form has changed beyond what `shapes` tells. With `linear_too`
-    the neurons of hidden linear layers are filters that may be removed, as those of convolutions are. `factors` are the ranks of
-    each unit in whose place a chain of units stands (models/factorised.py), in the order in which they were put there. `begins`
-    names the units at which a new part of the network begins where it is pruned part by part, where a paper says so.
+    `outputs` are the nodes that `forward` returns, a tensor for one of them and a tuple for several; `placing` are those of
+    them that have nothing to do with the classes. `input_channels` is that of the images. `storable` is False for a copy that
+    a form has changed beyond what `shapes` tells. With `linear_too` the neurons of hidden linear layers are filters that may
+    be removed, as those of convolutions are. `factors` are the ranks of each unit in whose place a chain of units stands
+    (models/factorised.py), in the order in which they were put there. `begins` names the units at which a new part of the
+    network begins where it is pruned part by part, where a paper says so.
     """
 
     outputs: tuple[str, ...] = ("output",)
+    placing: tuple[str, ...] = ()
     begins: tuple[str, ...] = ()
 
     def __init__(self):

@@ -54,6 +54,7 @@ class _SSD(Network):
         super().__init__()
         self.chain, self.sources = [], ["scale", "conv7"]
         self.outputs = tuple(f"{kind}{number + 1}" for kind in ("boxes", "classes") for number in range(maps))
+        self.placing = self.outputs[:maps]
         self._filters, self._norm = {"input": channels}, norm
         for stage, (filters, convolutions) in enumerate(VGG, start=1):
             for number in range(1, convolutions + 1):

@@ -9,9 +9,10 @@ from pathlib import Path
 from settings.errors import Refused
 from settings.files import Missing, fitting, read_json
 from settings.flags import FLAGS, SECTIONS, defaults
-from settings.meaning import teaching_run
+from settings.meaning import pixels_of, task_of, teaching_run
 from settings.paths import TORCHVISION, located
 from settings.recipes import RECIPES, RETRAINS
+from settings.registry import DATASETS
 from settings.saved import CONFIG, check_settings, named_as_today
 
 
@@ -80,7 +81,9 @@ def retrains(settings) -> bool:
 def taken_over(settings) -> list[str]:
     """The lines that tell which settings are those of the run that --init, --scratch or --teacher names."""
     path, plain = settings.network.init or settings.network.scratch or teaching_run(settings), defaults()
-    names = [name for name in SECTIONS["data"] if name not in settings.typed and name != "augment"]
+    implied = {"augment", *(["image_size"] if pixels_of(settings.network.arch) else [])}
+    implied |= {"fit"} if task_of(DATASETS.entry(settings.data.dataset)) == "detection" else set()
+    names = [name for name in SECTIONS["data"] if name not in settings.typed and name not in implied]
     flags = [f"--{name} {getattr(settings.data, name)}" for name in names if getattr(settings.data, name) != plain[name]]
     lines = [f"data as in '{path}': {' '.join(flags)}"] if path and flags and not path.startswith(TORCHVISION) else []
     if retrains(settings):

@@ -62,8 +62,8 @@ class Detection(Named):
         asked = parse_call(data.augment or source.augment)[0]
         # what a recipe says of whole images is for none of these
         task.augment, task.seed = asked if asked in ("ssd", "none") else source.augment, seed
-        some = train.pick(slice(0, None, -(-len(train) // MEASURED)))
-        task.mean, task.std = normalisation(data.normalise, 3, lambda: some.squares(data.image_size))
+        step = -(-len(train) // MEASURED)
+        task.mean, task.std = normalisation(data.normalise, 3, lambda: train.pick(slice(0, None, step)).squares(data.image_size))
         return task
 
     @classmethod

@@ -14,12 +14,13 @@ from torch import Tensor
 import models
 from models.foreign import TORCHVISION as NAMES
 from models.foreign import fitted, state_of, torchvision_name
+from models.layouts import is_torchvisions
 from runs.storage import read_elsewhere
 from settings.arguments import Settings
 from settings.earlier import with_data_of
 from settings.errors import Refused
 from settings.files import fitting
-from settings.meaning import network_is_typed
+from settings.meaning import network_is_typed, pixels_of
 from settings.paths import TORCHVISION
 from settings.recipes import of_recipe
 from settings.signatures import suggest
@@ -58,7 +59,7 @@ class Elsewhere:
         torchvision's weights bring their normalisation, unless --normalise says otherwise. What --teacher dense means is in no
         file that teaches: it is the network itself, as it begins.
         """
-        changes = {}
+        changes = {"image_size": pixels_of(asked.network.arch) or asked.data.image_size}
         if asked.training.teacher == asked.network.init:
             changes["teacher"] = "dense"
         if self.where.startswith(TORCHVISION) and "normalise" not in asked.typed | of_recipe(asked.typed):
@@ -81,8 +82,7 @@ def from_elsewhere(settings: Settings) -> Elsewhere | None:
         state = state_of(content)
     if not network_is_typed(settings):
         raise Refused(f"--init: '{init}' is from elsewhere, and does not say of which network: type --arch")
-    detector = (torchvision_name(settings.network.arch) or "").startswith("ssd")
-    return Elsewhere(init, state, wants="caffe" if detector else "imagenet")
+    return Elsewhere(init, state, wants="caffe" if is_torchvisions(state) else "imagenet")
 
 
 def _of_torchvision(arch: str, init: str) -> Elsewhere:
@@ -156,5 +156,5 @@ def _before(run) -> str:
             return run.model(inputs)
 
     measured = evaluate(run.model, task, task.valid or task.test, predict, run.engine.device, few, run.team)
-    what = "training" if run.pruner is None else "pruning"
-    return f"before {what}: {measured[task.metric]:.2f} % {'held out' if task.valid is not None else 'on the test set'}"
+    what, word = "training" if run.pruner is None else "pruning", "" if task.metric == "top1" else f"{task.word} "
+    return f"before {what}: {word}{measured[task.metric]:.2f} % {'held out' if task.valid is not None else 'on the test set'}"

@@ -67,10 +67,23 @@ def test_phases_stand_beside_one_cut_at_the_same_macs(tmp_path, monkeypatch, cap
     before = Path("page.md").read_text()
     detector.main(flags)
     assert Path("page.md").read_text() == before
-    with pytest.raises(Refused, match=r"has --lr 0\.001, not 0\.1: name another --out"):
-        detector.main([*flags, "--lr", "0.1"])
-    with pytest.raises(Refused, match="no dense run on pictures with boxes"):
-        detector.main(["out/L1", *flags[1:]])
+    for argv, message in (
+        ([*flags, "--lr", "0.1"], r"'out/phases' has --lr 0\.001, not 0\.1: name another --out"),
+        ([*flags, "--odecay", "0.5"], r"'out/phases' has --odecay 0\.0001, not 0\.5: name another --out"),
+        ([*flags, "--phases", "1"], r"'out/phases' has --procedure multilayer\(phases=2\), not multilayer\(phases=1\)"),
+        ([*flags, "--phases", "0"], "--phases is at least 1"),
+        ([*flags, "--pictures", "0"], "--pictures is at least 1"),
+        ([*flags, "--sheet", "no/sheet.png"], "no folder at 'no'"),
+        (["out/L1", *flags[1:]], "no dense run on pictures with boxes"),
+        ([*flags, "--prune_imp", "zero"], "zero"),
+    ):
+        with pytest.raises(Refused, match=message):
+            detector.main(argv)
+    detector.main(["dense/", *flags[1:]])
+    config = json.loads(Path("dense/config.json").read_text())
+    Path("dense/config.json").write_text(json.dumps(config | {"settings": config["settings"] | {"val_size": 0.0}}))
+    with pytest.raises(Refused, match="holds no images out"):
+        detector.main(flags)
 
 
 def test_a_run_on_whole_pictures_is_refused(tmp_path, monkeypatch):

@@ -244,6 +244,7 @@ def test_torchvisions_detector_begins_a_run(monkeypatch, tmp_path):
     assert (len(found.classes), found.classes[0]) == (90, "person")
     network = models.build("ssd300_vgg16(norm=False)", classes=2)
     found.give_to(network)
+    assert found.settings(parse([*asked, "torchvision:COCO_V1"])).data.image_size == 300
     assert found.others == {f"classes{number}": 91 * boxes for number, boxes in enumerate((4, 6, 6, 6, 4, 4), start=1)}
     assert torch.equal(network.boxes2.layer.weight, state["head.regression_head.module_list.1.weight"])
     assert torch.equal(network.scale.layer.weight.flatten(), state["backbone.scale_weight"])
@@ -262,11 +263,17 @@ def test_torchvisions_detector_begins_a_run(monkeypatch, tmp_path):
             r"'conv1_1.layer.bias', .* holds numbers that are not finite",
         ),
         ({"backbone.extra.0.7.1.bias": torch.zeros(3)}, r"'conv6.layer.bias' is .*3.*, not"),
+        ({"backbone.features.0.bias": torch.full((64,), 1e300, dtype=torch.float64)}, "holds numbers that are not finite"),
+        ({"backbone.scale_weight": torch.ones(32, 16).T}, "'scale.layer.weight' is float32 of shape .*16, 32.*, not"),
+        ({name: state[name][:8] for name in state if name.startswith("head.regression_head.module_list.0.")}, "'boxes1.layer.w"),
+        ({name: state[name][:8] for name in state if name.startswith("head.classification_head.module_list.0.")}, "'classes1.la"),
     ):
         with pytest.raises(ValueError, match=message):
             fitted(network, state | broken)
-    del state["backbone.features.2.bias"]
-    with pytest.raises(ValueError, match=r"it has nothing for 'conv1_2.layer.bias'"):
-        fitted(network, state)
+    for missing, name in (("backbone.features.2.bias", "conv1_2.layer.bias"), ("backbone.scale_weight", "scale.layer.weight")):
+        with pytest.raises(ValueError, match=f"it has nothing for '{name}'"):
+            fitted(network, {key: value for key, value in state.items() if key != missing})
+    with pytest.raises(ValueError, match=r"'conv9_1.layer.weight', .* has no counterpart in the network"):
+        fitted(models.build("ssd300_vgg16(norm=False, maps=3)", classes=90), state)
     with pytest.raises(Refused, match=r"torchvision has no weights of ssd300_vgg16: choose .*, ssd300_vgg16\(norm=False\)"):
         from_elsewhere(parse([*asked[:5], "ssd300_vgg16", "--init", "torchvision:COCO_V1"]))
