@@ -20,15 +20,18 @@ def zero_fraction(
     own: Annotated[float, "at most 1", "needs counts='multilayer'"] = 0.95,
     own_at_least: Annotated[float, "at most 1", "needs counts='multilayer'"] = 0.7,
     readers: Annotated[float, "at most 1", "needs counts='multilayer'"] = 0.95,
+    least_left: Annotated[float, "at most 1", "needs counts='multilayer'"] = 0.0,
 ) -> dict[str, Tensor]:
     """Weights of a filter and of its readers below one threshold (Singh et al., 2019, arXiv 1811.08342), after --reg l1.
 
     F is the fraction of the filter's weights with |w| < threshold, G that of all weights that read its channel; the score is
-    1 - (F + G) / 2. counts='multilayer' finds its own counts by the paper's rule, layer by layer on the inputs that remain:
-    a filter goes if F >= own_at_least and (F >= own or G >= readers). With threshold=0 the largest threshold is searched
-    that costs the sample's accuracy no more than `drop`. The threshold and the fraction of weights below it are recorded, the
-    least, the median and the largest F of a filter, by which `own` and `own_at_least` may be chosen, and that nothing is lost
-    where all weights at 0 cost no more either: then the network knows nothing that a threshold could cost.
+    1 - (F + G) / 2. counts='multilayer' finds its own counts by the paper's rule, layer by layer on the inputs that remain: a
+    filter goes if F >= own_at_least and (F >= own or G >= readers). Those of the smallest F stay where a layer would keep
+    less than one filter, or than the fraction `least_left`, of which the paper says nothing. With threshold=0 the largest
+    threshold is searched that costs the sample's accuracy no more than `drop`. The threshold and the fraction of weights
+    below it are recorded, the least, the median and the largest F of a filter, by which `own` and `own_at_least` may be
+    chosen, and that nothing is lost where all weights at 0 cost no more either: then the network knows nothing that a
+    threshold could cost.
     """
     threshold = threshold or _threshold(units, context, drop)
     small = {name: unit.weight.detach().abs() < threshold for name, unit in context.network.all_units.items()}
@@ -52,8 +55,8 @@ def zero_fraction(
             if link.unit in units:
                 own_zero = own_zeros[link.unit] = _own(units[link.unit], small[link.unit], alive.get(link.source))
                 stays = (own_zero < own_at_least) | ((own_zero < own) & (read[link.unit] < readers))
-                if len(stays) and not stays.any():  # the filter with the fewest small weights
-                    stays[own_zero.argmin()] = True
+                lacking = max(math.ceil(least_left * len(stays) - 1e-9), 1) - int(stays.sum())
+                stays[own_zero.masked_fill(stays, math.inf).argsort(stable=True)[: max(lacking, 0)]] = True
                 keep[link.unit] = stays
             place, width = context.network.written(link)
             written = stays.new_zeros(width).index_put((place.to(stays.device),), stays)

@@ -427,6 +427,11 @@ def test_the_rule_of_several_layers():
     rule = "zero_fraction(counts='multilayer', threshold=0.1, own=0.9, own_at_least={}, readers=0.9)"
     assert score(rule.format(0.7), network, context).tolist() == [False, False, True, True]
     assert score(rule.format(0.0), network, context).tolist() == [False, False, True, False]
+    for fraction, kept in ((0.5, [False, False, True, True]), (0.51, [False, True, True, True]), (1.0, [True] * 4)):
+        at_least = f"{rule.format(0.7)[:-1]}, least_left={fraction})"
+        assert score(at_least, network, context).tolist() == kept
+    emptied = "zero_fraction(counts='multilayer', threshold=2.0, least_left={})"
+    assert [int(score(emptied.format(fraction), network, context).sum()) for fraction in (0.0, 0.25, 0.6)] == [1, 1, 3]
     scores = score("zero_fraction(threshold=0.1)", network, context)
     assert torch.equal(score("zero_fraction(threshold=1.0)", network, context), scores)  # strictly below
     assert scores.tolist() == pytest.approx([1 - 0.5, 1 - 0.875, 1 - 0.625, 1 - 0.625])
