@@ -151,7 +151,7 @@ def draw_sheet(options, models: dict[str, Path]) -> None:
                 axes.set(xticks=[], yticks=[])
             line[0].set_ylabel(name)
         figure.tight_layout()
-        replace(options.sheet, picture_of(figure, dpi=90))
+        replace(options.sheet, picture_of(figure, dpi=65))
         pyplot.close(figure)
 
 
