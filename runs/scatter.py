@@ -14,7 +14,7 @@ def draw_scores(columns: dict[str, list], networks: list[str], reached: list[flo
     `columns` are the scores by name, each with a value, or None, for each network; `what` names the axis of `reached`. The
     networks of one kind, whose names begin with the same letters, look the same.
     """
-    kinds = list(dict.fromkeys(re.match(r"[a-zA-Z_]*", name)[0] for name in networks))
+    kinds = list(dict.fromkeys(map(_kind, networks)))
     across = 3
     with drawing(*networks, what) as pyplot:
         down = -(-len(columns) // across)
@@ -27,7 +27,7 @@ def draw_scores(columns: dict[str, list], networks: list[str], reached: list[flo
                 points = [
                     (places[value], height)
                     for network, value, height in zip(networks, values, reached, strict=True)
-                    if re.match(r"[a-zA-Z_]*", network)[0] == kind and value is not None and height is not None
+                    if _kind(network) == kind and value is not None and height is not None
                 ]
                 style = {"color": COLOURS[number % 8], "marker": MARKERS[number % 8], "linestyle": "none"}
                 axes.plot(*zip(*points, strict=True) if points else ([], []), label=kind, **style)
@@ -39,3 +39,8 @@ def draw_scores(columns: dict[str, list], networks: list[str], reached: list[flo
         figure.tight_layout()
         replace(path, picture_of(figure, dpi=130))
         pyplot.close(figure)
+
+
+def _kind(network: str) -> str:
+    """The letters that a network's name begins with, and a version behind a v, as in mobilenetv2."""
+    return re.match(r"[a-zA-Z_]*((?<=v)\d+)?", network)[0]
