@@ -5,7 +5,7 @@
 # all but the first two. A row that needs another run, such as a control, fails until that one has ended: type the line again.
 # "rates", the default, compares methods at an equal rate; "moving" compares ways to move masks at equal MACs, two seeds each;
 # "tickets" prunes weights in rounds of 3 epochs to 6.4 %, in four ways and with two controls;
-# "init" cuts weights before training, to 10 % and 2 %, by five criteria, with two controls at 10 %, 3 epochs;
+# "init" cuts weights before training, to 10 % and 2 %, by five criteria, with two controls, 3 epochs;
 # "teachers" cuts RUN, a dense ResNet-20, to 50 % and 30 % of the MACs, and, an epoch later, trains what is left by itself and
 # with RUN as its teacher, by each loss, for 3 epochs;
 # "labels" keeps the labels of a tenth of the images, with and without a noisy student, 20 epochs of these images;
@@ -70,11 +70,13 @@ init)
       )
     done
     for name in SNIP GraSP SynFlow magnitude; do
-      of="of='$out/${name}_0.9_$seed'"
-      rows+=(
-        "${name}_shuffled_$seed       --seed $seed --procedure control($of,kind='shuffle')"
-        "${name}_reinitialised_$seed  --seed $seed --procedure control($of,kind='reinitialise')"
-      )
+      for rate in 0.9 0.98; do
+        of="of='$out/${name}_${rate}_$seed'"
+        rows+=(
+          "${name}_${rate}_shuffled_$seed       --seed $seed --procedure control($of,kind='shuffle')"
+          "${name}_${rate}_reinitialised_$seed  --seed $seed --procedure control($of,kind='reinitialise')"
+        )
+      done
     done
   done ;;
 teachers)
