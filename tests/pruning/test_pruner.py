@@ -219,6 +219,7 @@ OPTION_VALUES = {
             ("own", "own_at_least=0.1"),
             ("own_at_least", "readers=0.1"),
             ("readers", "own_at_least=0.1"),
+            ("least_left", "own=0.1, own_at_least=0.05"),
         )
     },
     ("criterion", "from_initial", "counts"): [
